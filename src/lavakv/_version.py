@@ -1,0 +1,3 @@
+"""The version of lavakv."""
+
+__version__ = "0.1.0"

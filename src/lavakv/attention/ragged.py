@@ -1,0 +1,61 @@
+"""Attention over a ragged store: every head's survivors and the tail apart, merged by log-sum-exp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lavakv.attention.cpu_flash import attend_part_cpu_flash, cpu_flash_fits
+from lavakv.attention.partial import Partial, attend_part, merge
+from lavakv.attention.request import AttentionRequest
+from lavakv.store.past import RaggedPast
+from lavakv.store.ragged import RaggedStore
+
+
+def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
+    """Attend to a ragged store. Queries of one KV head are packed, so its entries are read once, never repeated.
+
+    Returns:
+        `[B, query_heads, q, value_dim]` in the queries' dtype.
+    """
+    assert store.past is not None
+    assert store.tail is not None
+    queries = request.queries
+    batch, query_heads, num_queries, head_dim = queries.shape
+    heads = store.num_heads
+    packed = queries.reshape(batch, heads, -1, head_dim)  # rows: group-major, then query
+    group = query_heads // heads
+    mask = request.tail_mask
+    if mask is not None:
+        mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, 1, group * num_queries, -1)
+    parts = [_part(request, packed, store.tail.keys, store.tail.values, mask)]
+    if store.past.num_entries:
+        parts.append(_past(store.past, request, packed))
+    sinks = request.settings.sinks
+    if sinks is not None:
+        sinks = sinks.view(1, heads, group, 1).expand(1, heads, group, num_queries).reshape(1, heads, -1)
+    merged = merge(parts, sinks) if len(parts) > 1 or sinks is not None else parts[0].output
+    return merged.to(queries.dtype).reshape(batch, query_heads, num_queries, -1)
+
+
+def _past(past: RaggedPast, request: AttentionRequest, packed: Tensor) -> Partial:
+    """Attention of all heads to their own survivors, `[B, H, rows, value_dim]`."""
+    batch, heads, rows, _ = packed.shape
+    nothing = Partial(
+        packed.new_zeros(1, 1, rows, past.values.shape[1]),
+        packed.new_full((1, 1, rows), float("-inf"), dtype=torch.promote_types(packed.dtype, torch.float32)),
+    )
+    flat = packed.reshape(batch * heads, 1, 1, rows, -1)
+    parts = [
+        _part(request, flat[i], keys[None, None], values[None, None], None) if keys.shape[0] else nothing
+        for i, (keys, values) in enumerate(past.segments)
+    ]
+    output = torch.cat([part.output for part in parts], dim=1).view(batch, heads, rows, -1)
+    return Partial(output, torch.cat([part.log_sum_exp for part in parts], dim=1).view(batch, heads, rows))
+
+
+def _part(request: AttentionRequest, packed: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Partial:
+    scaling, softcap, _ = request.settings
+    if softcap is None and cpu_flash_fits(packed, keys, values):
+        return attend_part_cpu_flash(packed, keys, values, scaling, mask)
+    return attend_part(packed, keys, values, scaling, softcap, mask)

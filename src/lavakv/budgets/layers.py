@@ -1,0 +1,64 @@
+"""How a sequence's entries are split over the layers, and what a prompt can hold at most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lavakv.budgets.divide import divide
+from lavakv.budgets.heads import worst_case_spare
+
+SLACK = 1.25
+
+
+def layer_budgets(total: int, weights: Tensor, num_heads: Sequence[int], num_evictable: int) -> Tensor:
+    """Split a sequence's evictable total over the layers known so far (method, step 6).
+
+    Args:
+        total: entries to keep before the window, over all heads and layers, `T`.
+        weights: float64 `[layers]`, entropy or another layer weight.
+        num_heads: KV heads of each of these layers.
+        num_evictable: positions before the window, `n`.
+
+    Returns:
+        int64 `[layers]`, at most `n * H_l` each; sums to `total` unless the layers cannot hold it.
+    """
+    caps = torch.tensor([num_evictable * heads for heads in num_heads], device=weights.device)
+    return divide(min(total, num_evictable * sum(num_heads)), weights, caps)
+
+
+class WorstCase(NamedTuple):
+    """Entries (one token's key and value in one KV head of one layer) a prompt holds at most.
+
+    Attributes:
+        final: after the prefill, all layers together; exact.
+        layer: after the prefill, the largest that any single layer can be.
+        peak: at any moment of a prefill trimmed layer by layer, one layer in full included.
+    """
+
+    final: int
+    layer: int
+    peak: int
+
+
+def worst_case_entries(num_tokens: int, tokens_per_head: int, num_heads: Sequence[int], window: int) -> WorstCase:
+    """Bound what a prompt of `num_tokens` will hold, whatever its text: a scheduler may rely on it.
+
+    Args:
+        num_tokens: prompt length `N`.
+        tokens_per_head: the budget `b`.
+        num_heads: KV heads of every compressed layer.
+        window: window size `w`.
+    """
+    heads, widest = sum(num_heads), max(num_heads)
+    if num_tokens <= tokens_per_head:
+        return WorstCase(num_tokens * heads, num_tokens * widest, num_tokens * heads)
+    total = (tokens_per_head - window) * heads
+    windows = window * heads
+    layer = min(total, (num_tokens - window) * widest) + window * widest
+    spare = sum(worst_case_spare(h) for h in num_heads)
+    held = min(int(SLACK * total) + spare, (num_tokens - window) * heads)
+    return WorstCase(total + windows, layer, held + windows + num_tokens * widest)

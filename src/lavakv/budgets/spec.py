@@ -1,0 +1,132 @@
+"""What the user asked for: a budget in tokens, as a fraction or in bytes, checked once and frozen."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lavakv.errors import BudgetError
+
+DEFAULT_BUDGET = 256
+DEFAULT_WINDOW = 32
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSpec:
+    """One of three ways to say how much of a prompt is kept; the default is 256 tokens a head.
+
+    Attributes:
+        budget: mean entries a KV head keeps of the prompt, window included.
+        keep: kept fraction of each sequence, in (0, 1].
+        max_bytes: bytes that the keys and values of all sequences and layers may take, or text such as "512MiB".
+        window: the last tokens of the prompt: always kept, and the queries that score.
+
+    Raises:
+        BudgetError: two ways at once, or a value outside its range.
+    """
+
+    budget: int | None = None
+    keep: float | None = None
+    max_bytes: int | str | None = None
+    window: int = DEFAULT_WINDOW
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("budget", "keep", "max_bytes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise BudgetError(
+                " and ".join(given),
+                expected="one way to give the budget",
+                got=f"{len(given)}",
+                fix="Leave out all but one.",
+            )
+        _require_count("window", self.window)
+        if not given:
+            object.__setattr__(self, "budget", DEFAULT_BUDGET)
+        if self.budget is not None:
+            _require_count("budget", self.budget)
+        if self.keep is not None:
+            _require_fraction(self.keep)
+        if self.max_bytes is not None:
+            object.__setattr__(self, "max_bytes", parse_bytes(self.max_bytes))
+
+    def tokens_per_head(self, num_tokens: Sequence[int], fixed_bytes: int, token_bytes: int) -> list[int]:
+        """The budget `b` of each sequence, at least its length where nothing needs to go.
+
+        Args:
+            num_tokens: real prompt tokens of each sequence.
+            fixed_bytes: bytes of the layers that are not compressed (only read for `max_bytes`).
+            token_bytes: bytes of one token in all compressed layers and heads (only read for `max_bytes`).
+
+        Raises:
+            BudgetError: the budget does not exceed the window though a prompt is longer, or the bytes do not suffice.
+        """
+        if self.keep is not None:
+            return [max(round(self.keep * tokens), self.window + 1) for tokens in num_tokens]
+        if self.max_bytes is not None:
+            fitting = self._fitting(num_tokens, fixed_bytes, token_bytes)
+            return [fitting] * len(num_tokens)
+        assert self.budget is not None
+        if self.budget <= self.window and max(num_tokens) > self.budget:
+            raise BudgetError(
+                "budget",
+                expected=f"more than the window of {self.window} tokens for a prompt of {max(num_tokens)}",
+                got=str(self.budget),
+                fix="Raise the budget or lower the window.",
+            )
+        return [self.budget] * len(num_tokens)
+
+    def _fitting(self, num_tokens: Sequence[int], fixed_bytes: int, token_bytes: int) -> int:
+        """Largest budget whose entries fit `max_bytes`: fill the shorter prompts first, share what is left."""
+        assert isinstance(self.max_bytes, int)
+        room = (self.max_bytes - fixed_bytes) // token_bytes
+        least = sum(min(self.window + 1, tokens) for tokens in num_tokens)
+        if room < least:
+            raise BudgetError(
+                "max_bytes",
+                expected=f"at least {fixed_bytes + least * token_bytes} bytes for the window and one token a head",
+                got=str(self.max_bytes),
+                fix="Raise it, lower the window, or send fewer sequences at once.",
+            )
+        ordered = sorted(num_tokens)
+        for index, tokens in enumerate(ordered):
+            share = room // (len(ordered) - index)
+            if share < tokens:
+                return share
+            room -= tokens
+        return ordered[-1]
+
+
+def parse_bytes(value: int | str) -> int:
+    """Bytes from a whole number or text such as "512MiB" or "2GB".
+
+    Raises:
+        BudgetError: neither, or not positive.
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", value.upper())
+        parsed = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    else:
+        parsed = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if parsed < 1:
+        raise BudgetError(
+            "max_bytes",
+            expected='a positive number of bytes, or text such as "512MiB"',
+            got=repr(value),
+            fix="Correct it.",
+        )
+    return parsed
+
+
+def _require_count(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BudgetError(argument, expected="a whole number of tokens, at least 1", got=repr(value), fix="Correct it.")
+
+
+def _require_fraction(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or not 0 < value <= 1:
+        raise BudgetError(
+            "keep", expected="the kept fraction, above 0 and at most 1", got=repr(value), fix="0.25 keeps a quarter."
+        )

@@ -1,0 +1,64 @@
+"""Every error lavakv raises on purpose, each saying what was wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class LavaError(Exception):
+    """Base of all lavakv errors.
+
+    Args:
+        argument: what the complaint is about (a parameter, a file, a model).
+        expected: what would have been right.
+        got: what came instead.
+        fix: what to do now.
+    """
+
+    def __init__(self, argument: str, *, expected: str, got: str, fix: str) -> None:
+        self.argument = argument
+        self.expected = expected
+        self.got = got
+        self.fix = fix
+        super().__init__(f"{argument}: expected {expected}, got {got}. {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.argument, self.expected, self.got, self.fix)
+
+
+def _rebuild(kind: type[LavaError], argument: str, expected: str, got: str, fix: str) -> LavaError:
+    return kind(argument, expected=expected, got=got, fix=fix)
+
+
+class BudgetError(LavaError, ValueError):
+    """A budget, window or kept fraction that cannot be met."""
+
+
+class PolicyError(LavaError, ValueError):
+    """An unknown policy, or one whose scores cannot be used."""
+
+
+class InputError(LavaError, ValueError):
+    """Token ids, masks, tensors or files that lavakv cannot work on."""
+
+
+class UnsupportedError(LavaError, NotImplementedError):
+    """Something lavakv does not do (yet), named."""
+
+
+class NothingToCompressError(UnsupportedError):
+    """A model without a full-attention layer of its own."""
+
+
+class NotEnabledError(LavaError, RuntimeError):
+    """A `LavaCache` reached a model that `lavakv.enable` was not called on."""
+
+
+class CacheMismatchError(LavaError, ValueError):
+    """A cache used with another model or another batch size than it holds."""
+
+
+class CacheStateError(LavaError, RuntimeError):
+    """A cache whose last forward pass failed half-way, or that holds nothing yet."""
+
+
+class ModelError(LavaError, OSError):
+    """A model that cannot be found, fetched or loaded."""

@@ -1,0 +1,6 @@
+"""The transformers integration: the only folder that knows transformers."""
+
+from lavakv.hf.cache import LavaCache
+from lavakv.hf.enable import disable, enable, enabled
+
+__all__ = ["LavaCache", "disable", "enable", "enabled"]

@@ -1,0 +1,86 @@
+"""Which columns of a padded batch are real tokens, read from whatever mask the caller passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lavakv.errors import InputError
+
+
+class Columns:
+    """Real tokens and padding of every column a cache has seen, bool `[B, columns]` that grows by half."""
+
+    def __init__(self) -> None:
+        self._real: Tensor | None = None
+        self.length = 0
+        self.any_padding = False
+
+    def append(self, real: Tensor) -> None:
+        """Add the columns of one forward, bool `[B, q]`."""
+        end = self.length + real.shape[1]
+        if self._real is None or end > self._real.shape[1]:
+            larger = torch.ones(real.shape[0], end + end // 2, dtype=torch.bool, device=real.device)
+            if self._real is not None:
+                larger[:, : self.length] = self._real[:, : self.length]
+            self._real = larger
+        self._real[:, self.length : end] = real
+        self.length = end
+        self.any_padding = self.any_padding or not bool(real.all())
+
+    @property
+    def real(self) -> Tensor:
+        """Bool `[B, columns]`; False is padding."""
+        assert self._real is not None
+        return self._real[:, : self.length]
+
+    def positions(self, sequence: int, columns: Tensor) -> Tensor:
+        """Original token positions of columns, padding left out; ascending if the columns are."""
+        row = self.real[sequence]
+        columns = columns.to(row.device)
+        return (row.long().cumsum(0) - 1)[columns[row[columns]]]
+
+
+def real_columns(mask: Any, batch: int, num_queries: int, device: torch.device) -> Tensor:
+    """Which of the new columns are real tokens, bool `[B, q]`.
+
+    Args:
+        mask: what the model got as `attention_mask`: None, `[B, columns]`, a 4-D mask (boolean or additive), a flex
+            `BlockMask`, or a dictionary of masks by layer type.
+        batch: sequences `B`.
+        num_queries: new columns `q`, the last ones of the mask.
+        device: where the model's inputs are.
+
+    Raises:
+        InputError: a mask for another batch, or one that does not reach the new columns.
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention")
+    if mask is None:
+        return torch.ones(batch, num_queries, dtype=torch.bool, device=device)
+    if not isinstance(mask, Tensor) or mask.ndim == 4:
+        rows = last_rows(mask, 1, batch, device)
+        return rows[:, -1, -num_queries:].expand(batch, -1)
+    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] < num_queries:
+        raise InputError(
+            "attention_mask",
+            expected=f"a mask of shape [{batch}, at least {num_queries}]",
+            got=str(tuple(mask.shape)),
+            fix="Pass the mask the tokenizer returns.",
+        )
+    return mask[:, -num_queries:].to(device=device, dtype=torch.bool)
+
+
+def last_rows(mask: Any, num_rows: int, batch: int, device: torch.device) -> Tensor:
+    """What the last `num_rows` queries may see, bool `[1 or B, num_rows, columns]`, from a 4-D or block mask."""
+    if isinstance(mask, Tensor):
+        rows = mask[:, 0, -num_rows:]
+        return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+    num_queries, num_columns = mask.seq_lengths
+    queries = torch.arange(num_queries - num_rows, num_queries, device=device)[None, :, None]
+    columns = torch.arange(num_columns, device=device)[None, None, :]
+    sequences = torch.arange(batch, device=device)[:, None, None]
+    seen: Tensor = mask.mask_mod(sequences, torch.zeros((), dtype=torch.long, device=device), queries, columns)
+    return seen.broadcast_to(batch, num_rows, num_columns)

@@ -1,0 +1,151 @@
+"""`enable`, `disable` and `enabled`: put lavakv's attention under a model, and take it away again."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lavakv.errors import InputError, UnsupportedError
+from lavakv.hf.attention import register
+from lavakv.hf.cache import LavaCache
+from lavakv.hf.checks import check_settings
+from lavakv.hf.generate import guard_generate, unguard_generate
+from lavakv.hf.names import PREFIX
+
+Model = TypeVar("Model", bound=nn.Module)
+_RECORD = "_lavakv_enabled"
+
+
+def enable(model: Model) -> Model:
+    """Let a model work with `LavaCache`. Other caches, and no cache, go on working as before.
+
+    Registers an attention function on top of the model's own one and watches the decoder's forwards; idempotent. The
+    attention implementation's name lives in the config: models built from one config object share it, and see
+    lavakv's name too, without any effect on them.
+
+    Args:
+        model: a transformers decoder-only model, with or without a language-model head, or the text part of a
+            vision-language model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        InputError: not a transformers model.
+        UnsupportedError: an encoder-decoder model, or one whose attention does not go through transformers' interface.
+    """
+    decoder = _decoder_of(model)
+    if _RECORD in decoder.__dict__:
+        return model
+    original = str(decoder.config._attn_implementation).removeprefix(PREFIX)
+    delegate = _delegate(decoder, original)
+    name = register(delegate)
+    decoder.set_attn_implementation(name)
+    if decoder.config._attn_implementation != name:
+        raise _outside_interface(decoder)
+    hooks = [
+        decoder.register_forward_pre_hook(_before_forward, with_kwargs=True),
+        decoder.register_forward_hook(_after_forward, with_kwargs=True, always_call=True),
+    ]
+    decoder.__dict__[_RECORD] = (original, hooks)
+    guard_generate(model)
+    return model
+
+
+def disable(model: Model) -> Model:
+    """Undo `enable`: the model's own attention, no hooks. Does nothing to a model that is not enabled."""
+    decoder = _decoder_of(model)
+    record = decoder.__dict__.pop(_RECORD, None)
+    if record is not None:
+        original, hooks = record
+        for hook in hooks:
+            hook.remove()
+        if str(decoder.config._attn_implementation).startswith(PREFIX):
+            decoder.set_attn_implementation(original)
+        unguard_generate(model)
+    return model
+
+
+@contextmanager
+def enabled(model: Model) -> Iterator[Model]:
+    """`enable` on entry, `disable` on exit; a model that was enabled before stays so."""
+    before = _RECORD in _decoder_of(model).__dict__
+    try:
+        yield enable(model)
+    finally:
+        if not before:
+            disable(model)
+
+
+def _decoder_of(model: Any) -> PreTrainedModel:
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            "model",
+            expected="a transformers model",
+            got=type(model).__name__,
+            fix="Pass the model, not a wrapper around it.",
+        )
+    if model.config.is_encoder_decoder:
+        raise UnsupportedError(
+            f"model {model.config.model_type!r}",
+            expected="a decoder-only model",
+            got="an encoder-decoder model",
+            fix="Use its own cache.",
+        )
+    decoder = model.get_decoder()
+    return decoder if isinstance(decoder, PreTrainedModel) else model
+
+
+def _delegate(decoder: Any, original: str) -> str:
+    """The attention that does the dense work: the user's, unless it would drop the model's softcap."""
+    can_set = getattr(decoder, "_can_set_attn_implementation", lambda: True)()
+    if not can_set:
+        raise _outside_interface(decoder)
+    softcap = getattr(decoder.config, "attn_logit_softcapping", None)
+    if softcap is None or original != "sdpa":
+        return original
+    warnings.warn(
+        f"lavakv: sdpa attention drops the softcap of {decoder.config.model_type}; its dense attention runs as 'eager'",
+        stacklevel=3,
+    )
+    return "eager"
+
+
+def _outside_interface(decoder: Any) -> UnsupportedError:
+    return UnsupportedError(
+        f"model {decoder.config.model_type!r}",
+        expected="attention that goes through transformers' AttentionInterface",
+        got="attention of its own",
+        fix="This architecture cannot be compressed.",
+    )
+
+
+def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    given = _arguments(decoder, args, kwargs)
+    cache = given.get("past_key_values")
+    if isinstance(cache, LavaCache):
+        check_settings(kwargs, decoder.config)
+        inputs = given.get("inputs_embeds")
+        inputs = given.get("input_ids") if inputs is None else inputs
+        if inputs is None:
+            raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
+        cache.begin(decoder, inputs, given.get("attention_mask"))
+
+
+def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    cache = _arguments(decoder, args, kwargs).get("past_key_values")
+    if isinstance(cache, LavaCache):
+        cache.end(succeeded=output is not None)
+
+
+def _arguments(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a forward by name."""
+    if not args:
+        return kwargs
+    return {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}

@@ -1,0 +1,117 @@
+"""The cache layer that transformers sees in place of a `DynamicLayer`."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from lavakv.errors import NotEnabledError, UnsupportedError
+from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.state import CacheState
+from lavakv.store.base import LayerStore
+
+
+class PendingKeyValues:
+    """New keys and values on their way from a cache layer to lavakv's attention function.
+
+    A model hands on what `update` returns without looking. Anything else that touches it is an attention function that
+    does not know lavakv, so every use but ours is an error: better none than a wrong answer.
+    """
+
+    __slots__ = ("keys", "layer", "values")
+
+    def __init__(self, layer: LavaLayer, keys: Tensor, values: Tensor) -> None:
+        self.layer, self.keys, self.values = layer, keys, values
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _not_enabled(f"code that reads `.{name}` of the cache's keys or values")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        raise _not_enabled(f"code that calls `{getattr(func, '__name__', func)}` on the cache's keys or values")
+
+
+def _not_enabled(got: str) -> NotEnabledError:
+    return NotEnabledError(
+        "model",
+        expected="lavakv's attention function to take the cache's keys and values",
+        got=got,
+        fix="Call `lavakv.enable(model)`; if it was called, this architecture is not supported.",
+    )
+
+
+class LavaLayer(CacheLayerMixin):
+    """A full-attention layer of a `LavaCache`; its keys and values live in its store."""
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, index: int, store: LayerStore, state: CacheState, sizes_full_masks: bool) -> None:
+        super().__init__()
+        self.index = index
+        self.store = store
+        self.num_columns = 0
+        self._state = state
+        self._sizes_full_masks = sizes_full_masks
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to prepare: the store takes the prompt as it comes."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[PendingKeyValues, PendingKeyValues]:
+        """Hand the new keys and values to lavakv's attention function; the store changes only there."""
+        self._state.check_layer(self.index, key_states)
+        pending = PendingKeyValues(self, key_states, value_states)
+        return pending, pending
+
+    def take_prompt(self, prompt: LayerPrompt) -> None:
+        """Score, rank and store the prompt, right after its dense attention."""
+        self._state.take_prompt(self.index, self.store, prompt)
+        self.num_columns = prompt.keys.shape[2]
+
+    def append(self, keys: Tensor, values: Tensor, mask: Any) -> Tensor | None:
+        """Store new tokens; returns what their queries see of the tail, bool `[B, 1, q, tail]`, or None for all."""
+        self.store.append(keys, values)
+        self.num_columns += keys.shape[2]
+        return self._state.tail_mask(mask, self.store.tail_length)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the mask: only the new columns, unless other full layers share the mask."""
+        if self._sizes_full_masks:
+            return self.num_columns + query_length, 0
+        return query_length, self.num_columns
+
+    def get_seq_length(self) -> int:
+        """All columns seen, evicted ones and padding too."""
+        return self.num_columns
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+    def offload(self) -> NoReturn:
+        """Unsupported."""
+        raise unsupported("offloading")
+
+    def prefetch(self) -> NoReturn:
+        """Unsupported."""
+        raise unsupported("offloading")
+
+    def reorder_cache(self, beam_idx: Tensor) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("beam search (reordering the sequences of a cache)")
+
+    def crop(self, tokens_to_remove: int) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("cropping a cache (assisted decoding)")
+
+
+def unsupported(what: str) -> UnsupportedError:
+    """The error for what a `LavaCache` cannot do yet."""
+    return UnsupportedError(
+        what, expected="a plain transformers cache", got="a LavaCache", fix="Use DynamicCache, or go without it."
+    )

@@ -1,0 +1,70 @@
+"""Bytes: what a cache's layers have allocated, and what its uncompressed layers will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.cache_utils import CacheLayerMixin, DummyLayer
+
+from lavakv.errors import UnsupportedError
+from lavakv.hf.layer import LavaLayer
+
+_STATES = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
+
+
+def layer_bytes(layer: Any) -> int:
+    """Bytes allocated by one cache layer: whole storages, so that a view of something larger does not look small."""
+    if isinstance(layer, LavaLayer):
+        return layer.store.nbytes
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _states(layer)}
+    return sum(storages.values())
+
+
+def release_views(layers: Iterable[Any]) -> None:
+    """Copy what sliding-window layers kept of a long prompt, so that the rest of it can be freed."""
+    for layer in layers:
+        for name in ("keys", "values"):
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() > tensor.nbytes:
+                setattr(layer, name, tensor.detach().clone(memory_format=torch.contiguous_format))
+
+
+def other_layers_bytes(layers: Sequence[Any], config: PretrainedConfig, batch: int, columns: int, itemsize: int) -> int:
+    """Bytes that the uncompressed layers will hold after a prompt of this shape.
+
+    Raises:
+        UnsupportedError: a recurrent layer, whose state no configuration tells.
+    """
+    text = config.get_text_config(decoder=True)
+    total = 0
+    for layer in layers:
+        if isinstance(layer, (LavaLayer, DummyLayer)):
+            continue
+        if not isinstance(layer, CacheLayerMixin):
+            raise UnsupportedError(
+                "max_bytes",
+                expected="a model without recurrent layers",
+                got=type(layer).__name__,
+                fix="Give the budget in tokens or as a kept fraction.",
+            )
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        held = min(columns, getattr(layer, "sliding_window", columns + 1) - 1)
+        total += 2 * batch * heads * held * head_dim(text) * itemsize
+    return total
+
+
+def head_dim(text: PretrainedConfig) -> int:
+    """Size of one key or value, by the configuration."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def _states(layer: Any) -> Iterator[Tensor]:
+    for name in _STATES:
+        state = getattr(layer, name, None)
+        for tensor in state.values() if isinstance(state, dict) else state if isinstance(state, list) else [state]:
+            if isinstance(tensor, Tensor):
+                yield tensor

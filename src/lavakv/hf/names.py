@@ -1,0 +1,3 @@
+"""Names that lavakv registers with transformers."""
+
+PREFIX = "lavakv_"

@@ -1,0 +1,31 @@
+"""LAVa's score (arXiv 2509.09754): pooled window attention times the head's largest value norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lavakv.scoring.window import ScoringWindow
+
+KERNEL_SIZE = 7
+
+
+def lava_score(window: ScoringWindow) -> Tensor:
+    """Score every evictable entry: `v_h * max_q max_pool(a_q)[i]` (method, steps 2 to 4).
+
+    Returns:
+        float32 `[H, n]`, comparable across the heads of the layer.
+    """
+    pooled = functional.max_pool1d(window.mean_attention, KERNEL_SIZE, stride=1, padding=KERNEL_SIZE // 2)
+    largest_value = window.value_norms[:, : window.num_evictable].amax(dim=1, keepdim=True)
+    return largest_value * pooled.amax(dim=1)
+
+
+def eviction_loss(window: ScoringWindow) -> Tensor:
+    """What evicting each entry adds to the paper's bound: `max_k ||V_h[k]||_1 * max_q a_q[i]`, nothing pooled.
+
+    Returns:
+        float32 `[H, n]`; the maximum runs over all positions, window included.
+    """
+    return window.value_norms.amax(dim=1, keepdim=True) * torch.amax(window.mean_attention, dim=1)

@@ -1,0 +1,49 @@
+"""A rectangle of keys and values that grows at its end without copying for every token."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+MIN_SPARE = 32
+
+
+class GrowingKeyValues:
+    """Keys `[B, H, length, head_dim]` and values `[B, H, length, value_dim]` with spare columns behind them.
+
+    Takes ownership of the two tensors it starts with; they may not be views of something larger.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._keys, self._values = keys, values
+        self.length = keys.shape[2]
+
+    @property
+    def keys(self) -> Tensor:
+        """View of the keys in use."""
+        return self._keys[:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor:
+        """View of the values in use."""
+        return self._values[:, :, : self.length]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, spare columns included."""
+        return self._keys.nbytes + self._values.nbytes
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Write new columns behind the others; grows geometrically when they do not fit."""
+        end = self.length + keys.shape[2]
+        if end > self._keys.shape[2]:
+            capacity = max(end, self.length + max(self.length // 2, MIN_SPARE))
+            self._keys = self._grown(self._keys, capacity)
+            self._values = self._grown(self._values, capacity)
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self.length = end
+
+    def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
+        larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
+        larger[:, :, : self.length] = buffer[:, :, : self.length]
+        return larger

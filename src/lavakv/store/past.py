@@ -1,0 +1,74 @@
+"""The ragged past: each head's survivors back to back in one flat buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+
+class RaggedPast:
+    """Survivors of one layer, in rank order inside each segment; see `layout.md`. Frozen once made.
+
+    Attributes:
+        keys: `[entries, head_dim]`.
+        values: `[entries, value_dim]`.
+        columns: int32 `[entries]`, where each entry came from.
+        offsets: `segments + 1` integers: segment `i` is rows `offsets[i]` to `offsets[i + 1]`.
+        segments: views of each segment's keys and values, cut once for all decode steps to come.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, columns: Tensor, counts: Sequence[int]) -> None:
+        self.keys, self.values, self.columns = keys, values, columns
+        self.offsets = list(accumulate(counts, initial=0))
+        self.segments = [(keys[start:stop], values[start:stop]) for start, stop in pairwise(self.offsets)]
+
+    @classmethod
+    def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
+        """Copy chosen columns out of `[B, H, columns, dim]`.
+
+        Args:
+            keys: `[B, H, columns, head_dim]`.
+            values: `[B, H, columns, value_dim]`.
+            columns: int64 columns of each head of each sequence, best first.
+        """
+        counts = [len(rows) for rows in columns]
+        return cls(
+            _gathered(keys, columns), _gathered(values, columns), torch.cat(list(columns)).to(torch.int32), counts
+        )
+
+    def trimmed(self, counts: Sequence[int]) -> RaggedPast:
+        """A copy with only the first `counts[i]` entries of each segment; never more than it has."""
+        spans = list(zip(pairwise(self.offsets), counts, strict=True))
+        assert all(0 <= count <= stop - start for (start, stop), count in spans)
+        kept = [slice(start, start + count) for (start, _), count in spans]
+        keys, values, columns = (torch.cat([t[rows] for rows in kept]) for t in (self.keys, self.values, self.columns))
+        return RaggedPast(keys, values, columns, counts)
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of all segments."""
+        return self.offsets[-1]
+
+    def lengths(self) -> list[int]:
+        """Entries of each segment."""
+        return [stop - start for start, stop in pairwise(self.offsets)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+def _gathered(source: Tensor, columns: Sequence[Tensor]) -> Tensor:
+    """Rows of all segments, `[entries, dim]`."""
+    heads = source.shape[1]
+    flat = source.new_empty(sum(len(rows) for rows in columns), source.shape[3])
+    start = 0
+    for segment, rows in enumerate(columns):
+        target = flat[start : start + len(rows)]
+        torch.index_select(source[segment // heads, segment % heads], 0, rows, out=target)
+        start += len(rows)
+    return flat
