@@ -15,6 +15,7 @@ from lavakv.errors import InputError, PolicyError
 from lavakv.policy import Policy, get_policy
 from lavakv.ranking import rank
 from lavakv.scoring.entropy import head_statistics, normalized_entropy
+from lavakv.scoring.shapes import require_extras, require_shapes
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -64,7 +65,8 @@ def scores(
     """
     key_chunks = [keys] if isinstance(keys, Tensor) else list(keys)
     value_chunks = [values] if isinstance(values, Tensor) else list(values)
-    _require_shapes(q_window, key_chunks, value_chunks)
+    require_shapes(q_window, key_chunks, value_chunks)
+    require_extras(sinks, visible, q_window, sum(chunk.shape[1] for chunk in key_chunks))
     num_heads = key_chunks[0].shape[0]
     grouped = q_window.reshape(num_heads, -1, *q_window.shape[1:])
     window = ScoringWindow(
@@ -98,14 +100,15 @@ def layer_weight(policy: Policy, score: Tensor, layer: int = 0) -> float:
     """Weight of a layer in the split of the sequence's total: its entropy, or its number of heads.
 
     Raises:
-        PolicyError: the scores hold NaN or infinities, named with policy and layer.
+        PolicyError: scores that are not finite, or below zero where an entropy is asked for; names policy and layer.
     """
     statistics = head_statistics(score).sum(dim=0)
-    if not bool(torch.isfinite(statistics[0])):
+    finite = statistics.isfinite().tolist()
+    if not finite[0] or (policy.layer_rule == "entropy" and not finite[1]):
         raise PolicyError(
             f"policy {policy.name!r} at layer {layer}",
-            expected="finite scores",
-            got="NaN or infinity",
+            expected="scores of zero or more: an entropy needs them" if finite[0] else "finite scores",
+            got="a negative one" if finite[0] else "NaN or infinity",
             fix="Mend the policy's score, or check the model's weights and dtype.",
         )
     if policy.layer_rule == "equal":
@@ -163,22 +166,3 @@ def _padded(kept: list[list[Tensor]]) -> Selection:
             positions[i, h, : len(head)] = head
             counts[i, h] = len(head)
     return Selection(positions, counts)
-
-
-def _require_shapes(q_window: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
-    shapes = [tuple(q_window.shape)] + [tuple(t.shape) for t in (*keys, *values)]
-    num_tokens = sum(chunk.shape[1] for chunk in keys) if all(len(s) == 3 for s in shapes) and keys else 0
-    fits = (
-        num_tokens > 0
-        and [k.shape[:2] for k in keys] == [v.shape[:2] for v in values]
-        and q_window.shape[2] == keys[0].shape[2]
-        and q_window.shape[0] % keys[0].shape[0] == 0
-        and 0 < q_window.shape[1] <= num_tokens
-    )
-    if not fits:
-        raise InputError(
-            "q_window, keys, values",
-            expected="[query_heads, w, head_dim], [kv_heads, N, head_dim], [kv_heads, N, value_dim] with w <= N",
-            got=", ".join(map(str, shapes)),
-            fix="Pass one sequence, with query heads a multiple of KV heads.",
-        )

@@ -30,10 +30,9 @@ def merge(parts: list[Partial], sinks: Tensor | None) -> Tensor:
     denominators = [part.log_sum_exp for part in parts]
     if sinks is not None:
         denominators.append(sinks.to(denominators[0].dtype).expand_as(denominators[0]))
-    total = torch.logsumexp(torch.stack(denominators), dim=0)
-    weights = [torch.exp(part.log_sum_exp - total).unsqueeze(-1) for part in parts]
+    weights = torch.softmax(torch.stack(denominators), dim=0).unsqueeze(-1)  # more exact than exp(part - logsumexp)
     return sum(
-        (part.output * weight for part, weight in zip(parts[1:], weights[1:], strict=True)),
+        (part.output * weight for part, weight in zip(parts[1:], weights[1:], strict=False)),  # sinks have no output
         parts[0].output * weights[0],
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lavakv.budgets.divide import divide
 from lavakv.budgets.heads import worst_case_spare
+from lavakv.budgets.spec import BudgetSpec
 
 SLACK = 1.25
 
@@ -52,7 +53,11 @@ def worst_case_entries(num_tokens: int, tokens_per_head: int, num_heads: Sequenc
         tokens_per_head: the budget `b`.
         num_heads: KV heads of every compressed layer.
         window: window size `w`.
+
+    Raises:
+        BudgetError: a budget or window that `LavaCache` would refuse too.
     """
+    BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
     heads, widest = sum(num_heads), max(num_heads)
     if num_tokens <= tokens_per_head:
         return WorstCase(num_tokens * heads, num_tokens * widest, num_tokens * heads)

@@ -15,12 +15,23 @@ def divide_naive(total: int, weights: Sequence[float], caps: Sequence[int]) -> l
     return seats
 
 
+def pooled_order_naive(scores: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """A layer's entries as (head, position), best first: higher score, then lower head, then earlier position."""
+    entries = [(head, position) for head, row in enumerate(scores) for position in range(len(row))]
+    return sorted(entries, key=lambda entry: (-scores[entry[0]][entry[1]], *entry))
+
+
 def head_budgets_naive(scores: Sequence[Sequence[float]], total: int, floor_share: float) -> list[int]:
-    """Twin of `pooled_head_budgets`: count each head's entries among the layer's `total` best, then divide."""
+    """Twin of `pooled_weights` and `head_budgets`: count each head's entries among the `total` best, then divide."""
     num_heads, num_evictable = len(scores), len(scores[0])
-    order = sorted(
-        ((h, i) for h in range(num_heads) for i in range(num_evictable)), key=lambda e: (-scores[e[0]][e[1]], *e)
-    )
-    counts = [sum(1 for h, _ in order[:total] if h == head) for head in range(num_heads)]
-    weights = [(1 - floor_share) * count + floor_share * total / num_heads for count in counts]
+    winners = [head for head, _ in pooled_order_naive(scores)[:total]]
+    weights = [(1 - floor_share) * winners.count(head) + floor_share * total / num_heads for head in range(num_heads)]
     return divide_naive(total, weights, [num_evictable] * num_heads)
+
+
+def layer_budgets_naive(
+    total: int, weights: Sequence[float], num_heads: Sequence[int], num_evictable: int
+) -> list[int]:
+    """Twin of `layer_budgets`: divide what there is to keep, at most every entry of a layer."""
+    caps = [num_evictable * heads for heads in num_heads]
+    return divide_naive(min(total, sum(caps)), weights, caps)

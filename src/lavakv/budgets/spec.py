@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from lavakv.errors import BudgetError
 
@@ -106,8 +106,8 @@ def parse_bytes(value: int | str) -> int:
         BudgetError: neither, or not positive.
     """
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", value.upper())
-        parsed = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+        match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMG]I?)?B?\s*", value.upper())
+        parsed = int(Fraction(match[1]) * _UNITS[match[2] or ""]) if match else 0
     else:
         parsed = value if isinstance(value, int) and not isinstance(value, bool) else 0
     if parsed < 1:
@@ -126,7 +126,7 @@ def _require_count(argument: str, value: object) -> None:
 
 
 def _require_fraction(value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise BudgetError(
             "keep", expected="the kept fraction, above 0 and at most 1", got=repr(value), fix="0.25 keeps a quarter."
         )

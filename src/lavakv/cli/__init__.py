@@ -1,1 +1,1 @@
-"""."""
+"""The command line: thin. Reads options, calls the library, prints."""

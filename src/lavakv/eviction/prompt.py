@@ -50,13 +50,13 @@ class PromptPlan:
 class PromptEviction:
     """Trims layers as later ones become known and ends with what one-shot selection would have kept.
 
-    The newest layer is held whole until the next one comes; then it gets its share. Older layers shrink only when the
-    allocation would pass `SLACK` times the total, the one that frees most per copied entry first.
+    A layer gets its share of what is known as soon as it is in, so only one is ever held whole. Older layers shrink
+    only when the allocation would pass `SLACK` times the total, the one that frees most per copied entry first.
 
     Attributes:
         prompts: one plan a sequence.
         copied_entries: entries copied so far, gathers and trims together.
-        peak_entries: most entries allocated before the window at any time, layers held whole aside.
+        peak_entries: most entries allocated before the window at any time, the layer held whole aside.
     """
 
     def __init__(
@@ -84,9 +84,8 @@ class PromptEviction:
         newest = len(self._ranked) - 1
         if newest == len(self._stores) - 1:
             return self._finish()
-        if newest > 0:
-            self._make_room(newest - 1)
-            self._place(newest - 1, final=False)
+        self._make_room(newest)
+        self._place(newest, final=False)
         return None
 
     def _split(self, row: int) -> list[int]:

@@ -67,7 +67,7 @@ class RankedPrompt:
 
     def forget_beyond(self, total: int, most_ranks: int) -> None:
         """Drop what no smaller budget can ask for."""
-        self.positions = self.positions[:, :0]
+        self.positions = self.positions[:, :0].clone()
         self.pooled_heads = self.pooled_heads[:total].clone()
         self.loss = self.loss[:, :most_ranks].clone()
 

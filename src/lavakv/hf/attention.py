@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -40,8 +39,7 @@ def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | No
         if key.layer.num_columns:
             return _append(key, query, attention_mask, settings), None
         output = _call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
-        with torch.no_grad():
-            key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings))
+        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings))
         return output
 
     return lava_attention

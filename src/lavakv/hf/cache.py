@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -14,6 +15,7 @@ from lavakv.eviction.records import Budgets
 from lavakv.hf import memory
 from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.layer import LavaLayer, unsupported
+from lavakv.hf.modes import storing
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import PromptStep
 from lavakv.policy import Policy, get_policy
@@ -65,6 +67,13 @@ class LavaCache(Cache):
 
     def __repr__(self) -> str:
         return f"LavaCache({self._spec}, policy={self._policy.name!r}, store={self._store_class.__name__})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LavaCache:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        with storing():
+            twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     @property
     def layer_indices(self) -> tuple[int, ...]:
@@ -146,11 +155,13 @@ class LavaCache(Cache):
 
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
-        if self._state.end(succeeded):
-            if succeeded:
-                memory.release_views(self.layers)
-            else:
-                self.reset()
+        was_prompt = self._state.end(succeeded)
+        if succeeded:
+            memory.detach_states(self.layers)
+        if was_prompt and succeeded:
+            memory.release_views(self.layers)
+        elif was_prompt:
+            self.reset()
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Take one layer's new keys and values; see `LavaLayer.update`.
@@ -162,6 +173,24 @@ class LavaCache(Cache):
         if step is not None:
             self._plan(step, key_states)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:
+        """As in any cache, but only for an enabled model, like `update`."""
+        self._state.prompt_step()
+        return super().update_conv_state(*args, **kwargs)
+
+    def update_recurrent_state(self, *args: Any, **kwargs: Any) -> Any:
+        """As in any cache, but only for an enabled model, like `update`."""
+        self._state.prompt_step()
+        return super().update_recurrent_state(*args, **kwargs)
+
+    def reorder_cache(self, beam_idx: Tensor) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("beam search (reordering the sequences of a cache)")
+
+    def crop(self, tokens_to_remove: int) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("cropping a cache (assisted decoding)")
 
     def batch_repeat_interleave(self, repeats: int) -> NoReturn:
         """Unsupported yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -12,8 +13,13 @@ from lavakv.hf.geometry import Geometry, geometry_of
 from lavakv.hf.names import PREFIX
 
 
-def check_model(geometry: Geometry, model: Any, owner: nn.Module | None) -> None:
+def check_model(geometry: Geometry, model: Any, owner: weakref.ref[nn.Module] | None) -> None:
     """Is this the model the cache was made for?
+
+    Args:
+        geometry: what the cache was made for.
+        model: the model under way.
+        owner: the model that filled the cache, which may be gone, or None while the cache is empty.
 
     Raises:
         NotEnabledError: the attention implementation was changed after `enable`.
@@ -27,7 +33,7 @@ def check_model(geometry: Geometry, model: Any, owner: nn.Module | None) -> None
             got=repr(implementation),
             fix="Call `lavakv.enable(model)` again after `set_attn_implementation`.",
         )
-    if owner is model:
+    if owner is not None and owner() is model:
         return
     found = geometry_of(model.config)
     if owner is not None or found != geometry:
@@ -63,8 +69,8 @@ def check_inputs(
             got=f"{batch}",
             fix="Use a new cache for each batch.",
         )
-    if columns_seen is None:
-        _check_prompt(real)
+    if count == 0 or columns_seen is None:
+        _check_prompt(real[:, :count])
     if count > 1 and max_positions is not None:
         tokens = real.sum(dim=1) if columns_seen is None else real.sum(dim=1) + columns_seen.sum(dim=1)
         longest = int(tokens.max())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
+from lavakv.hf.modes import storing
 
 
 class Columns:
@@ -18,6 +19,7 @@ class Columns:
         self.length = 0
         self.any_padding = False
 
+    @storing()
     def append(self, real: Tensor) -> None:
         """Add the columns of one forward, bool `[B, q]`."""
         end = self.length + real.shape[1]

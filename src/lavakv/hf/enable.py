@@ -42,7 +42,10 @@ def enable(model: Model) -> Model:
     """
     decoder = _decoder_of(model)
     if _RECORD in decoder.__dict__:
-        return model
+        if str(decoder.config._attn_implementation).startswith(PREFIX):
+            guard_generate(model)  # its decoder may have been enabled without it
+            return model
+        disable(model)  # its attention implementation was changed since
     original = str(decoder.config._attn_implementation).removeprefix(PREFIX)
     delegate = _delegate(decoder, original)
     name = register(delegate)

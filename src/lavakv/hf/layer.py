@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from lavakv.errors import NotEnabledError, UnsupportedError
+from lavakv.hf.modes import storing
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.state import CacheState
 from lavakv.store.base import LayerStore
@@ -68,11 +69,13 @@ class LavaLayer(CacheLayerMixin):
         pending = PendingKeyValues(self, key_states, value_states)
         return pending, pending
 
+    @storing()
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""
         self._state.take_prompt(self.index, self.store, prompt)
         self.num_columns = prompt.keys.shape[2]
 
+    @storing()
     def append(self, keys: Tensor, values: Tensor, mask: Any) -> Tensor | None:
         """Store new tokens; returns what their queries see of the tail, bool `[B, 1, q, tail]`, or None for all."""
         self.store.append(keys, values)

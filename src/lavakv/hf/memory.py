@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DummyLayer
+from transformers import PretrainedConfig, cache_utils
+from transformers.cache_utils import CacheLayerMixin
 
 from lavakv.errors import UnsupportedError
 from lavakv.hf.layer import LavaLayer
 
+_STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
 _STATES = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
 
 
@@ -24,12 +25,23 @@ def layer_bytes(layer: Any) -> int:
     return sum(storages.values())
 
 
+def detach_states(layers: Iterable[Any]) -> None:
+    """Cut what uncompressed layers hold off the autograd graph, which would keep every layer's full keys alive."""
+    for layer in layers:
+        for name in () if isinstance(layer, LavaLayer) else _STATES:
+            state = getattr(layer, name, None)
+            if isinstance(state, dict):
+                state.update({key: tensor.detach() for key, tensor in state.items() if _in_graph(tensor)})
+            elif _in_graph(state):
+                setattr(layer, name, state.detach())
+
+
 def release_views(layers: Iterable[Any]) -> None:
     """Copy what sliding-window layers kept of a long prompt, so that the rest of it can be freed."""
     for layer in layers:
         for name in ("keys", "values"):
-            tensor = getattr(layer, name, None)
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() > tensor.nbytes:
+            tensor: Tensor | None = getattr(layer, name, None)
+            if tensor is not None and tensor.untyped_storage().nbytes() > tensor.nbytes:
                 setattr(layer, name, tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
@@ -42,7 +54,7 @@ def other_layers_bytes(layers: Sequence[Any], config: PretrainedConfig, batch: i
     text = config.get_text_config(decoder=True)
     total = 0
     for layer in layers:
-        if isinstance(layer, (LavaLayer, DummyLayer)):
+        if isinstance(layer, (LavaLayer, *_STATELESS)):
             continue
         if not isinstance(layer, CacheLayerMixin):
             raise UnsupportedError(
@@ -68,3 +80,7 @@ def _states(layer: Any) -> Iterator[Tensor]:
         for tensor in state.values() if isinstance(state, dict) else state if isinstance(state, list) else [state]:
             if isinstance(tensor, Tensor):
                 yield tensor
+
+
+def _in_graph(state: Any) -> bool:
+    return isinstance(state, Tensor) and state.requires_grad

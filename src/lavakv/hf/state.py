@@ -46,7 +46,7 @@ class CacheState:
             LavaError: whatever can be found wrong before a layer runs; the cache is unchanged.
         """
         self.require_sound()
-        check_model(self._geometry, model, None if self._model is None else self._model())
+        check_model(self._geometry, model, self._model)
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], inputs.device)
         seen = self.columns.real if self.columns.length else None
         check_inputs(inputs, real, self.batch, seen, self._geometry.max_positions)
@@ -78,8 +78,10 @@ class CacheState:
 
         Raises:
             NotEnabledError: no enabled model started a forward.
+            CacheStateError: a failed forward cut this one short.
         """
         if self._step is None:
+            self.require_sound()
             raise NotEnabledError(
                 "model",
                 expected="a model that lavakv is enabled on",

@@ -17,7 +17,7 @@ def head_statistics(score: Tensor) -> Tensor:
     Returns:
         float64 `[H, 2]`: the sum of `s` and the sum of `s ln s` of each head.
     """
-    exact = score.double()
+    exact = score.double().contiguous()  # sums of other strides round in another order
     return torch.stack([exact.sum(dim=1), torch.xlogy(exact, exact).sum(dim=1)], dim=1)
 
 

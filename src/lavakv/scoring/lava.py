@@ -17,6 +17,8 @@ def lava_score(window: ScoringWindow) -> Tensor:
     Returns:
         float32 `[H, n]`, comparable across the heads of the layer.
     """
+    if window.num_evictable == 0:
+        return window.value_norms[:, :0]
     pooled = functional.max_pool1d(window.mean_attention, KERNEL_SIZE, stride=1, padding=KERNEL_SIZE // 2)
     largest_value = window.value_norms[:, : window.num_evictable].amax(dim=1, keepdim=True)
     return largest_value * pooled.amax(dim=1)

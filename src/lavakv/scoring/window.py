@@ -75,7 +75,8 @@ class ScoringWindow:
         if self.visible is not None:
             logits.masked_fill_(~self.visible[:, start : start + keys.shape[1]], float("-inf"))
         else:
-            first_masked = max(self.num_evictable - start, 0)  # every window query sees all that came before it
+            # Every window query sees all that came before the window.
+            first_masked = min(max(self.num_evictable - start, 0), keys.shape[1])
             logits[..., first_masked:].masked_fill_(
                 ~self._causal(start + first_masked, start + keys.shape[1]), -torch.inf
             )

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := .oldest
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/.ready $(OLDEST)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev]'
+	touch $@
+
+# The oldest supported transformers, beside the newest one that .venv holds.
+$(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.ready
+	rm -rf $(OLDEST)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(OLDEST) -r constraints-oldest.txt
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/lavakv demo --seed $(SEED)
+
+test: setup
+	$(BIN)/pytest -n 2
+	PYTHONPATH=$(OLDEST) $(BIN)/pytest -n 2 tests/hf
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/cost.py
+
+clean:
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -1,0 +1,43 @@
+"""Errors at the command line: one clear line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from lavakv.cli.console import notes
+from lavakv.errors import LavaError
+
+BAD_INPUT, FAILED_RUN, INTERRUPTED = 2, 1, 130
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run a command and return its exit code: 2 for bad input, 1 for a failed run, 130 when interrupted.
+
+    `LAVAKV_TRACEBACK=1` lets unexpected errors through, for bug reports.
+    """
+    try:
+        command()
+    except LavaError as error:
+        _complain(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody listens: no second error at exit
+        return FAILED_RUN
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except Exception as error:
+        if os.environ.get("LAVAKV_TRACEBACK"):
+            raise
+        lines = str(error).strip().splitlines() or ["no message"]
+        _complain(f"{type(error).__name__}: {lines[0]} (LAVAKV_TRACEBACK=1 shows where)")
+        return FAILED_RUN
+    return 0
+
+
+def _complain(message: str) -> None:
+    notes.print(f"lavakv: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,18 @@
+"""Loading a model for a command: a spinner, and transformers' own bars and warnings kept quiet."""
+
+from __future__ import annotations
+
+from lavakv.cli.console import working
+from lavakv.models.load import LoadedModel
+
+
+def load_quietly(name: str, dtype: str, device: str, attention: str | None) -> LoadedModel:
+    """Load a model; see `lavakv.models.load.load`."""
+    with working(f"Loading {name}"):
+        from transformers.utils import logging
+
+        from lavakv.models.load import load
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        return load(name, dtype=dtype, device=device, attention=attention)

@@ -1,0 +1,38 @@
+"""The prompt: from an argument, a file or stdin."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lavakv.errors import InputError
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The whole prompt. Text from a file comes first, the argument after it.
+
+    Raises:
+        InputError: no prompt, a file that cannot be read, or bytes that are not UTF-8 text.
+    """
+    if prompt is None and file is None:
+        if sys.stdin.isatty():
+            raise InputError(
+                "prompt", expected="text", got="none", fix="Give it as an argument, with --file, or on stdin."
+            )
+        file = Path("-")
+    parts = [] if file is None else [_read(file)]
+    return "\n\n".join([*parts, prompt] if prompt is not None else parts)
+
+
+def _read(file: Path) -> str:
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode("utf-8")
+    except OSError as error:
+        raise InputError(
+            "--file", expected="a text file", got=f"{file}: {error.strerror}", fix="Check the path."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "--file", expected="UTF-8 text", got=f"{file}: byte {error.start} is none", fix="Convert it to UTF-8."
+        ) from error

@@ -1,0 +1,133 @@
+"""One prompt, one variant, one answer, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lavakv.evaluation.clock import TokenClock
+from lavakv.evaluation.encode import require_room
+from lavakv.evaluation.variant import Variant
+from lavakv.hf import LavaCache, enabled
+from lavakv.hf.geometry import geometry_of
+from lavakv.hf.memory import layer_bytes
+from lavakv.models.load import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        max_new_tokens: most tokens to generate.
+        temperature: 0 is greedy.
+        seed: of the random numbers, if any are drawn.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `generate`."""
+        if self.temperature == 0:
+            chosen: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        else:
+            chosen = {"do_sample": True, "temperature": self.temperature}
+        return {"max_new_tokens": self.max_new_tokens, **chosen}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came out, and what it took.
+
+    Attributes:
+        text: generated text, special tokens left out.
+        prompt_tokens: length of the prompt.
+        new_tokens: length of the answer.
+        kept_entries: entries of the prompt that compressed layers hold (all of them with the full cache).
+        kept_fraction: the same as a share of all.
+        kv_bytes: bytes of keys and values allocated at the end, all layers.
+        prefill_seconds: until the first new token.
+        decode_seconds: from the first new token to the last.
+        cache: the cache itself.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    kept_entries: int
+    kept_fraction: float
+    kv_bytes: int
+    prefill_seconds: float
+    decode_seconds: float
+    cache: Any
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decoding speed, None for a single token."""
+        return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else None
+
+    def without_cache(self) -> Answer:
+        """The same, letting go of the cache."""
+        return replace(self, cache=None)
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the cache, ready for JSON."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "cache"}
+        return {**named, "tokens_per_second": self.tokens_per_second}
+
+
+def answer(
+    loaded: LoadedModel,
+    ids: Tensor,
+    variant: Variant,
+    sampling: Sampling,
+    on_text: Callable[[str], None] | None = None,
+) -> Answer:
+    """Generate from one prompt.
+
+    Args:
+        loaded: model and tokenizer; enabled for the run only.
+        ids: int64 `[1, N]`.
+        variant: full cache or policy and budget.
+        sampling: how tokens are chosen, and how many.
+        on_text: gets the text as it is generated.
+
+    Raises:
+        LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    require_room(model.config, ids.shape[1], sampling.max_new_tokens)
+    total = ids.shape[1] * sum(geometry_of(model.config).num_heads)
+    cache = variant.new_cache(model.config)
+    clock = TokenClock(tokenizer, on_text)
+    ids = ids.to(model.device)
+    torch.manual_seed(sampling.seed)
+    with nullcontext() if variant.policy is None else enabled(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache,
+            streamer=clock,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            **sampling.options(),
+        )
+    new = output[0, ids.shape[1] :]
+    kept = int(cache.budgets().layer_entries.sum()) if isinstance(cache, LavaCache) else total
+    return Answer(
+        text=tokenizer.decode(new, skip_special_tokens=True).strip(),
+        prompt_tokens=ids.shape[1],
+        new_tokens=len(new),
+        kept_entries=kept,
+        kept_fraction=kept / total,
+        kv_bytes=sum(layer_bytes(layer) for layer in cache.layers),
+        prefill_seconds=clock.prefill_seconds,
+        decode_seconds=clock.decode_seconds,
+        cache=cache,
+    )

@@ -1,0 +1,61 @@
+"""One way to run a prompt: the full cache, or a policy with a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import DynamicCache
+
+from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.hf import LavaCache
+from lavakv.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A policy and its budget; `policy=None` is the full cache. The budget is given as in `LavaCache`.
+
+    Attributes:
+        policy: a name from `lavakv.policies()`, a `Policy`, or None for the full cache.
+        budget: mean entries per KV head per layer.
+        keep: kept fraction.
+        max_bytes: bytes, or text such as "512MiB".
+        window: last prompt tokens, always kept.
+        store: `ragged` or `masked`.
+    """
+
+    policy: str | Policy | None = None
+    budget: int | None = None
+    keep: float | None = None
+    max_bytes: int | str | None = None
+    window: int = DEFAULT_WINDOW
+    store: Literal["ragged", "masked"] = "ragged"
+
+    @property
+    def label(self) -> str:
+        """Policy name, or "full cache"."""
+        if self.policy is None:
+            return "full cache"
+        return self.policy.name if isinstance(self.policy, Policy) else self.policy
+
+    @property
+    def budget_label(self) -> str:
+        """The budget in words."""
+        if self.policy is None:
+            return "all"
+        if self.keep is not None:
+            return f"{self.keep:.1%}".replace(".0%", "%")
+        return str(self.max_bytes) if self.max_bytes is not None else f"{self.budget or 'default'}"
+
+    def new_cache(self, config: Any) -> Any:
+        """An empty cache for one run.
+
+        Raises:
+            LavaError: a bad budget, an unknown policy, a model that cannot be compressed.
+        """
+        if self.policy is None:
+            return DynamicCache(config=config)
+        return LavaCache(
+            config, self.budget, self.policy, self.window, self.store, keep=self.keep, max_bytes=self.max_bytes
+        )

