@@ -29,7 +29,12 @@ TEXT: dict[str, dict] = {
     "phi3": {"sliding_window": 512},
     "olmo2": {},
     "gemma2": {**_HYBRID, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 5.0, "num_hidden_layers": 4},
-    "gemma3_text": {**_HYBRID, "query_pre_attn_scalar": 16, "num_hidden_layers": 6, "layer_types": ["sliding_attention", "full_attention"] * 3},
+    "gemma3_text": {
+        **_HYBRID,
+        "query_pre_attn_scalar": 16,
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+    },
     "gpt_oss": {**_MOE, **_HYBRID, "num_hidden_layers": 4},
     "mixtral": {**_MOE, "sliding_window": None},
     "qwen3_moe": {**_MOE, "head_dim": 8, "decoder_sparse_step": 1},
@@ -49,12 +54,21 @@ TEXT: dict[str, dict] = {
         "shared_expert_intermediate_size": 24,
     },
     "smollm3": {"no_rope_layers": [1, 1, 0]},
-}  # fmt: skip
+}
+_WITHOUT_GROUPS = {"gpt_neox", "gpt2"}  # as many KV heads as query heads, and no setting for them
+
+
+def common() -> dict[str, object]:
+    """Settings that nearly all architectures know."""
+    return dict(_COMMON)
 
 
 def tiny_config(kind: str, **overrides: object) -> transformers.PretrainedConfig:
     """A small configuration of an architecture, random but fixed."""
-    return AutoConfig.for_model(kind, **{**_COMMON, **TEXT[kind], **overrides})
+    settings = {**_COMMON, **TEXT[kind], **overrides}
+    if kind in _WITHOUT_GROUPS:
+        del settings["num_key_value_heads"]
+    return AutoConfig.for_model(kind, **settings)
 
 
 def tiny(kind: str, dtype: torch.dtype = torch.float32, attention: str | None = None, **overrides: object):
@@ -62,13 +76,12 @@ def tiny(kind: str, dtype: torch.dtype = torch.float32, attention: str | None = 
     torch.manual_seed(7)
     config = tiny_config(kind, **overrides)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    for parameter in model.parameters():  # large enough weights that attention matters
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval().to(dtype)
+    if "num_local_experts" in TEXT[kind]:
+        model.set_experts_implementation("eager")  # the grouped kernel knows no float64
+    return with_large_weights(model).eval().to(dtype)
 
 
-def tiny_vision(kind: str, dtype: torch.dtype = torch.float32):
+def tiny_vision(kind: str, dtype: torch.dtype = torch.float32, attention: str | None = None):
     """A small random vision-language model, whose text part takes plain ids too."""
     torch.manual_seed(7)
     text = {**_COMMON, "head_dim": 8}
@@ -80,9 +93,19 @@ def tiny_vision(kind: str, dtype: torch.dtype = torch.float32):
     else:
         text.update(TEXT["gemma3_text"])
         vision.update(image_size=16, patch_size=4)
-        extra = {"image_token_index": 90, "image_token_id": 90, "boi_token_index": 92, "eoi_token_index": 93, "mm_tokens_per_image": 4}
+        extra = {"image_token_index": 90, "image_token_id": 90, "boi_token_index": 92, "eoi_token_index": 93}
+        extra["mm_tokens_per_image"] = 4
     config = AutoConfig.for_model(kind, text_config=text, vision_config=vision, **extra)
-    return AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval().to(dtype)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    return with_large_weights(model).eval().to(dtype)
+
+
+def with_large_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Weights so large that attention is far from even and evicting an entry shows in the logits."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 def prompt(length: int, batch: int = 1, seed: int = 0) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -82,5 +82,5 @@ def _states(layer: Any) -> Iterator[Tensor]:
                 yield tensor
 
 
-def _in_graph(state: Any) -> bool:
+def _in_graph(state: Any) -> TypeGuard[Tensor]:
     return isinstance(state, Tensor) and state.requires_grad
