@@ -1,7 +1,7 @@
 """lavakv: a KV cache that keeps only what the answer needs.
 
 The core (`scores`, `select`, `policies`, `Policy`, budgets, stores) knows no serving engine. What works with
-transformers (`LavaCache`, `enable`, `disable`, `enabled`) is imported at first use.
+transformers (`LavaCache`, `enable`, `disable`, `enabled`) is imported at first use, and so is torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lavakv._version import __version__
-from lavakv.budgets.layers import WorstCase, worst_case_entries
 from lavakv.errors import (
     BudgetError,
     CacheMismatchError,
@@ -23,13 +22,28 @@ from lavakv.errors import (
     PolicyError,
     UnsupportedError,
 )
-from lavakv.eviction.records import Budgets
-from lavakv.policy import Policy, policies
-from lavakv.selection import Selection, scores, select
 
 if TYPE_CHECKING:
+    from lavakv.budgets.layers import WorstCase, worst_case_entries
+    from lavakv.eviction.records import Budgets
     from lavakv.hf import LavaCache, disable, enable, enabled
+    from lavakv.policy import Policy, policies
+    from lavakv.selection import Selection, scores, select
 
+_HOME = {
+    "Budgets": "lavakv.eviction.records",
+    "LavaCache": "lavakv.hf",
+    "Policy": "lavakv.policy",
+    "Selection": "lavakv.selection",
+    "WorstCase": "lavakv.budgets.layers",
+    "disable": "lavakv.hf",
+    "enable": "lavakv.hf",
+    "enabled": "lavakv.hf",
+    "policies": "lavakv.policy",
+    "scores": "lavakv.selection",
+    "select": "lavakv.selection",
+    "worst_case_entries": "lavakv.budgets.layers",
+}
 
 __all__ = [
     "BudgetError",
@@ -57,10 +71,12 @@ __all__ = [
     "worst_case_entries",
 ]
 
-_HF = frozenset({"LavaCache", "disable", "enable", "enabled"})
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HF:
-        return getattr(import_module("lavakv.hf"), name)
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lavakv.cli.console import working
-from lavakv.models.load import LoadedModel
+
+if TYPE_CHECKING:
+    from lavakv.models.load import LoadedModel
 
 
 def load_quietly(name: str, dtype: str, device: str, attention: str | None) -> LoadedModel:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavakv.evaluation.clock import TokenClock
-from lavakv.evaluation.encode import require_room
+from lavakv.evaluation.encode import room_for_answer
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import LavaCache, enabled
 from lavakv.hf.geometry import geometry_of
@@ -34,12 +34,10 @@ class Sampling:
     seed: int = 0
 
     def options(self) -> dict[str, Any]:
-        """Arguments of `generate`."""
+        """How to choose, as arguments of `generate`."""
         if self.temperature == 0:
-            chosen: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        else:
-            chosen = {"do_sample": True, "temperature": self.temperature}
-        return {"max_new_tokens": self.max_new_tokens, **chosen}
+            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return {"do_sample": True, "temperature": self.temperature}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def answer(
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    require_room(model.config, ids.shape[1], sampling.max_new_tokens)
+    room = room_for_answer(model.config, ids.shape[1], sampling.max_new_tokens)
     total = ids.shape[1] * sum(geometry_of(model.config).num_heads)
     cache = variant.new_cache(model.config)
     clock = TokenClock(tokenizer, on_text)
@@ -116,6 +114,7 @@ def answer(
             past_key_values=cache,
             streamer=clock,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            max_new_tokens=room,
             **sampling.options(),
         )
     new = output[0, ids.shape[1] :]

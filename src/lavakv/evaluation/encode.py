@@ -34,13 +34,20 @@ def encode(tokenizer: Any, text: str, *, chat: bool = True) -> Tensor:
     return ids
 
 
-def require_room(config: Any, num_tokens: int, max_new_tokens: int) -> None:
-    """Raise InputError if a prompt and its answer do not fit the model's positions."""
+def room_for_answer(config: Any, num_tokens: int, max_new_tokens: int) -> int:
+    """New tokens that fit behind a prompt: what was asked for, or what the model's positions leave.
+
+    Raises:
+        InputError: the prompt leaves no position for even one.
+    """
     limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if limit is not None and num_tokens + max_new_tokens > limit:
+    if limit is None:
+        return max_new_tokens
+    if num_tokens >= limit:
         raise InputError(
             "prompt",
-            expected=f"at most {limit} tokens with the answer, the model's positions",
-            got=f"{num_tokens} and up to {max_new_tokens} new ones",
-            fix="Shorten the prompt or ask for fewer new tokens.",
+            expected=f"fewer than {limit} tokens, the model's positions",
+            got=str(num_tokens),
+            fix="Shorten it, or use a model with longer positions.",
         )
+    return min(max_new_tokens, int(limit) - num_tokens)

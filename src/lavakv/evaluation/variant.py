@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from transformers import DynamicCache
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW
 from lavakv.hf import LavaCache
 from lavakv.policy import Policy
 
@@ -46,7 +46,7 @@ class Variant:
             return "all"
         if self.keep is not None:
             return f"{self.keep:.1%}".replace(".0%", "%")
-        return str(self.max_bytes) if self.max_bytes is not None else f"{self.budget or 'default'}"
+        return str(self.max_bytes) if self.max_bytes is not None else str(self.budget or DEFAULT_BUDGET)
 
     def new_cache(self, config: Any) -> Any:
         """An empty cache for one run.

@@ -1,0 +1,79 @@
+"""GGUF files: converted once, refused when damaged."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import gguf
+import numpy
+import pytest
+
+from lavakv import ModelError
+from lavakv.models import gguf as conversion
+from lavakv.models.gguf import converted
+from lavakv.models.home import home
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LAVAKV_HOME", str(tmp_path / "home"))
+
+
+def _gguf(file: Path, architecture: str = "llama") -> Path:
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", numpy.ones((4, 32), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_not_a_gguf(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 a zip")
+    with pytest.raises(ModelError, match="expected a GGUF file, got a file that starts with b'PK"):
+        converted(tmp_path / "x.gguf")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").touch()
+    with pytest.raises(ModelError, match="expected a GGUF file"):
+        converted(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("kept", [8, 24, 100, 0.9])
+def test_a_cut_file_leaves_nothing_behind(kept, tmp_path: Path) -> None:
+    whole = _gguf(tmp_path / "whole.gguf").read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[: kept if kept > 1 else int(kept * len(whole))])
+    with pytest.raises(ModelError, match="expected a whole GGUF file"):
+        converted(cut)
+    assert not list(home().glob("gguf-*/*"))
+
+
+def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="of an architecture that transformers converts"):
+        converted(_gguf(tmp_path / "x.gguf", "nonesuch"))
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
+    with pytest.raises(ModelError, match=r"got no gguf. Install them: pip install 'lavakv\[gguf\]'"):
+        converted(_gguf(tmp_path / "x.gguf"))
+
+
+def test_the_same_content_is_converted_once(tmp_path: Path, monkeypatch) -> None:
+    conversions: list[Path] = []
+
+    def convert(file: Path, folder: Path) -> None:
+        conversions.append(file)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(conversion, "convert", convert)
+    first, second = _gguf(tmp_path / "a.gguf"), tmp_path / "b.gguf"
+    second.write_bytes(first.read_bytes())
+    assert converted(first) == converted(second)
+    assert len(conversions) == 1
