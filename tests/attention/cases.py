@@ -1,0 +1,138 @@
+"""Random questions to a layer's store, with the exact answer and the error PyTorch's own attention makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from lavakv.attention import AttentionRequest, AttentionSettings
+from lavakv.attention.naive import attend_dense
+from lavakv.store.base import LayerStore
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@dataclass
+class Case:
+    """A store's life in short, and a request to it.
+
+    Attributes:
+        keys: `[B, H, columns, head_dim]`: prompt, then new tokens.
+        values: `[B, H, columns, value_dim]`.
+        ranked: `[B]` of `[H, n]`, evictable columns by rank.
+        counts: `[B][H]`, how many of them are held.
+        window: columns of the window.
+        request: queries of the last columns.
+    """
+
+    keys: Tensor
+    values: Tensor
+    ranked: list[Tensor]
+    counts: list[list[int]]
+    window: int
+    request: AttentionRequest
+
+    def fill(self, store: LayerStore) -> LayerStore:
+        """Hold, evict, and append the new tokens: one alone first, so that there is spare room behind the rest."""
+        prompt = self.ranked[0].shape[1] + self.window
+        store.hold(self.keys[:, :, :prompt], self.values[:, :, :prompt])
+        store.keep(self.ranked, self.counts, self.window)
+        for start, stop in ((prompt, prompt + 1), (prompt + 1, self.keys.shape[2])):
+            store.append(self.keys[:, :, start:stop], self.values[:, :, start:stop])
+        return store
+
+    def visible(self) -> Tensor:
+        """What each query may see, bool `[B, H, q, columns]`, entry by entry."""
+        batch, heads, columns, _ = self.keys.shape
+        evictable, num_queries = self.ranked[0].shape[1], self.request.queries.shape[2]
+        seen = torch.zeros(batch, heads, num_queries, columns, dtype=torch.bool)
+        for row in range(batch):
+            for head, count in enumerate(self.counts[row]):
+                for column in self.ranked[row][head, :count].tolist():
+                    seen[row, head, :, column] = True
+        mask = self.request.tail_mask
+        seen[..., evictable:] = True if mask is None else mask
+        return seen
+
+    def exact(self) -> Tensor:
+        """The answer in float64."""
+        queries, (scaling, softcap, sinks), _ = self.request
+        settings = AttentionSettings(scaling, softcap, None if sinks is None else sinks.double())
+        request = AttentionRequest(queries.double(), settings)
+        return attend_dense(request, self.keys.double(), self.values.double(), self.visible())
+
+    def bound(self) -> float:
+        """Twice the worse of PyTorch's own errors, and a few roundings that it does not make.
+
+        Those are of the output: one a part (past and tail), one for their sum, one for the last cast; and of the
+        log-sum-exp: a number as large as the largest logit is rounded in each part and in their merger.
+        """
+        exact, queries = self.exact(), self.request.queries
+        errors = [float((answer.double() - exact).abs().max()) for answer in self.pytorch()]
+        scale = float(self.values.double().abs().max())
+        assert max(errors) < 16 * torch.finfo(queries.dtype).eps * scale, "the evidence itself is wrong"
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        logit = float(queries.double().norm(dim=-1).max() * self.keys.double().norm(dim=-1).max())
+        size = abs(self.request.settings.scaling) * logit + self.keys.shape[2]
+        roundings = 4 * torch.finfo(queries.dtype).eps + 3 * size * torch.finfo(wide).eps
+        return 2 * max(errors) + roundings * scale
+
+    def pytorch(self) -> list[Tensor]:
+        """PyTorch's attention in the queries' dtype: written out as models do, and the fused one where it can."""
+        queries, (scaling, softcap, sinks), _ = self.request
+        group = queries.shape[1] // self.keys.shape[1]
+        keys, values, seen = (t.repeat_interleave(group, dim=1) for t in (self.keys, self.values, self.visible()))
+        logits = queries @ keys.transpose(2, 3) * scaling
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        logits = logits.masked_fill(~seen, float("-inf"))
+        if sinks is not None:
+            column = sinks.to(logits.dtype).view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        weights = torch.softmax(logits, dim=-1, dtype=wide).to(queries.dtype)
+        answers = [weights[..., : keys.shape[2]] @ values]
+        if softcap is None and sinks is None:
+            answers.append(functional.scaled_dot_product_attention(queries, keys, values, seen, scale=scaling))
+        return answers
+
+
+@st.composite
+def cases(draw: st.DrawFn, dtype: torch.dtype) -> Case:
+    """Empty heads, all heads empty, odd head sizes, groups of one to seven, one query and many under masks."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    batch, heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 7]))
+    head_dim, window, evictable = draw(st.sampled_from([80, 5, 8])), draw(st.integers(1, 4)), draw(st.integers(0, 12))
+    value_dim, num_queries = draw(st.sampled_from([head_dim, head_dim, 3])), draw(st.sampled_from([1, 1, 2, 5]))
+    columns = evictable + window + 1 + num_queries
+    most = draw(st.sampled_from([0, evictable, evictable]))
+    counts = [[draw(st.integers(0, most)) for _ in range(heads)] for _ in range(batch)]
+    ranked = [torch.stack([torch.randperm(evictable, generator=generator) for _ in range(heads)]) for _ in range(batch)]
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).transpose(1, 2)
+
+    settings = AttentionSettings(
+        draw(st.sampled_from([head_dim**-0.5, 0.3])),
+        draw(st.sampled_from([None, None, 2.0])),
+        torch.randn(heads * group, generator=generator).to(dtype) if draw(st.booleans()) else None,
+    )
+    mask = None
+    if num_queries > 1 or draw(st.booleans()):
+        mask = tail_mask(generator, batch, num_queries, window + 1 + num_queries)
+    queries = noise(batch, num_queries, heads * group, head_dim)
+    request = AttentionRequest(queries, settings, mask)
+    keys, values = noise(batch, columns, heads, head_dim), noise(batch, columns, heads, value_dim)
+    return Case(keys, values, ranked, counts, window, request)
+
+
+def tail_mask(generator: torch.Generator, batch: int, num_queries: int, tail: int) -> Tensor:
+    """Causal among the new tokens, some of the columns before them hidden; every query sees itself."""
+    mask = torch.rand(batch, 1, 1, tail, generator=generator) < 0.7
+    causal = torch.ones(num_queries, tail, dtype=torch.bool).tril(tail - num_queries)
+    itself = torch.zeros_like(causal)
+    itself[torch.arange(num_queries), tail - num_queries + torch.arange(num_queries)] = True
+    return (mask & causal) | itself

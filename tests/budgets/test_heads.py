@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lavakv.budgets.heads import (
+    equal_weights,
+    head_budgets,
+    pooled_weights,
+    retained_while_trimming,
+    worst_case_spare,
+)
+from lavakv.budgets.naive import divide_naive, head_budgets_naive
+from lavakv.ranking import rank
+from tests.budgets.strategies import tied_scores
+
+
+@given(tied_scores(), st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.data())
+def test_pooled_heads_equal_the_naive_count(scores: torch.Tensor, floor_share: float, data: st.DataObject) -> None:
+    num_heads, num_evictable = scores.shape
+    total = data.draw(st.integers(0, scores.numel()))
+    weights = pooled_weights(rank(scores).pooled_heads, num_heads, total, floor_share)
+    counts = head_budgets(weights, total, num_evictable)
+    assert counts.tolist() == head_budgets_naive(scores.tolist(), total, floor_share)
+    assert int(counts.sum()) == total
+    assert float(weights.sum()) == pytest.approx(total, rel=1e-12)
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.data())
+def test_equal_heads_differ_by_one_at_most(num_heads: int, num_evictable: int, data: st.DataObject) -> None:
+    total = data.draw(st.integers(0, num_heads * num_evictable))
+    counts = head_budgets(equal_weights(num_heads, total), total, num_evictable).tolist()
+    assert counts == divide_naive(total, [1.0] * num_heads, [num_evictable] * num_heads)
+    assert max(counts) - min(counts) <= 1
+
+
+@given(tied_scores(), st.sampled_from([0.0, 0.2, 1.0]))
+def test_what_trimming_retains_covers_every_smaller_total(scores: torch.Tensor, floor_share: float) -> None:
+    _assert_retained_covers(scores, floor_share)
+
+
+@given(st.integers(1, 24), st.integers(1, 6), st.sampled_from([0.0, 0.2]), st.integers(0, 2**32 - 1))
+def test_what_trimming_retains_covers_uneven_heads(heads: int, evictable: int, floor_share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    steepness = 4 * torch.rand(heads, 1, generator=generator)
+    _assert_retained_covers(torch.rand(heads, evictable, generator=generator) ** steepness, floor_share)
+
+
+@pytest.mark.parametrize("heads", [2, 3, 8, 16])
+def test_what_trimming_retains_covers_a_giant_among_dwarfs(heads: int) -> None:
+    """Dwarfs whose floor share just misses a seat leave the giant two fifths of the heads more than its share."""
+    scores = torch.rand(heads, 2 * heads, generator=torch.Generator().manual_seed(0))
+    scores[0] += 1.0
+    _assert_retained_covers(scores, 0.2)
+
+
+def test_trimming_needs_its_spare() -> None:
+    """Without the spare a smaller total can ask for entries that are gone."""
+    scores = torch.tensor([[9.0, 1, 1, 1], [8, 1, 1, 1], [7, 1, 1, 1], [6, 1, 1, 1], [5, 4, 3, 2]])
+    pooled, shrinks = rank(scores).pooled_heads, []
+    for total in range(21):
+        weights = pooled_weights(pooled, 5, total, 0.2)
+        shrinks.append((weights.floor().long(), head_budgets(weights, total, 4)))
+    assert any(bool((shrinks[less][1] > shrinks[more][0]).any()) for more in range(21) for less in range(more))
+
+
+def _assert_retained_covers(scores: torch.Tensor, floor_share: float) -> None:
+    num_heads, num_evictable = scores.shape
+    pooled = rank(scores).pooled_heads
+    most = torch.zeros(num_heads, dtype=torch.int64)
+    for total in range(scores.numel() + 1):
+        weights = pooled_weights(pooled, num_heads, total, floor_share)
+        most = torch.maximum(most, head_budgets(weights, total, num_evictable))  # of this and all smaller totals
+        retained = retained_while_trimming(weights, num_evictable)
+        assert bool((most <= retained).all())
+        assert bool((retained <= num_evictable).all())
+        assert int(retained.sum()) <= total + worst_case_spare(num_heads)

@@ -1,0 +1,80 @@
+"""Random scoring windows, with a naive twin each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lavakv.scoring.naive import NaiveWindow
+from lavakv.scoring.window import ScoringWindow
+
+
+@st.composite
+def windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
+    """One token, fewer tokens than the pooling kernel, GQA, softcap, sinks, masks, odd sizes, odd strides."""
+    heads, group = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 7]))
+    window, evictable = draw(st.integers(1, 5)), draw(st.integers(min_evictable, 17))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    head_dim, num_tokens = draw(st.sampled_from([1, 4, 5])), window + evictable
+    queries = torch.randn(heads, group, head_dim, window, generator=generator).transpose(2, 3)
+    keys = 2 * torch.randn(num_tokens, heads, head_dim, generator=generator).transpose(0, 1)
+    values = torch.randn(heads, num_tokens, 2 * draw(st.integers(1, 3)), generator=generator)[..., ::2]
+    sinks = torch.randn(heads, group, generator=generator) if draw(st.booleans()) else None
+    visible = None
+    if draw(st.booleans()):
+        visible = torch.rand(window, num_tokens, generator=generator) < 0.6
+        visible[torch.arange(window), evictable + torch.arange(window)] = True  # every query sees itself
+    softcap = draw(st.sampled_from([None, 1.5, 50.0]))
+    scaling = draw(st.sampled_from([head_dim**-0.5, 0.3]))
+    return ScoringWindow(queries, [keys], [values], scaling, softcap, sinks, visible)
+
+
+@st.composite
+def chunked(draw: st.DrawFn) -> tuple[ScoringWindow, ScoringWindow]:
+    """A window and the same one with keys and values in chunks, empty ones included."""
+    whole = draw(windows())
+    cuts = sorted(draw(st.lists(st.integers(0, whole.num_tokens), min_size=1, max_size=3)))
+    return whole, replace(whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts))
+
+
+def naive(window: ScoringWindow) -> NaiveWindow:
+    """The twin in nested lists."""
+    return NaiveWindow(
+        window.queries.flatten(0, 1).tolist(),
+        torch.cat(list(window.keys), dim=1).tolist(),
+        torch.cat(list(window.values), dim=1).tolist(),
+        window.scaling,
+        window.softcap,
+        None if window.sinks is None else window.sinks.flatten().tolist(),
+        None if window.visible is None else window.visible.tolist(),
+    )
+
+
+def plain_attention_error(window: ScoringWindow, exact: Tensor) -> float:
+    """How far PyTorch's own float32 softmax and log-softmax, written out anew, are from the exact mean attention."""
+    keys, count = torch.cat(list(window.keys), dim=1), window.num_evictable
+    logits = torch.einsum("hgwd,hkd->hgwk", window.queries, keys) * window.scaling
+    if window.softcap is not None:
+        logits = torch.tanh(logits / window.softcap) * window.softcap
+    causal = torch.ones(logits.shape[2:], dtype=torch.bool).tril(count)
+    logits = logits.masked_fill(~(causal if window.visible is None else window.visible), -torch.inf)
+    if window.sinks is not None:
+        logits = torch.cat([logits, window.sinks[..., None, None].expand(*logits.shape[:3], 1)], dim=-1)
+    means = [p[..., :count].mean(dim=2) for p in (logits.softmax(-1), logits.log_softmax(-1).exp())]
+    error = max(largest_difference(mean, exact) for mean in means)
+    assert error < 1e-4, "the evidence itself is wrong"
+    return error
+
+
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    """Largest absolute difference, 0 where there is nothing to compare; both must be finite."""
+    difference = (one.double() - other.double()).abs()
+    assert bool(difference.isfinite().all())
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+def _cut(tensor: Tensor, cuts: list[int]) -> list[Tensor]:
+    return list(tensor.tensor_split(cuts, dim=1))
