@@ -12,6 +12,8 @@ _REFUSED = {
     "prefill_chunk_size": (None, "the whole prompt in one forward (the first chunk would be taken for the prompt)"),
     "num_beams": (1, "one beam"),
     "prompt_lookup_num_tokens": (None, "no speculative decoding"),
+    "assistant_early_exit": (None, "no speculative decoding"),
+    "use_cache": (True, "True (without, every step would put the whole text on top of what the cache holds)"),
 }
 
 
