@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from lavakv.cli.console import results
 from lavakv.cli.main import run
 
 
@@ -19,12 +22,16 @@ def test_every_policy_meets_every_budget_after_the_full_cache(model_dir, long_pr
     assert all(r["kv_bytes"] < runs[0]["kv_bytes"] for r in runs[1:])
 
 
-def test_table_names_what_it_compares(model_dir, long_prompt, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    assert run(["compare", long_prompt, "-m", model_dir, "-n", "4", "--no-chat", "--keep", "0.25"]) == 0
-    table = capsys.readouterr().out
-    for text in ("150 prompt tokens", "full cache", "lava", "25%", "KiB", "tok/s"):
-        assert text in table
+@pytest.mark.parametrize("width", [80, 160])
+def test_table_and_answers_at_any_width(width, model_dir, long_prompt, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(results, "_width", width)
+    command = ["compare", long_prompt, "-m", model_dir, "-n", "4", "--no-chat", "--keep", "0.25"]
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    assert run([*command, "--json"]) == 0
+    answers = [record["text"] for record in json.loads(capsys.readouterr().out)["runs"]]
+    for text in ("150 prompt tokens", "full cache", "25%", "KiB", "tok/s", *answers):
+        assert text in shown
 
 
 def test_fractions_are_the_default(model_dir, long_prompt, capsys) -> None:

@@ -16,6 +16,7 @@ from lavakv.cli.loading import load_quietly
 from lavakv.cli.prompts import read_prompt
 
 _DEFAULT_KEEP = "0.5,0.25,0.125"
+_WIDE = 120
 
 
 def compare(
@@ -57,19 +58,23 @@ def compare(
             del done
     if as_json:
         print_json({"model": model, "runs": records})
-    else:
-        results.print(_table(records))
+        return
+    wide = results.width >= _WIDE
+    results.print(_table(records, with_answers=wide))
+    if not wide:
+        results.print(_answers(records))
 
 
-def _table(records: list[dict[str, Any]]) -> Table:
+def _table(records: list[dict[str, Any]], with_answers: bool) -> Table:
     table = Table(title=f"{records[0]['prompt_tokens']} prompt tokens")
-    table.add_column("policy")
+    table.add_column("policy", overflow="fold")
     for heading in ("budget", "kept entries", "kept", "KV cache", "prefill", "decode"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("answer", ratio=1, overflow="fold")
+        table.add_column(heading, justify="right")
+    if with_answers:
+        table.add_column("answer", ratio=1, overflow="fold")
     for record in records:
         speed = record["tokens_per_second"]
-        table.add_row(
+        cells = [
             record["policy"],
             record["budget"],
             f"{record['kept_entries']:,}",
@@ -77,6 +82,18 @@ def _table(records: list[dict[str, Any]]) -> Table:
             human_bytes(record["kv_bytes"]),
             f"{record['prefill_seconds']:.2f} s",
             "-" if speed is None else f"{speed:.1f} tok/s",
-            escape(" ".join(record["text"].split())),
-        )
+        ]
+        table.add_row(*cells, *([_answer(record)] if with_answers else []))
     return table
+
+
+def _answers(records: list[dict[str, Any]]) -> Table:
+    """The answers on their own, for terminals too narrow for a column more."""
+    grid = Table.grid(padding=(0, 2))
+    for record in records:
+        grid.add_row(record["policy"], record["budget"], _answer(record))
+    return grid
+
+
+def _answer(record: dict[str, Any]) -> str:
+    return escape(" ".join(record["text"].split()))

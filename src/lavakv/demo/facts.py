@@ -29,12 +29,13 @@ _GIFTS = ("telescope", "violin", "parrot", "bicycle", "kite", "trumpet")
 _SHIPS = ("Morning Star", "Silver Heron", "Golden Fox", "Blue Thistle", "Northern Light")
 _WORDS = ("marigold", "walnut", "thunder", "lantern", "feather", "pebble")
 
+_ISLANDS = ("Lindholm", "Barrowmere", "Saltness", "Greywater", "Tamsund", "Ravenholt")
+
 _KINDS = (
-    ("The magic number of the clock tower is {}.", "What is the magic number of the clock tower?", None),
-    ("The number of the customs safe is {}.", "What is the number of the customs safe?", None),
-    ("The lost ring was found in the {}.", "Where was the lost ring found?", _THINGS),
-    ("The mayor's birthday gift was a {}.", "What was the mayor's birthday gift?", _GIFTS),
+    ("The name of the island is {}.", "What is the name of the island?", _ISLANDS),
     ("The new ship is named {}.", "What is the name of the new ship?", _SHIPS),
+    ("The stolen bell was hidden in a {}.", "In what was the stolen bell hidden?", _THINGS),
+    ("The mayor's birthday gift was a {}.", "What was the mayor's birthday gift?", _GIFTS),
     ("The secret word of the harbour master is {}.", "What is the secret word of the harbour master?", _WORDS),
 )
 MOST_FACTS = len(_KINDS)
@@ -44,6 +45,6 @@ def draw_facts(draw: random.Random, count: int) -> tuple[Fact, ...]:
     """Choose `count` facts of different kinds, at most `MOST_FACTS`."""
     facts = []
     for sentence, question, answers in draw.sample(_KINDS, count):
-        answer = str(draw.randrange(10000, 100000)) if answers is None else draw.choice(answers)
+        answer = draw.choice(answers)
         facts.append(Fact(sentence.format(answer), question, answer))
     return tuple(facts)
