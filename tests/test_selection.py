@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 import lavakv
 from lavakv import BudgetError, InputError, PolicyError
-from lavakv.policy import Policy, get_policy
-from lavakv.ranking import rank
-from lavakv.selection import layer_weight
+from lavakv.policy import Policy
 from tests.errors import assert_all_parts
 
 QUERIES, KEYS, VALUES = torch.randn(4, 3, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)
@@ -80,42 +76,50 @@ def test_a_budget_within_the_window_is_refused(budget: object) -> None:
         lavakv.select("lava", [torch.rand(2, 20)], budget=budget, window=4)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("policy", ["", "LAVA", None, 3, ["lava"]])
-def test_an_unknown_policy_is_refused(policy: object) -> None:
-    with pytest.raises(PolicyError, match=r"^policy: expected a Policy or one of lava, ") as caught:
-        get_policy(policy)  # type: ignore[arg-type]
-    assert_all_parts(caught.value, got=repr(policy))
+OUTPUT_WEIGHT, PROMPT_QUERIES = torch.randn(4, 6, 5), torch.randn(4, 10, 8)
 
 
-@pytest.mark.parametrize(
-    "change", [{"head_rule": "best"}, {"layer_rule": "pooled"}, {"floor_share": -0.1}, {"floor_share": float("nan")}]
-)
-def test_a_policy_with_an_unknown_rule_cannot_be_made(change: dict) -> None:
-    with pytest.raises(PolicyError, match=f"{next(iter(change))} of policy 'lava'") as caught:
-        replace(get_policy("lava"), **change)
-    assert_all_parts(caught.value, got=repr(next(iter(change.values()))))
+@pytest.mark.parametrize("shape", [(4, 6), (3, 6, 5), (2, 6, 5), (4, 7, 5), (24, 5), (1, 4, 6, 5)])
+def test_an_output_projection_that_does_not_fit_the_values_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"output_weight: expected shape \(4, 6, hidden\)") as caught:
+        lavakv.scores("criticalkv", QUERIES, KEYS, VALUES, tokens_per_head=5, output_weight=torch.ones(shape))
+    assert_all_parts(caught.value, got=str(shape))
 
 
-def test_policies_are_listed_and_cannot_be_changed() -> None:
-    assert list(lavakv.policies()) == ["lava", "lava-uniform-layers", "lava-uniform-heads"]
-    with pytest.raises(TypeError):
-        lavakv.policies()["mine"] = "a line"  # type: ignore[index]
+@pytest.mark.parametrize("shape", [(4, 3, 8), (2, 10, 8), (4, 9, 8), (4, 10, 7), (10, 8)])
+def test_queries_of_less_than_the_whole_prompt_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"prompt_queries: expected all queries of the prompt, shape") as caught:
+        lavakv.scores("h2o", QUERIES, KEYS, VALUES, prompt_queries=torch.ones(shape))
+    assert_all_parts(caught.value, got=str(shape))
 
 
-def test_ties_rank_lower_heads_and_earlier_positions_first() -> None:
-    ranking = rank(torch.tensor([[1.0, 2.0, 1.0], [2.0, 2.0, 1.0]]))
-    assert ranking.positions.tolist() == [[1, 0, 2], [0, 1, 2]]
-    assert ranking.pooled_heads.tolist() == [0, 1, 1, 0, 0, 1]
+@pytest.mark.parametrize("budget", [0, 2, 3, -1])
+def test_a_score_for_a_budget_within_the_window_is_refused(budget: int) -> None:
+    for policy in ("criticalkv", "defensivekv"):
+        with pytest.raises(BudgetError, match=r"^budget: "):
+            lavakv.scores(policy, QUERIES, KEYS, VALUES, tokens_per_head=budget, output_weight=OUTPUT_WEIGHT)
 
 
-@pytest.mark.parametrize("shape", [(1, 0), (3, 0), (1, 1)])
-def test_ranking_the_smallest_layers(shape: tuple[int, int]) -> None:
-    ranking = rank(torch.zeros(shape))
-    assert ranking.positions.shape == shape
-    assert ranking.pooled_heads.tolist() == [0] * (shape[0] * shape[1])
+@pytest.mark.parametrize("weights", [[], [1.0], [1.0] * 3, [1.0, -0.5], [1.0, float("nan")], [float("inf"), 1.0]])
+def test_layer_weights_that_cannot_be_compared_are_refused(weights: list[float]) -> None:
+    with pytest.raises(InputError, match="layer_weights: expected 2 finite numbers") as caught:
+        lavakv.select("cake", [torch.rand(2, 20)] * 2, budget=12, window=4, layer_weights=weights)
+    assert_all_parts(caught.value, got=repr(weights))
 
 
-def test_layer_weight_follows_the_layer_rule() -> None:
-    scores = torch.ones(3, 5)
-    assert layer_weight(get_policy("lava"), scores) == pytest.approx(1.0)
-    assert layer_weight(get_policy("lava-uniform-layers"), scores) == 3.0
+def test_a_rule_that_is_a_function_needs_its_weights_given() -> None:
+    layers = [torch.rand(2, 20), torch.rand(2, 20)]
+    with pytest.raises(PolicyError, match=r"'cake': expected layer_weights, which its layer rule makes") as caught:
+        lavakv.select("cake", layers, budget=12, window=4)
+    assert_all_parts(caught.value, got="none")
+    counts = lavakv.select("cake", layers, budget=12, window=4, layer_weights=[3.0, 1.0]).counts
+    assert counts.tolist() == [[16, 16], [8, 8]]
+    assert lavakv.select("cake", layers, budget=24, window=4).counts.sum() == 96  # nothing goes, nothing to weigh
+
+
+@pytest.mark.parametrize("name", lavakv.policies())
+def test_scores_that_are_no_numbers_are_refused_by_every_rule(name: str) -> None:
+    layers = [torch.rand(2, 20), torch.rand(2, 20)]
+    layers[1][0, 3] = torch.nan
+    with pytest.raises(PolicyError, match=f"policy '{name}' at layer 1: expected finite scores"):
+        lavakv.select(name, layers, budget=12, window=4, layer_weights=[1.0, 1.0])

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from lavakv.budgets.layers import WorstCase, worst_case_entries
     from lavakv.eviction.records import Budgets
     from lavakv.hf import LavaCache, disable, enable, enabled
-    from lavakv.policy import Policy, policies
+    from lavakv.policy import Policy
+    from lavakv.registry import policies
     from lavakv.selection import Selection, scores, select
 
 _HOME = {
@@ -39,7 +40,7 @@ _HOME = {
     "disable": "lavakv.hf",
     "enable": "lavakv.hf",
     "enabled": "lavakv.hf",
-    "policies": "lavakv.policy",
+    "policies": "lavakv.registry",
     "scores": "lavakv.selection",
     "select": "lavakv.selection",
     "worst_case_entries": "lavakv.budgets.layers",

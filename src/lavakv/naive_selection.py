@@ -4,45 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lavakv.budgets.naive import divide_naive, head_budgets_naive, layer_budgets_naive, pooled_order_naive
+from lavakv.budgets.naive import (
+    Scores,
+    Tiers,
+    divide_naive,
+    head_budgets_naive,
+    layer_budgets_naive,
+    pool_counts_naive,
+    pooled_order_naive,
+    tiers_naive,
+)
 from lavakv.policy import Policy
-
-Rows = Sequence[Sequence[float]]
 
 
 def select_naive(
-    policy: Policy, scores: Sequence[Rows], layer_weights: Sequence[float], budget: int, window: int
+    policy: Policy,
+    scores: Sequence[Scores],
+    layer_weights: Sequence[float],
+    budget: int,
+    window: int,
+    outright: Sequence[Sequence[Sequence[bool]]] | None = None,
 ) -> list[list[list[int]]]:
     """Twin of `select`, one shot.
 
     Args:
-        policy: whose head rule and floor share to use.
+        policy: whose rules and floor share to use.
         scores: `[layers][kv_heads][n]`.
         layer_weights: weight of each layer; given, since rounding of an entropy may break a tie between layers.
         budget: mean entries a head keeps, window included.
         window: positions behind the scored ones.
+        outright: `[layers][kv_heads][n]`, what is kept before the others, or None for nothing.
 
     Returns:
         Kept positions, ascending, `[layers][kv_heads][kept]`.
     """
-    num_evictable = len(scores[0][0])
-    num_heads = [len(layer) for layer in scores]
+    num_evictable, num_heads = len(scores[0][0]), [len(layer) for layer in scores]
     if num_evictable + window <= budget:
         return [[list(range(num_evictable + window)) for _ in layer] for layer in scores]
-    totals = layer_budgets_naive((budget - window) * sum(num_heads), layer_weights, num_heads, num_evictable)
-    return [_select_layer(policy, layer, total, window) for layer, total in zip(scores, totals, strict=True)]
-
-
-def _select_layer(policy: Policy, scores: Rows, total: int, window: int) -> list[list[int]]:
-    num_heads, num_evictable = len(scores), len(scores[0])
-    if policy.head_rule == "equal":
-        counts = divide_naive(total, [1.0] * num_heads, [num_evictable] * num_heads)
+    total = (budget - window) * sum(num_heads)
+    guaranteed = int(policy.floor_share * (budget - window)) if policy.layer_rule == "pool" else 0
+    marks = [None] * len(scores) if outright is None else outright
+    layers = [(layer, tiers_naive(layer, mark, guaranteed)) for layer, mark in zip(scores, marks, strict=True)]
+    if policy.layer_rule == "pool":
+        counts = pool_counts_naive(layers, total)
     else:
-        counts = head_budgets_naive(scores, total, policy.floor_share)
-    order = pooled_order_naive(scores)
-    tail = range(num_evictable, num_evictable + window)
+        totals = layer_budgets_naive(total, layer_weights, num_heads, num_evictable)
+        counts = [_head_counts(policy, *layer, share) for layer, share in zip(layers, totals, strict=True)]
+    return [_kept(*layer, count, window) for layer, count in zip(layers, counts, strict=True)]
+
+
+def _head_counts(policy: Policy, scores: Scores, tiers: Tiers, total: int) -> list[int]:
+    if policy.head_rule == "equal":
+        return divide_naive(total, [1.0] * len(scores), [len(scores[0])] * len(scores))
+    return head_budgets_naive(scores, total, policy.floor_share, tiers)
+
+
+def _kept(scores: Scores, tiers: Tiers, counts: Sequence[int], window: int) -> list[list[int]]:
+    tail = range(len(scores[0]), len(scores[0]) + window)
     kept = []
     for head, count in enumerate(counts):
-        best = [position for owner, position in order if owner == head][:count]
+        best = [position for _, position in pooled_order_naive([scores[head]], [tiers[head]])][:count]
         kept.append([*sorted(best), *tail])
     return kept

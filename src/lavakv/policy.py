@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from lavakv.budgets.heads import equal_weights, pooled_weights
 from lavakv.errors import PolicyError
-from lavakv.scoring.lava import lava_score
+from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
 HeadRule = Literal["pooled", "equal"]
-LayerRule = Literal["entropy", "equal"]
+LayerRule = Literal["entropy", "equal", "pyramid", "pool"]
+Need = Literal["tokens_per_head", "output_weight", "prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +25,33 @@ class Policy:
     Attributes:
         name: what reports and errors call it.
         summary: one line with its source.
-        score: from a `ScoringWindow` to `[H, n]`, higher is kept longer.
+        score: from a `ScoringWindow` to `[H, n]`, higher is kept longer; or to `TieredScores`.
         head_rule: `pooled` lets the heads of a layer compete, `equal` gives each the same.
         layer_rule: `entropy` follows how evenly a layer's scores are spread, `equal` gives each head of each layer the
-            same mean.
-        floor_share: part of a layer's total that pooled heads share equally, `alpha` in the paper.
+            same mean, `pyramid` gives early layers more, `pool` lets all heads of all layers compete. A function from
+            the `ScoringWindow` to a float64 scalar gives each layer's weight itself.
+        floor_share: part of a layer's total that pooled heads share equally, `alpha` in the paper; with the layer rule
+            `pool` the part of the mean budget that every head is guaranteed.
+        needs: attributes of the `ScoringWindow` that the score reads and that may be absent.
 
     Raises:
-        PolicyError: an unknown rule, or a floor share outside [0, 1].
+        PolicyError: an unknown rule or need, or a floor share outside [0, 1].
     """
 
     name: str
     summary: str
-    score: Callable[[ScoringWindow], Tensor]
+    score: Callable[[ScoringWindow], Tensor | TieredScores]
     head_rule: HeadRule = "pooled"
-    layer_rule: LayerRule = "entropy"
+    layer_rule: LayerRule | Callable[[ScoringWindow], Tensor] = "entropy"
     floor_share: float = 0.2
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
-        for argument, value, choices in (
-            ("head_rule", self.head_rule, get_args(HeadRule)),
-            ("layer_rule", self.layer_rule, get_args(LayerRule)),
-        ):
-            if value not in choices:
-                raise PolicyError(
-                    f"{argument} of policy {self.name!r}",
-                    expected=" or ".join(choices),
-                    got=repr(value),
-                    fix="Use one of the rules that exist.",
-                )
+        _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))
+        if not callable(self.layer_rule):
+            _require_choice(self, "layer_rule", self.layer_rule, get_args(LayerRule))
+        for need in self.needs:
+            _require_choice(self, "needs", need, get_args(Need))
         if not 0.0 <= self.floor_share <= 1.0:
             raise PolicyError(
                 f"floor_share of policy {self.name!r}",
@@ -68,36 +66,16 @@ class Policy:
             return equal_weights(num_heads, total)
         return pooled_weights(pooled_heads, num_heads, total, self.floor_share)
 
-
-_PAPER = "arXiv 2509.09754"
-_BUILT_IN = {
-    policy.name: policy
-    for policy in (
-        Policy("lava", f"LAVa: dynamic head and layer budgets ({_PAPER})", lava_score),
-        Policy("lava-uniform-layers", f"LAVa without layer budgets ({_PAPER})", lava_score, layer_rule="equal"),
-        Policy("lava-uniform-heads", f"LAVa without head budgets ({_PAPER})", lava_score, head_rule="equal"),
-    )
-}
+    def num_guaranteed(self, tokens_per_head: int, window: int) -> int:
+        """Entries that every head keeps, window aside, before all heads of all layers compete."""
+        return int(self.floor_share * (tokens_per_head - window)) if self.layer_rule == "pool" else 0
 
 
-def policies() -> Mapping[str, str]:
-    """The policies that can be named: name to one line about each."""
-    return MappingProxyType({name: policy.summary for name, policy in _BUILT_IN.items()})
-
-
-def get_policy(policy: str | Policy) -> Policy:
-    """Look a policy up by name; a `Policy` passes through.
-
-    Raises:
-        PolicyError: no policy has that name.
-    """
-    if isinstance(policy, Policy):
-        return policy
-    if not isinstance(policy, str) or policy not in _BUILT_IN:
+def _require_choice(policy: Policy, argument: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
         raise PolicyError(
-            "policy",
-            expected=f"a Policy or one of {', '.join(_BUILT_IN)}",
-            got=repr(policy),
-            fix="`lavakv.policies()` lists the names.",
+            f"{argument} of policy {policy.name!r}",
+            expected=" or ".join(choices),
+            got=repr(value),
+            fix="Use one of those that exist.",
         )
-    return _BUILT_IN[policy]

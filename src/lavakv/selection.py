@@ -8,14 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.budgets.heads import head_budgets
-from lavakv.budgets.layers import layer_budgets
+from lavakv.allocation import allocate
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError, PolicyError
-from lavakv.policy import Policy, get_policy
+from lavakv.judging import judge, score_weight
+from lavakv.policy import Policy
 from lavakv.ranking import rank
-from lavakv.scoring.entropy import head_statistics, normalized_entropy
-from lavakv.scoring.shapes import require_extras, require_shapes
+from lavakv.registry import get_policy
+from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.shapes import require_extras, require_shapes, require_whole
+from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -42,7 +44,10 @@ def scores(
     sinks: Tensor | None = None,
     visible: Tensor | None = None,
     layer: int = 0,
-) -> Tensor:
+    tokens_per_head: int | None = None,
+    output_weight: Tensor | None = None,
+    prompt_queries: Tensor | None = None,
+) -> Tensor | TieredScores:
     """Score the evictable entries of one layer of one sequence.
 
     Args:
@@ -55,22 +60,30 @@ def scores(
         sinks: `[query_heads]` attention-sink logits, if the model has them.
         visible: bool `[w, N]`, what the window's queries see, if not simply causal.
         layer: index of the layer.
+        tokens_per_head: the budget `b`, for policies in two stages.
+        output_weight: `[query_heads, value_dim, hidden]`, the output projection, for policies that project values.
+        prompt_queries: `[query_heads, N, head_dim]`, all of the prompt's queries, for policies that look beyond the
+            window; they are taken to be causal.
 
     Returns:
-        float32 `[kv_heads, N - w]`.
+        float32 `[kv_heads, N - w]`, or such values with a mask of what is kept outright.
 
     Raises:
         InputError: shapes that do not belong together.
-        PolicyError: an unknown policy, or scores that are not finite numbers.
+        BudgetError: a budget that does not exceed the window though the prompt is longer.
+        PolicyError: an unknown policy, one that needs what is not given, or scores that are not finite numbers.
     """
     key_chunks = [keys] if isinstance(keys, Tensor) else list(keys)
     value_chunks = [values] if isinstance(values, Tensor) else list(values)
     require_shapes(q_window, key_chunks, value_chunks)
-    require_extras(sinks, visible, q_window, sum(chunk.shape[1] for chunk in key_chunks))
+    num_tokens = sum(chunk.shape[1] for chunk in key_chunks)
+    require_extras(sinks, visible, q_window, num_tokens)
+    require_whole(output_weight, prompt_queries, q_window, num_tokens, value_chunks[0].shape[2])
+    if tokens_per_head is not None:
+        BudgetSpec(budget=tokens_per_head, window=q_window.shape[1]).tokens_per_head([num_tokens], 0, 1)
     num_heads = key_chunks[0].shape[0]
-    grouped = q_window.reshape(num_heads, -1, *q_window.shape[1:])
     window = ScoringWindow(
-        queries=grouped,
+        queries=_grouped(q_window, num_heads),
         keys=key_chunks,
         values=value_chunks,
         scaling=q_window.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -78,54 +91,29 @@ def scores(
         sinks=None if sinks is None else sinks.reshape(num_heads, -1),
         visible=visible,
         layer=layer,
+        tokens_per_head=tokens_per_head,
+        output_weight=None if output_weight is None else _grouped(output_weight, num_heads),
+        prompt=None if prompt_queries is None else PromptRows(_grouped(prompt_queries, num_heads)),
     )
-    return score_window(get_policy(policy), window)
-
-
-def score_window(policy: Policy, window: ScoringWindow) -> Tensor:
-    """Apply a policy's score and insist on its shape; float32 `[H, n]`."""
-    score = policy.score(window)
-    expected = (window.queries.shape[0], window.num_evictable)
-    if tuple(score.shape) != expected:
-        raise PolicyError(
-            f"policy {policy.name!r} at layer {window.layer}",
-            expected=f"scores of shape {expected}",
-            got=str(tuple(score.shape)),
-            fix="Return one score per KV head and evictable position.",
-        )
-    return score.float()
-
-
-def layer_weight(policy: Policy, score: Tensor, layer: int = 0) -> float:
-    """Weight of a layer in the split of the sequence's total: its entropy, or its number of heads.
-
-    Raises:
-        PolicyError: scores that are not finite, or below zero where an entropy is asked for; names policy and layer.
-    """
-    statistics = head_statistics(score).sum(dim=0)
-    finite = statistics.isfinite().tolist()
-    if not finite[0] or (policy.layer_rule == "entropy" and not finite[1]):
-        raise PolicyError(
-            f"policy {policy.name!r} at layer {layer}",
-            expected="scores of zero or more: an entropy needs them" if finite[0] else "finite scores",
-            got="a negative one" if finite[0] else "NaN or infinity",
-            fix="Mend the policy's score, or check the model's weights and dtype.",
-        )
-    if policy.layer_rule == "equal":
-        return float(score.shape[0])
-    return float(normalized_entropy(statistics, score.numel()))
+    return judge(get_policy(policy), window)
 
 
 def select(
-    policy: str | Policy, scores: Sequence[Tensor], budget: int = 256, window: int = DEFAULT_WINDOW
+    policy: str | Policy,
+    scores: Sequence[Tensor | TieredScores],
+    budget: int = 256,
+    window: int = DEFAULT_WINDOW,
+    *,
+    layer_weights: Sequence[float] | None = None,
 ) -> Selection:
     """Decide what one sequence keeps when all of its layers' scores are known.
 
     Args:
         policy: a name from `lavakv.policies()` or a `Policy`.
-        scores: one `[kv_heads, n]` a layer, the same `n` in each.
+        scores: what `scores` returned for each layer: `[kv_heads, n]`, the same `n` in each.
         budget: mean entries a head keeps, window included.
         window: positions behind the `n` scored ones; they are always kept.
+        layer_weights: weight of each layer, for policies whose layer rule is a function of their own.
 
     Returns:
         Exactly `budget` times the number of heads positions in all, or everything if the prompt is no longer.
@@ -134,26 +122,59 @@ def select(
         BudgetError, InputError, PolicyError: a bad budget, scores of unequal length, an unknown policy.
     """
     chosen = get_policy(policy)
-    lengths = {score.shape[1] for score in scores}
-    if len(lengths) != 1:
-        raise InputError(
-            "scores", expected="layers of one prompt, equally long", got=f"lengths {sorted(lengths)}", fix="Check them."
-        )
-    evictable = lengths.pop()
+    values = [score.values if isinstance(score, TieredScores) else score for score in scores]
+    evictable = _common_length(values)
     (tokens_per_head,) = BudgetSpec(budget=budget, window=window).tokens_per_head([evictable + window], 0, 1)
-    num_heads = [score.shape[0] for score in scores]
+    num_heads = [score.shape[0] for score in values]
     if evictable + window <= tokens_per_head:
         return _padded([[torch.arange(evictable + window)] * heads for heads in num_heads])
-    weights = torch.tensor([layer_weight(chosen, s, i) for i, s in enumerate(scores)], dtype=torch.float64)
-    totals = layer_budgets((tokens_per_head - window) * sum(num_heads), weights, num_heads, evictable)
+    if callable(chosen.layer_rule) and layer_weights is None:
+        raise PolicyError(
+            f"policy {chosen.name!r}",
+            expected="layer_weights, which its layer rule makes from each layer's window",
+            got="none",
+            fix="Pass one weight a layer.",
+        )
+    _require_weights(layer_weights, len(scores))
+    allocation = allocate(chosen, num_heads, tokens_per_head - window, evictable)
+    rankings = [rank(score, chosen.num_guaranteed(tokens_per_head, window)) for score in scores]
+    for layer, ranking in enumerate(rankings):
+        weight = score_weight(chosen, values[layer], layer)
+        allocation.add(ranking, weight if layer_weights is None else layer_weights[layer])
     tail = torch.arange(evictable, evictable + window)
     kept = []
-    for score, total in zip(scores, totals.tolist(), strict=True):
-        ranking = rank(score)
-        counts = head_budgets(chosen.head_weights(ranking.pooled_heads, score.shape[0], total), total, evictable)
-        rows = zip(ranking.positions, counts.tolist(), strict=True)
+    for layer, ranking in enumerate(rankings):
+        rows = zip(ranking.positions, allocation.counts(layer, final=True).tolist(), strict=True)
         kept.append([torch.cat([row[:count].sort().values.cpu(), tail]) for row, count in rows])
     return _padded(kept)
+
+
+def _grouped(per_query_head: Tensor, num_heads: int) -> Tensor:
+    """`[query_heads, ...]` to `[H, G, ...]`."""
+    return per_query_head.reshape(num_heads, -1, *per_query_head.shape[1:])
+
+
+def _require_weights(layer_weights: Sequence[float] | None, num_layers: int) -> None:
+    weights = [0.0] * num_layers if layer_weights is None else layer_weights
+    if len(weights) != num_layers or not all(0.0 <= weight < float("inf") for weight in weights):
+        raise InputError(
+            "layer_weights",
+            expected=f"{num_layers} finite numbers of zero or more",
+            got=repr(layer_weights),
+            fix="Pass one weight a layer.",
+        )
+
+
+def _common_length(scores: Sequence[Tensor]) -> int:
+    shapes = [tuple(score.shape) for score in scores]
+    if not shapes or any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) != 1:
+        raise InputError(
+            "scores",
+            expected="[kv_heads, n] for each layer of one prompt, equally long",
+            got=", ".join(map(str, shapes)) or "none",
+            fix="Pass what `lavakv.scores` returned for every layer.",
+        )
+    return int(shapes[0][1])
 
 
 def _padded(kept: list[list[Tensor]]) -> Selection:

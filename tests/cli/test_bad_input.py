@@ -24,6 +24,9 @@ CASES = {
     "unknown device": (["hi", "--device", "abacus"], "device: expected"),
     "too long": (["word1 " * 300], "expected fewer than 256 tokens, the model's positions, got 302"),
     "unknown option": (["hi", "--wat"], "--wat"),
+    "bytes that are no text": (["\udcff\udcfe"], "prompt: expected UTF-8 text"),
+    "a budget for the full cache": (["hi", "--full-cache", "--budget", "9"], "--full-cache: expected no budget"),
+    "a seed beyond 64 bits": (["hi", "--seed", "9" * 25], "--seed"),
 }
 
 
@@ -95,3 +98,14 @@ def test_interruption_is_exit_code_130(model_dir, capsys, monkeypatch) -> None:
     monkeypatch.setattr("lavakv.evaluation.answer.answer", interrupted)
     assert run(["generate", "hi", "-m", model_dir]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_no_stdin(model_dir, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert run(["generate", "-m", model_dir]) == 2
+    assert "prompt: expected text, got none" in capsys.readouterr().err
+
+
+def test_budgets_are_checked_before_a_model_is_loaded(capsys) -> None:
+    assert run(["generate", "hi", "-m", "/no/such/model", "--keep", "7"]) == 2
+    assert "keep: expected" in capsys.readouterr().err

@@ -2,38 +2,103 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
 
+import lavakv
 from lavakv.cli.console import results
 from lavakv.cli.main import run
 
+POLICIES = "lava,lava-uniform-heads"
 
-def test_every_policy_meets_every_budget_after_the_full_cache(model_dir, long_prompt, capsys) -> None:
-    policies, command = "lava,lava-uniform-heads", ["compare", long_prompt, "-m", model_dir, "-n", "4", "--no-chat"]
-    assert run([*command, "--policies", policies, "--budgets", "50,60", "--keep", "0.5", "--json"]) == 0
-    runs = json.loads(capsys.readouterr().out)["runs"]
+
+def _runs(command: list[str], capsys) -> list[dict]:
+    assert run([*command, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["runs"]
+
+
+@pytest.fixture
+def command(model_dir, long_prompt) -> list[str]:
+    return ["compare", long_prompt, "-m", model_dir, "-n", "4", "--no-chat", "--window", "8", "--positions", "6"]
+
+
+def test_every_policy_meets_every_budget_after_the_full_cache(command, capsys) -> None:
+    runs = _runs([*command, "--policies", POLICIES, "--budgets", "50,60", "--keep", "0.5"], capsys)
     assert [(r["policy"], r["budget"]) for r in runs] == [
         ("full cache", "all"),
-        *((policy, size) for policy in policies.split(",") for size in ("50", "60", "50%")),
+        *((policy, size) for policy in POLICIES.split(",") for size in ("50", "60", "50%")),
     ]
     assert [r["kept_entries"] for r in runs] == [6 * n for n in (150, 50, 60, 75, 50, 60, 75)]
     assert all(r["kv_bytes"] < runs[0]["kv_bytes"] for r in runs[1:])
+    assert runs[0]["kl_nats"] < 1e-5 < min(r["kl_nats"] for r in runs[1:])
+    assert runs[0]["top1_agreement"] == 1
+    assert runs[0]["estimated_loss"] == 0 < min(r["estimated_loss"] for r in runs[1:])
 
 
-@pytest.mark.parametrize("width", [80, 160])
-def test_table_and_answers_at_any_width(width, model_dir, long_prompt, capsys, monkeypatch) -> None:
+def test_answers_are_those_of_generate(command, capsys) -> None:
+    records = _runs([*command, "--budgets", "50"], capsys)
+    generate = ["generate", *command[1:7], "--window", "8", "--json"]
+    for record, options in zip(records, (["--full-cache"], ["--budget", "50"]), strict=True):
+        assert run([*generate, *options]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert record["text"] == alone["text"]
+        assert record["kept_entries"] == alone["kept_entries"]
+
+
+def test_questions_are_asked_of_the_context_alone(command, capsys) -> None:
+    asked = ["-q", "word7 word8", "-q", "word9"]
+    assert run([*command, "--budgets", "50", *asked, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["mode"] == "query-agnostic"
+    assert shown["questions"] == ["word7 word8", "word9"]
+    assert [(r["policy"], r["question"]) for r in shown["runs"]] == [
+        ("full cache", 0), ("full cache", 1), ("lava", 0), ("lava", 1),
+    ]  # fmt: skip
+    assert all(r["kept_entries"] == 6 * 50 for r in shown["runs"][2:])
+
+
+@pytest.mark.parametrize("width", [80, 180])
+def test_table_and_answers_at_any_width(width, command, capsys, monkeypatch) -> None:
     monkeypatch.setattr(results, "_width", width)
-    command = ["compare", long_prompt, "-m", model_dir, "-n", "4", "--no-chat", "--keep", "0.25"]
-    assert run(command) == 0
+    answers = [record["text"] for record in _runs([*command, "--keep", "0.25"], capsys)]
+    assert run([*command, "--keep", "0.25"]) == 0
     shown = capsys.readouterr().out
-    assert run([*command, "--json"]) == 0
-    answers = [record["text"] for record in json.loads(capsys.readouterr().out)["runs"]]
-    for text in ("150 prompt tokens", "full cache", "25%", "KiB", "tok/s", *answers):
+    for text in ("150 prompt tokens, query-aware", "25%", "KiB", "tok/s", *answers):
         assert text in shown
 
 
-def test_fractions_are_the_default(model_dir, long_prompt, capsys) -> None:
-    assert run(["compare", long_prompt, "-m", model_dir, "-n", "1", "--window", "8", "--json"]) == 0
-    assert [r["budget"] for r in json.loads(capsys.readouterr().out)["runs"]] == ["all", "50%", "25%", "12.5%"]
+def test_fractions_are_the_default_and_text_can_be_left_out(command, capsys) -> None:
+    runs = _runs([*command, "--no-text"], capsys)
+    assert [r["budget"] for r in runs] == ["all", "50%", "25%", "12.5%"]
+    assert {r["text"] for r in runs} == {None}
+
+
+def test_all_is_every_policy(command, capsys) -> None:
+    runs = _runs([*command, "--policies", "all", "--budgets", "50", "--no-text"], capsys)
+    assert [r["policy"] for r in runs[1:]] == list(lavakv.policies())
+
+
+def test_csv_and_plot(command, capsys, tmp_path: Path) -> None:
+    table, picture = tmp_path / "rows.csv", tmp_path / "kl.svg"
+    runs = _runs([*command, "--policies", POLICIES, "--csv", str(table), "--plot", str(picture)], capsys)
+    with table.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [float(row["kl_nats"]) for row in rows] == [r["kl_nats"] for r in runs]
+    assert "<svg" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--csv", "/no/such/folder/x.csv"], "--csv: expected a file that can be written"),
+        (["--plot", "/no/such/folder/x.png"], "--plot: expected a file that can be written"),
+        (["--plot", "x.doc"], "--plot: expected a .png"),
+        (["-q", " "], "--question: expected some text"),
+    ],
+)
+def test_files_and_questions_that_are_none(arguments, complaint, command, capsys) -> None:
+    assert run([*command, "--no-text", "--budgets", "50", *arguments]) == 2
+    assert complaint in capsys.readouterr().err

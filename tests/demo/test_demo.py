@@ -21,8 +21,8 @@ def test_asks_every_fact_of_every_cache(model_dir, capsys) -> None:
     assert [cache["kept"] for cache in record["caches"]] == ["all", "50%", "25%", "12.5%"]
     for cache in record["caches"]:
         assert len(cache["right"]) == len(cache["answers"]) == len(record["facts"]) == 3
-        for right, done, fact in zip(cache["right"], cache["answers"], record["facts"], strict=True):
-            assert right == (fact["answer"].lower() in done["text"].lower())
+        for right, text, fact in zip(cache["right"], cache["answers"], record["facts"], strict=True):
+            assert right == (fact["answer"].lower() in text.lower())
     sizes = [cache["kv_bytes"] for cache in record["caches"]]
     assert sizes == sorted(sizes, reverse=True)
 

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lavakv.eviction.prompt import PromptEviction, PromptPlan
+from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import Budgets
-from lavakv.policy import Policy, get_policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.selection import Selection, select
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
+from tests.eviction.controlled import CONTROLLED, controlled_scores, controlled_weights
 
 DIM = 2
-
-
-def scores_are_keys(window: ScoringWindow) -> Tensor:
-    """The score tests control: an entry's first key component."""
-    return torch.cat(list(window.keys), dim=1)[:, : window.num_evictable, 0]
-
-
-def controlled_policy(name: str) -> Policy:
-    """A built-in policy's rules with the scores that tests control."""
-    return replace(get_policy(name), score=scores_are_keys)
 
 
 @dataclass
@@ -35,7 +26,7 @@ class Prefill:
     """A batch of left-padded prompts: for each layer scores `[H, N]` a sequence.
 
     Attributes:
-        policy: name of a policy whose rules hold.
+        policy: name of a policy in `CONTROLLED`.
         layers: `[layers][batch]` tensors `[H_l, N_b]`; the last `window` columns are not scored.
         budgets: budget of each sequence.
         window: window size.
@@ -69,7 +60,7 @@ class Prefill:
     def run(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[PromptEviction, Budgets]:
         """Prefill all layers; records the most entries held at any time."""
         self.stores = [store() for _ in self.layers]
-        eviction = PromptEviction(controlled_policy(self.policy), self.plans, self.stores, self.num_heads)
+        eviction = PromptEviction(CONTROLLED[self.policy], self.plans, self.stores, self.num_heads)
         budgets = None
         for layer, one in enumerate(self.stores):
             keys, values = self.columns(layer)
@@ -89,7 +80,10 @@ class Prefill:
         """What `select` keeps of one sequence."""
         window = min(self.window, self.plans[row].num_tokens)
         scores = [layer[row][:, : layer[row].shape[1] - window] for layer in self.layers]
-        return select(controlled_policy(self.policy), scores, self.budgets[row], window)
+        policy = CONTROLLED[self.policy]
+        controlled = [controlled_scores(policy, layer) for layer in scores]
+        weights = controlled_weights(policy, scores) if scores[0].numel() else None
+        return select(policy, controlled, self.budgets[row], window, layer_weights=weights)
 
     def kept(self, layer: int, row: int, head: int) -> list[int]:
         """Positions a store holds of the prompt, window included."""

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 
 from lavakv import PolicyError
-from lavakv.eviction.prompt import PromptEviction, PromptPlan
+from lavakv.allocation import allocate
+from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import RankedPrompt
-from lavakv.policy import get_policy
+from lavakv.registry import get_policy
 from lavakv.scoring.naive import eviction_loss_naive
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
+from tests.eviction.controlled import CONTROLLED
 from tests.eviction.driver import Prefill, realistic_layers
 from tests.scoring.cases import naive
 
@@ -28,14 +32,14 @@ def _window(layer: int = 0, tokens: int = 40, window: int = 4) -> ScoringWindow:
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "evictable", "keeps_all", "total"),
-    [(0, 0, True, 0), (3, 0, True, 0), (4, 0, True, 0), (10, 6, True, 12), (11, 7, False, 12), (99, 95, False, 12)],
+    ("num_tokens", "evictable", "keeps_all", "mean"),
+    [(0, 0, True, 0), (3, 0, True, 0), (4, 0, True, 0), (10, 6, True, 6), (11, 7, False, 6), (99, 95, False, 6)],
 )
 def test_a_plan_counts_the_window_inside_the_budget(
-    num_tokens: int, evictable: int, keeps_all: bool, total: int
+    num_tokens: int, evictable: int, keeps_all: bool, mean: int
 ) -> None:
     plan = PromptPlan(num_tokens, num_padding=0, tokens_per_head=10, window=4)
-    assert (plan.num_evictable, plan.keeps_all, plan.total(2)) == (evictable, keeps_all, total)
+    assert (plan.num_evictable, plan.keeps_all, plan.mean_entries) == (evictable, keeps_all, mean)
 
 
 @STORES
@@ -82,24 +86,37 @@ def test_the_estimated_loss_is_the_bounds_evicted_sum() -> None:
 
 
 def test_nothing_evicted_loses_nothing() -> None:
-    ranked = RankedPrompt.of(get_policy("lava"), _window())
-    assert ranked.evicted_loss([36, 36]) == pytest.approx(0, abs=1e-12 * ranked.total_loss)
-    assert ranked.evicted_loss([0, 0]) == ranked.total_loss
+    ranked = RankedPrompt.of(get_policy("lava"), _window(), num_guaranteed=0)
+    assert ranked.settle(36).evicted_loss([36, 36]) == pytest.approx(0, abs=1e-12 * ranked.total_loss)
+    assert ranked.settle(0).evicted_loss([0, 0]) == ranked.total_loss
 
 
-def test_what_no_smaller_budget_can_ask_for_is_forgotten() -> None:
-    """Views of the whole ranking would keep all of it alive."""
-    ranked = RankedPrompt.of(get_policy("lava"), _window(tokens=1000))
-    ranked.forget_beyond(total=10, most_ranks=6)
-    assert ranked.positions.untyped_storage().nbytes() == 0
-    assert ranked.pooled_heads.untyped_storage().nbytes() == 10 * 2
-    assert ranked.loss.untyped_storage().nbytes() == 2 * 6 * 4
+def test_less_kept_of_what_is_settled_loses_more() -> None:
+    ranked = RankedPrompt.of(get_policy("lava"), _window(), num_guaranteed=0)
+    settled = ranked.settle(10)
+    losses = [settled.evicted_loss([count, 10]) for count in range(11)]
+    assert losses == [ranked.settle(36).evicted_loss([count, 10]) for count in range(11)]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["lava", "tiers", "tiered-pool"])
+def test_what_no_smaller_budget_can_ask_for_is_forgotten(name: str) -> None:
+    """Views of the whole ranking would keep all of it alive, and pickling writes what is alive."""
+    policy = CONTROLLED[name]
+    window = _window(tokens=5000)
+    ranked = RankedPrompt.of(policy, replace(window, keys=[window.keys[0].abs()]), num_guaranteed=1)
+    allocation = allocate(policy, [2, 2], mean_entries=3, num_evictable=4996)
+    before = len(pickle.dumps(allocation))
+    allocation.add(ranked.ranking, ranked.weight)
+    assert len(pickle.dumps(ranked)) > 10 * 4996
+    assert len(pickle.dumps(allocation)) < before + 1000
+    assert len(pickle.dumps(ranked.settle(6))) < 1000
 
 
 def test_scores_that_are_no_numbers_name_policy_and_layer() -> None:
     policy = replace(get_policy("lava"), name="mine", score=lambda window: window.value_norms[:, :36] * math.nan)
     with pytest.raises(PolicyError, match="policy 'mine' at layer 7"):
-        RankedPrompt.of(policy, _window(layer=7))
+        RankedPrompt.of(policy, _window(layer=7), num_guaranteed=0)
 
 
 def test_only_one_layer_is_held_whole() -> None:

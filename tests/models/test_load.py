@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lavakv import InputError, ModelError
 from lavakv.models import load as loading
@@ -30,10 +31,9 @@ def test_another_dtype(folder) -> None:
 
 def test_ids_are_left_to_transformers() -> None:
     assert resolve("owner/name") == "owner/name"
-    assert resolve("gpt2") == "gpt2"
 
 
-@pytest.mark.parametrize("name", ["/not/there", "./x", "~/no-such-model", "a/b/c", "x.gguf"])
+@pytest.mark.parametrize("name", ["/not/there", "./x", "~/no-such-model", "a/b/c", "x.gguf", "smolm2", "owner/x.gguf"])
 def test_paths_that_lead_nowhere(name) -> None:
     with pytest.raises(ModelError, match="nothing of that name"):
         resolve(name)
@@ -44,7 +44,7 @@ def test_default_model_is_fetched_once(tmp_path, monkeypatch) -> None:
     assert resolve("smollm2") == str(tmp_path)
 
 
-@pytest.mark.parametrize(("option", "value"), [("dtype", "int4"), ("device", "abacus")])
+@pytest.mark.parametrize(("option", "value"), [("dtype", "int4"), ("device", "abacus"), ("device", "meta")])
 def test_options_that_are_none(option, value, folder) -> None:
     with pytest.raises(InputError) as caught:
         load(str(folder), **{option: value})
@@ -53,5 +53,28 @@ def test_options_that_are_none(option, value, folder) -> None:
 
 def test_a_model_without_a_tokenizer(folder, tmp_path) -> None:
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(ModelError, match="that transformers can load"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["missing", "another architecture"])
+def test_a_model_that_would_run_on_random_weights(damage, folder, tmp_path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    if damage == "missing":
+        weights = load_file(tmp_path / "model.safetensors")
+        kept = {name: tensor for name, tensor in weights.items() if ".layers.1." not in name}
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (tmp_path / "config.json").write_text('{"model_type": "bert", "is_decoder": true}')
+    with pytest.raises(ModelError, match="weights for all of the model"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("config", ["[]", '{"model_type": "llama", "hidden_size": "x"}'])
+def test_a_config_that_is_none(config, folder, tmp_path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelError, match="that transformers can load"):
         load(str(tmp_path))

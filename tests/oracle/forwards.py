@@ -19,7 +19,10 @@ _NAME = "reference_attention"
 
 @dataclass
 class Capture:
-    """What one layer's attention saw of the prompt: `[batch, heads, columns, head_dim]` and its constants."""
+    """What one layer's attention saw of the prompt: `[batch, heads, columns, head_dim]` and its constants.
+
+    `projection` is the weight of the output projection, `[hidden, query heads · head_dim]`, where it is named `o_proj`.
+    """
 
     queries: torch.Tensor
     keys: torch.Tensor
@@ -27,6 +30,7 @@ class Capture:
     scaling: float
     softcap: float | None
     sinks: torch.Tensor | None
+    projection: torch.Tensor | None = None
 
 
 @dataclass
@@ -45,7 +49,8 @@ def capture_prompt(model, input_ids: torch.Tensor, attention_mask: torch.Tensor 
 
     def record(plain: Callable, module, query, key, value, mask, **settings):
         if _sees_everything(module, settings):
-            constants = (_scaling(query, settings), settings.get("softcap"), settings.get("s_aux"))
+            projection = getattr(getattr(module, "o_proj", None), "weight", None)
+            constants = (_scaling(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
             captures[module.layer_idx] = Capture(query, key, value, *constants)
         return plain(module, query, key, value, mask, **settings)
 

@@ -11,7 +11,17 @@ import torch
 
 from tests.oracle.forwards import Capture, Prompt, capture_prompt, masked_greedy
 
-__all__ = ["Capture", "Prompt", "capture_prompt", "divide", "masked_greedy", "scores", "survivors"]
+__all__ = [
+    "Capture",
+    "Prompt",
+    "attention_rows",
+    "capture_prompt",
+    "divide",
+    "entropy",
+    "masked_greedy",
+    "scores",
+    "survivors",
+]
 
 
 def survivors(
@@ -40,7 +50,7 @@ def survivors(
     if length <= budget:
         return {layer: [list(range(length)) for _ in range(heads[layer])] for layer in captures}
     scored = {layer: scores(capture, window, sequence, num_padding) for layer, capture in captures.items()}
-    weights = [_entropy(rows) if layer_rule == "entropy" else 1.0 for rows in scored.values()]
+    weights = [entropy(rows) if layer_rule == "entropy" else 1.0 for rows in scored.values()]
     capacities = [len(rows) * len(rows[0]) for rows in scored.values()]
     totals = divide((budget - window) * sum(heads.values()), weights, capacities)
     kept, recent = {}, list(range(length - window, length))
@@ -62,7 +72,7 @@ def scores(capture: Capture, window: int, sequence: int = 0, num_padding: int = 
         pooled = []
         for query in range(head * group, (head + 1) * group):
             sink = None if capture.sinks is None else capture.sinks[query].float()
-            attention = _attention(queries[query], keys[head], capture.scaling, capture.softcap, sink)
+            attention = attention_rows(queries[query], keys[head], capture.scaling, capture.softcap, sink)
             mean = attention[:, :evictable].sum(dim=0) / window
             neighbours = torch.nn.functional.pad(mean, (3, 3), value=float("-inf")).unfold(0, 7, 1)
             pooled.append(neighbours.amax(dim=1))
@@ -71,7 +81,7 @@ def scores(capture: Capture, window: int, sequence: int = 0, num_padding: int = 
     return rows
 
 
-def _attention(queries, keys, scaling: float, softcap: float | None, sink: torch.Tensor | None) -> torch.Tensor:
+def attention_rows(queries, keys, scaling: float, softcap: float | None, sink: torch.Tensor | None) -> torch.Tensor:
     """Softmax rows of one query head: the last `len(queries)` tokens over all tokens up to themselves."""
     logits = queries @ keys.T * scaling
     if softcap:
@@ -84,7 +94,7 @@ def _attention(queries, keys, scaling: float, softcap: float | None, sink: torch
     return logits.softmax(dim=1)[:, : len(keys)]
 
 
-def _entropy(rows: Sequence[Sequence[float]]) -> float:
+def entropy(rows: Sequence[Sequence[float]]) -> float:
     """Entropy of a layer's scores over that of an even spread, all heads together, in float64."""
     entries = [score for row in rows for score in row]
     whole = math.fsum(entries)

@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lavakv
 from lavakv import worst_case_entries
 from lavakv.budgets.heads import worst_case_spare
 from lavakv.budgets.layers import SLACK
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
+from tests.eviction.controlled import CONTROLLED
 from tests.eviction.driver import Prefill, realistic_layers
 
-policies = st.sampled_from(list(lavakv.policies()))
+policies = st.sampled_from(list(CONTROLLED))
 
 
 @st.composite
@@ -90,7 +90,7 @@ def test_no_prompt_ever_holds_more_than_its_worst_case(prefill: Prefill, budget:
 
 SHAPES = {"even": lambda _: 1.0, "flatter": lambda layer: 3 - layer / 11, "steeper": lambda layer: layer / 11}
 CASES = [
-    *((policy, "even", 600, 60, 2) for policy in lavakv.policies()),
+    *((policy, "even", 600, 60, 2) for policy in CONTROLLED),
     *(("lava", shape, 600, 60, 2) for shape in ("flatter", "steeper")),
     *(("lava", shape, 400, 200, 8) for shape in SHAPES),
     ("lava", "flatter", 2000, 256, 4),

@@ -1,73 +1,48 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lavakv
 from lavakv.budgets.heads import pooled_weights
 from lavakv.naive_selection import select_naive
-from lavakv.policy import get_policy
+from lavakv.policy import Policy
 from lavakv.ranking import rank
-from lavakv.selection import Selection, layer_weight
+from lavakv.registry import get_policy
+from lavakv.scoring.tiers import TieredScores
+from tests.eviction.controlled import CONTROLLED, controlled_scores
+from tests.properties.prompts import kept_rows, prompts, prompts_without_ties, selected, weights_of
 
-policies = st.sampled_from(list(lavakv.policies()))
-
-
-@st.composite
-def prompts(draw: st.DrawFn) -> list[torch.Tensor]:
-    """Scores of one to five layers of unequal head counts, full of ties; some layers are all zeros."""
-    generator, evictable = _generator(draw), draw(st.integers(0, 11))
-    shapes = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=5))
-    return [torch.randint(0, most, (heads, evictable), generator=generator).float() for heads, most in shapes]
+policies = st.sampled_from(list(CONTROLLED.values()))
 
 
-@st.composite
-def prompts_without_ties(draw: st.DrawFn) -> list[torch.Tensor]:
-    """The same with every score another."""
-    generator, evictable = _generator(draw), draw(st.integers(1, 11))
-    heads = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
-    scores = torch.randperm(sum(heads) * evictable, generator=generator) + 1.0
-    parts = scores.split([count * evictable for count in heads])
-    return [part.view(-1, evictable) for part in parts]
-
-
-def _generator(draw: st.DrawFn) -> torch.Generator:
-    return torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
-
-
-def _kept(selection: Selection, layers: list[torch.Tensor]) -> list[list[list[int]]]:
-    """As lists; checks the padding."""
-    kept = []
-    for rows, counts, layer in zip(selection.positions, selection.counts.tolist(), layers, strict=True):
-        assert counts[layer.shape[0] :] == [0] * (len(counts) - layer.shape[0])
-        for row, count in zip(rows, counts, strict=True):
-            assert bool((row[:count] >= 0).all())
-            assert bool((row[count:] == -1).all())
-        kept.append([row[:count].tolist() for row, count in zip(rows, counts, strict=True)][: layer.shape[0]])
-    return kept
-
-
+@settings(max_examples=200)
 @given(prompts(), policies, st.integers(1, 4), st.data())
-def test_select_equals_its_naive_twin(layers: list[torch.Tensor], name: str, window: int, data: st.DataObject) -> None:
-    policy, evictable = get_policy(name), layers[0].shape[1]
+def test_select_equals_its_naive_twin(
+    layers: list[torch.Tensor], policy: Policy, window: int, data: st.DataObject
+) -> None:
+    evictable = layers[0].shape[1]
     budget = data.draw(st.integers(window + 1, window + evictable + 2))
-    weights = [layer_weight(policy, layer) for layer in layers]
-    kept = _kept(lavakv.select(name, layers, budget, window), layers)
-    assert kept == select_naive(policy, [layer.tolist() for layer in layers], weights, budget, window)
+    weights = weights_of(policy, layers, budget - window) if evictable else []
+    scores = [controlled_scores(policy, layer) for layer in layers]
+    outright = [score.outright.tolist() for score in scores if isinstance(score, TieredScores)] or None
+    expected = select_naive(policy, [layer.tolist() for layer in layers], weights, budget, window, outright)
+    assert kept_rows(selected(policy, layers, budget, window), layers) == expected
 
 
 @given(prompts(), policies, st.integers(1, 4), st.data())
 def test_totals_are_exact_and_windows_kept(
-    layers: list[torch.Tensor], name: str, window: int, data: st.DataObject
+    layers: list[torch.Tensor], policy: Policy, window: int, data: st.DataObject
 ) -> None:
     tokens = layers[0].shape[1] + window
     budget = data.draw(st.integers(window + 1, tokens + 2))
-    selection = lavakv.select(name, layers, budget, window)
+    selection = selected(policy, layers, budget, window)
     assert int(selection.counts.sum()) == min(budget, tokens) * sum(len(layer) for layer in layers)
-    for rows in _kept(selection, layers):
+    for rows in kept_rows(selection, layers):
         for row in rows:
             assert row == sorted(set(row))
             assert row[-window:] == list(range(tokens - window, tokens))
@@ -75,11 +50,23 @@ def test_totals_are_exact_and_windows_kept(
 
 @given(prompts(), policies, st.integers(1, 4), st.integers(0, 3))
 def test_nothing_goes_from_a_prompt_within_its_budget(
-    layers: list[torch.Tensor], name: str, window: int, more: int
+    layers: list[torch.Tensor], policy: Policy, window: int, more: int
 ) -> None:
     tokens = layers[0].shape[1] + window
-    selection = lavakv.select(name, layers, tokens + more, window)
-    assert all(row == list(range(tokens)) for rows in _kept(selection, layers) for row in rows)
+    selection = selected(policy, layers, tokens + more, window)
+    assert all(row == list(range(tokens)) for rows in kept_rows(selection, layers) for row in rows)
+
+
+@given(prompts(), st.sampled_from(["pool", "tiered-pool"]), st.integers(1, 2), st.data())
+def test_a_pool_guarantees_each_head_its_part(
+    layers: list[torch.Tensor], name: str, window: int, data: st.DataObject
+) -> None:
+    policy = replace(CONTROLLED[name], floor_share=data.draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])))
+    budget = data.draw(st.integers(window + 1, window + layers[0].shape[1] + 1))
+    selection = selected(policy, layers, budget, window)
+    least = min(math.floor(policy.floor_share * (budget - window)), layers[0].shape[1])
+    for counts, layer in zip(selection.counts, layers, strict=True):
+        assert bool((counts[: len(layer)] - window >= least).all())
 
 
 @given(prompts_without_ties(), st.integers(1, 3), st.data())
@@ -89,21 +76,21 @@ def test_permuting_heads_permutes_what_is_kept_where_nothing_ties(
     evictable = layers[0].shape[1]
     budget = data.draw(st.integers(window + 1, window + evictable))
     orders = [data.draw(st.permutations(range(len(layer)))) for layer in layers]
-    kept = _kept(lavakv.select("lava", layers, budget, window), layers)
+    kept = kept_rows(lavakv.select("lava", layers, budget, window), layers)
     moved = [layer[order] for layer, order in zip(layers, orders, strict=True)]
-    kept_moved = _kept(lavakv.select("lava", moved, budget, window), layers)
+    kept_moved = kept_rows(lavakv.select("lava", moved, budget, window), layers)
     for layer, order, before, after in zip(layers, orders, kept, kept_moved, strict=True):
         if not _shares_tie(layer, sum(map(len, before)) - window * len(layer)):
             assert after == [before[head] for head in order]
 
 
 @given(prompts(), policies, st.data())
-def test_strides_and_dtype_change_nothing(layers: list[torch.Tensor], name: str, data: st.DataObject) -> None:
+def test_strides_and_dtype_change_nothing(layers: list[torch.Tensor], policy: Policy, data: st.DataObject) -> None:
     budget = data.draw(st.integers(3, 3 + layers[0].shape[1]))
     strided = [layer.t().contiguous().t() for layer in layers]
-    expected = lavakv.select(name, layers, budget, 2)
+    expected = selected(policy, layers, budget, 2)
     for other in (strided, [layer.double() for layer in layers]):
-        assert _kept(lavakv.select(name, other, budget, 2), layers) == _kept(expected, layers)
+        assert kept_rows(selected(policy, other, budget, 2), layers) == kept_rows(expected, layers)
 
 
 def _shares_tie(layer: torch.Tensor, total: int) -> bool:

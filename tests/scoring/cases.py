@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavakv.scoring.naive import NaiveWindow
+from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -35,13 +36,44 @@ def windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
 @st.composite
 def chunked(draw: st.DrawFn) -> tuple[ScoringWindow, ScoringWindow]:
     """A window and the same one with keys and values in chunks, empty ones included."""
-    whole = draw(windows())
+    return draw(pairs(windows()))
+
+
+@st.composite
+def pairs(draw: st.DrawFn, wholes: st.SearchStrategy[ScoringWindow]) -> tuple[ScoringWindow, ScoringWindow]:
+    """Any window and the same one cut into chunks."""
+    whole = draw(wholes)
     cuts = sorted(draw(st.lists(st.integers(0, whole.num_tokens), min_size=1, max_size=3)))
     return whole, replace(whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts))
 
 
+@st.composite
+def full_windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
+    """Windows that hold all that the family reads; flat attention, values of zero and budgets beyond the prompt too."""
+    window = draw(windows(min_evictable))
+    heads, group, rows, head_dim = window.queries.shape
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    before = torch.randn(heads, group, window.num_evictable, head_dim, generator=generator)
+    causal = torch.ones(window.num_tokens, window.num_tokens, dtype=torch.bool).tril()
+    visible = causal | (torch.rand(causal.shape, generator=generator) < 0.3)  # no triangle
+    weight = torch.randn(heads, group, window.values[0].shape[-1], draw(st.sampled_from([1, 3])), generator=generator)
+    zeros = draw(st.sampled_from(["none", "none", "keys", "values"]))
+    return replace(
+        window,
+        keys=[window.keys[0] * (zeros != "keys")],
+        values=[window.values[0] * (zeros != "values")],
+        tokens_per_head=draw(st.integers(rows + 1, window.num_tokens + 3)),
+        output_weight=weight,
+        prompt=PromptRows(
+            torch.cat([before, window.queries], dim=2),
+            (lambda start, stop: visible[start:stop]) if draw(st.booleans()) else None,
+        ),
+    )
+
+
 def naive(window: ScoringWindow) -> NaiveWindow:
     """The twin in nested lists."""
+    prompt = window.prompt
     return NaiveWindow(
         window.queries.flatten(0, 1).tolist(),
         torch.cat(list(window.keys), dim=1).tolist(),
@@ -50,20 +82,37 @@ def naive(window: ScoringWindow) -> NaiveWindow:
         window.softcap,
         None if window.sinks is None else window.sinks.flatten().tolist(),
         None if window.visible is None else window.visible.tolist(),
+        window.layer,
+        window.tokens_per_head,
+        None if window.output_weight is None else window.output_weight.flatten(0, 1).tolist(),
+        None if prompt is None else prompt.queries.flatten(0, 1).tolist(),
+        None if prompt is None or prompt.visible is None else prompt.visible(0, window.num_tokens).tolist(),
     )
 
 
-def plain_attention_error(window: ScoringWindow, exact: Tensor) -> float:
-    """How far PyTorch's own float32 softmax and log-softmax, written out anew, are from the exact mean attention."""
-    keys, count = torch.cat(list(window.keys), dim=1), window.num_evictable
+def whole_prompt(window: ScoringWindow) -> ScoringWindow:
+    """The prompt's rows as a window, of which nothing is evictable."""
+    assert window.prompt is not None
+    visible = None if window.prompt.visible is None else window.prompt.visible(0, window.num_tokens)
+    return replace(window, queries=window.prompt.queries, visible=visible)
+
+
+def plain_attention(window: ScoringWindow) -> list[Tensor]:
+    """PyTorch's own float32 softmax and log-softmax, written out anew, `[H, G, w, N]` each."""
+    keys, tokens = torch.cat(list(window.keys), dim=1), window.num_tokens
     logits = torch.einsum("hgwd,hkd->hgwk", window.queries, keys) * window.scaling
     if window.softcap is not None:
         logits = torch.tanh(logits / window.softcap) * window.softcap
-    causal = torch.ones(logits.shape[2:], dtype=torch.bool).tril(count)
+    causal = torch.ones(logits.shape[2:], dtype=torch.bool).tril(window.num_evictable)
     logits = logits.masked_fill(~(causal if window.visible is None else window.visible), -torch.inf)
     if window.sinks is not None:
         logits = torch.cat([logits, window.sinks[..., None, None].expand(*logits.shape[:3], 1)], dim=-1)
-    means = [p[..., :count].mean(dim=2) for p in (logits.softmax(-1), logits.log_softmax(-1).exp())]
+    return [shares[..., :tokens] for shares in (logits.softmax(-1), logits.log_softmax(-1).exp())]
+
+
+def plain_attention_error(window: ScoringWindow, exact: Tensor) -> float:
+    """How far PyTorch's own attention is from the exact mean attention."""
+    means = [shares[..., : window.num_evictable].mean(dim=2) for shares in plain_attention(window)]
     error = max(largest_difference(mean, exact) for mean in means)
     assert error < 1e-4, "the evidence itself is wrong"
     return error

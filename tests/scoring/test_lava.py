@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import lavakv
 from lavakv.scoring.lava import eviction_loss, lava_score
 from lavakv.scoring.naive import eviction_loss_naive, lava_score_naive, max_pool_naive, mean_attention_naive
+from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.cases import chunked, largest_difference, naive, plain_attention_error, windows
 
@@ -69,10 +70,16 @@ def test_the_public_function_scores_what_the_window_scores(pair: tuple[ScoringWi
 @pytest.mark.parametrize("policy", lavakv.policies())
 def test_scaling_defaults_to_the_head_size(policy: str) -> None:
     torch.manual_seed(0)
-    queries, keys, values = torch.randn(4, 3, 16), torch.randn(2, 20, 16), torch.randn(2, 20, 7)
-    default = lavakv.scores(policy, queries, keys, values)
-    assert torch.equal(default, lavakv.scores(policy, queries, keys, values, scaling=0.25))
-    assert default.shape == (2, 17)
+    prompt, keys, values = torch.randn(4, 20, 16), torch.randn(2, 20, 16), torch.randn(2, 20, 7)
+
+    def scored(**scaling: float) -> tuple[torch.Tensor, ...]:
+        extras = {"tokens_per_head": 9, "output_weight": torch.ones(4, 7, 5), "prompt_queries": prompt}
+        score = lavakv.scores(policy, prompt[:, 17:], keys, values, **extras, **scaling)
+        return tuple(score) if isinstance(score, TieredScores) else (score,)
+
+    for default, quarter in zip(scored(), scored(scaling=0.25), strict=True):
+        assert torch.equal(default, quarter)
+        assert default.shape == (2, 17)
 
 
 def _assert_within_bound(fast: torch.Tensor, exact: list[list[float]], window: ScoringWindow) -> None:

@@ -20,7 +20,7 @@ def cpu_flash_fits(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
         _OPERATOR is not None
         and queries.device.type == "cpu"
         and queries.dtype in _DTYPES
-        and queries.dtype == keys.dtype
+        and queries.dtype == keys.dtype == values.dtype
         and keys.shape[-1] == values.shape[-1]
     )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+Scores = Sequence[Sequence[float]]
+Tiers = Sequence[Sequence[int]]
+
 
 def divide_naive(total: int, weights: Sequence[float], caps: Sequence[int]) -> list[int]:
     """Twin of `divide`: hand out `total` seats one by one by Webster's rule."""
@@ -15,16 +18,27 @@ def divide_naive(total: int, weights: Sequence[float], caps: Sequence[int]) -> l
     return seats
 
 
-def pooled_order_naive(scores: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """A layer's entries as (head, position), best first: higher score, then lower head, then earlier position."""
+def tiers_naive(scores: Scores, outright: Sequence[Sequence[bool]] | None, num_guaranteed: int) -> list[list[int]]:
+    """Tier of each entry: 2 for a head's first `num_guaranteed`, 1 for what is kept outright, 0 for the others."""
+    marks = [[False] * len(row) for row in scores] if outright is None else outright
+    return [_tiers_of_head(row, mark, num_guaranteed) for row, mark in zip(scores, marks, strict=True)]
+
+
+def _tiers_of_head(row: Sequence[float], outright: Sequence[bool], num_guaranteed: int) -> list[int]:
+    order = sorted(range(len(row)), key=lambda i: (not outright[i], -row[i], i))
+    return [2 if i in order[:num_guaranteed] else int(outright[i]) for i in range(len(row))]
+
+
+def pooled_order_naive(scores: Scores, tiers: Tiers | None = None) -> list[tuple[int, int]]:
+    """A layer's entries as (head, position), best first: tier, then higher score, lower head, earlier position."""
     entries = [(head, position) for head, row in enumerate(scores) for position in range(len(row))]
-    return sorted(entries, key=lambda entry: (-scores[entry[0]][entry[1]], *entry))
+    return sorted(entries, key=lambda e: (0 if tiers is None else -tiers[e[0]][e[1]], -scores[e[0]][e[1]], *e))
 
 
-def head_budgets_naive(scores: Sequence[Sequence[float]], total: int, floor_share: float) -> list[int]:
+def head_budgets_naive(scores: Scores, total: int, floor_share: float, tiers: Tiers | None = None) -> list[int]:
     """Twin of `pooled_weights` and `head_budgets`: count each head's entries among the `total` best, then divide."""
     num_heads, num_evictable = len(scores), len(scores[0])
-    winners = [head for head, _ in pooled_order_naive(scores)[:total]]
+    winners = [head for head, _ in pooled_order_naive(scores, tiers)[:total]]
     weights = [(1 - floor_share) * winners.count(head) + floor_share * total / num_heads for head in range(num_heads)]
     return divide_naive(total, weights, [num_evictable] * num_heads)
 
@@ -35,3 +49,23 @@ def layer_budgets_naive(
     """Twin of `layer_budgets`: divide what there is to keep, at most every entry of a layer."""
     caps = [num_evictable * heads for heads in num_heads]
     return divide_naive(min(total, sum(caps)), weights, caps)
+
+
+def pyramid_weights_naive(mean_entries: int, num_evictable: int, num_heads: Sequence[int]) -> list[float]:
+    """Twin of `pyramid_weights`: the mean at the middle layer, as far above it first as below it last."""
+    steepest = min(mean_entries - mean_entries / 20, float(num_evictable - mean_entries))
+    middle = (len(num_heads) - 1) / 2
+    lifts = [(middle - layer) / middle if middle else 0.0 for layer in range(len(num_heads))]
+    return [heads * (mean_entries + steepest * lift) for heads, lift in zip(num_heads, lifts, strict=True)]
+
+
+def pool_counts_naive(layers: Sequence[tuple[Scores, Tiers]], size: int) -> list[list[int]]:
+    """Twin of `Pool`: the `size` best entries of all layers, counted, `[layers][heads]`; ties to the earlier layer."""
+    entries = [
+        (-tiers[head][position], -score, layer, head, position)
+        for layer, (scores, tiers) in enumerate(layers)
+        for head, row in enumerate(scores)
+        for position, score in enumerate(row)
+    ]
+    winners = [(layer, head) for _, _, layer, head, _ in sorted(entries)[:size]]
+    return [[winners.count((layer, head)) for head in range(len(scores))] for layer, (scores, _) in enumerate(layers)]

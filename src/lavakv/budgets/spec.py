@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral
 
 from lavakv.errors import BudgetError
 
@@ -121,7 +122,7 @@ def parse_bytes(value: int | str) -> int:
 
 
 def _require_count(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise BudgetError(argument, expected="a whole number of tokens, at least 1", got=repr(value), fix="Correct it.")
 
 

@@ -1,99 +1,72 @@
-"""`lavakv compare`: one prompt through the full cache and through policies and budgets."""
+"""`lavakv compare`: one prompt, read once, through the full cache and through policies and budgets."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
-from lavakv.cli.console import human_bytes, print_json, progress, results
+from lavakv.cli.comparison import print_comparison, write_csv
+from lavakv.cli.console import print_json, progress, working
 from lavakv.cli.lists import names, numbers, whole_numbers
 from lavakv.cli.loading import load_quietly
 from lavakv.cli.prompts import read_prompt
 
 _DEFAULT_KEEP = "0.5,0.25,0.125"
-_WIDE = 120
 
 
 def compare(
     prompt: options.Prompt = None,
     file: options.File = None,
     model: options.ModelName = "smollm2",
-    policies: Annotated[str, typer.Option(help="Policies, separated by commas.")] = "lava",
+    question: Annotated[
+        list[str] | None,
+        typer.Option("--question", "-q", help="Compress the prompt alone and ask this afterwards; may be repeated."),
+    ] = None,
+    policies: Annotated[str, typer.Option(help="Policies, separated by commas, or all.")] = "lava",
     budgets: Annotated[str | None, typer.Option(help="Mean entries per KV head, such as 128,256.")] = None,
     keep: Annotated[str | None, typer.Option(help=f"Kept fractions; {_DEFAULT_KEEP} if no budgets.")] = None,
     window: options.Window = DEFAULT_WINDOW,
+    positions: Annotated[int, typer.Option(min=1, help="Tokens whose distributions are compared.")] = 32,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="Generate answers, too.")] = True,
     max_new_tokens: options.MaxNewTokens = 64,
     chat: options.Chat = True,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows here, too.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw KL divergence against kept fraction here.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare answers, memory and speed of the full cache with those of policies and budgets."""
-    text = read_prompt(prompt, file)
-    from lavakv.evaluation.answer import Sampling, answer
-    from lavakv.evaluation.encode import encode
-    from lavakv.evaluation.variant import Variant
-    from lavakv.policy import get_policy
+    """Compare policies and budgets with the full cache: KL divergence, answers, memory, speed; from one prefill."""
+    context = read_prompt(prompt, file)
+    from lavakv.evaluation.compare import Comparer, variants_of
+    from lavakv.evaluation.encode import encode_parts
+    from lavakv.registry import policies as known
 
-    sizes: list[dict[str, Any]] = [{"budget": n} for n in whole_numbers("--budgets", budgets)]
     fractions = _DEFAULT_KEEP if budgets is None and keep is None else keep
-    sizes += [{"keep": fraction} for fraction in numbers("--keep", fractions)]
-    chosen = [get_policy(name).name for name in names("--policies", policies)]
-    variants = [Variant(None), *(Variant(name, window=window, **size) for name in chosen for size in sizes)]
+    chosen = list(known()) if policies == "all" else names("--policies", policies)
+    variants = variants_of(chosen, whole_numbers("--budgets", budgets), numbers("--keep", fractions), window)
     loaded = load_quietly(model, dtype, device, attention)
     for variant in variants:
         variant.new_cache(loaded.model.config)  # finds what is wrong before minutes are spent
-    ids = encode(loaded.tokenizer, text, chat=chat)
-    records = []
+    ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
+    with working(f"Reading {ids.shape[1]} tokens"):
+        comparer = Comparer(loaded, ids, asked, positions, max_new_tokens if text else 0)
     with progress() as bar:
-        for variant in bar.track(variants, description=f"{ids.shape[1]} tokens"):
-            done = answer(loaded, ids, variant, Sampling(max_new_tokens))
-            records.append({"policy": variant.label, "budget": variant.budget_label, **done.record()})
-            del done
+        total = (len(variants) + 1) * max(len(asked), 1)
+        records = list(bar.track(comparer.run(variants), total=total, description="Variants"))
+    if csv is not None:
+        write_csv(records, csv)
+    if plot is not None:
+        from lavakv.evaluation.plot import plot_divergence
+
+        plot_divergence(records, plot)
+    about: dict[str, Any] = comparer.about()
     if as_json:
-        print_json({"model": model, "runs": records})
-        return
-    wide = results.width >= _WIDE
-    results.print(_table(records, with_answers=wide))
-    if not wide:
-        results.print(_answers(records))
-
-
-def _table(records: list[dict[str, Any]], with_answers: bool) -> Table:
-    table = Table(title=f"{records[0]['prompt_tokens']} prompt tokens")
-    table.add_column("policy", overflow="fold")
-    for heading in ("budget", "kept entries", "kept", "KV cache", "prefill", "decode"):
-        table.add_column(heading, justify="right")
-    if with_answers:
-        table.add_column("answer", ratio=1, overflow="fold")
-    for record in records:
-        speed = record["tokens_per_second"]
-        cells = [
-            record["policy"],
-            record["budget"],
-            f"{record['kept_entries']:,}",
-            f"{record['kept_fraction']:.1%}",
-            human_bytes(record["kv_bytes"]),
-            f"{record['prefill_seconds']:.2f} s",
-            "-" if speed is None else f"{speed:.1f} tok/s",
-        ]
-        table.add_row(*cells, *([_answer(record)] if with_answers else []))
-    return table
-
-
-def _answers(records: list[dict[str, Any]]) -> Table:
-    """The answers on their own, for terminals too narrow for a column more."""
-    grid = Table.grid(padding=(0, 2))
-    for record in records:
-        grid.add_row(record["policy"], record["budget"], _answer(record))
-    return grid
-
-
-def _answer(record: dict[str, Any]) -> str:
-    return escape(" ".join(record["text"].split()))
+        print_json({"model": model, **about, "questions": question or [], "runs": records})
+    else:
+        print_comparison(about, question or [], records)

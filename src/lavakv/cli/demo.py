@@ -47,7 +47,7 @@ def demo(
 def _show(logbook: Any, reports: list[Any]) -> None:
     from lavakv.demo.picture import budget_picture
 
-    num_tokens = reports[0].answers[-1].prompt_tokens
+    num_tokens = reports[0].num_tokens
     results.print(f"\nA logbook of about {num_tokens:,} tokens. Hidden in it, and asked for:", highlight=False)
     for fact in logbook.facts:
         results.print(f"  {fact.sentence}", highlight=False)
@@ -80,7 +80,7 @@ def _answers(index: int, reports: list[Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
     for report in reports:
         verdict = "[green]right[/]" if report.right[index] else "[red]wrong[/]"
-        grid.add_row(f"  {_name(report)}", verdict, escape(" ".join(report.answers[index].text.split())))
+        grid.add_row(f"  {_name(report)}", verdict, escape(" ".join(report.texts[index].split())))
     return grid
 
 

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.cli import options
 from lavakv.cli.console import human_bytes, notes, print_json, working
 from lavakv.cli.loading import load_quietly
 from lavakv.cli.prompts import read_prompt
+from lavakv.errors import InputError
 
 
 def generate(
@@ -25,7 +26,7 @@ def generate(
     window: options.Window = DEFAULT_WINDOW,
     max_new_tokens: options.MaxNewTokens = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the random numbers, when the temperature is above 0.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the random numbers, above temperature 0.")] = 0,
     chat: options.Chat = True,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -33,12 +34,16 @@ def generate(
     as_json: options.Json = False,
 ) -> None:
     """Generate text from a prompt with a compressed KV cache."""
+    spec = BudgetSpec(budget, keep, max_bytes, window)
+    if full_cache and (budget, keep, max_bytes) != (None, None, None):
+        raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Leave one of them out.")
     text = read_prompt(prompt, file)
     from lavakv.evaluation.answer import Sampling, answer
     from lavakv.evaluation.encode import encode
     from lavakv.evaluation.variant import Variant
+    from lavakv.registry import get_policy
 
-    variant = Variant(None) if full_cache else Variant(policy, budget, keep, max_bytes, window)
+    variant = Variant(None) if full_cache else Variant(get_policy(policy).name, budget, keep, spec.max_bytes, window)
     loaded = load_quietly(model, dtype, device, attention)
     ids = encode(loaded.tokenizer, text, chat=chat)
     sampling = Sampling(max_new_tokens, temperature, seed)

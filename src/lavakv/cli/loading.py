@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import CRITICAL
 from typing import TYPE_CHECKING
 
 from lavakv.cli.console import working
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
 def load_quietly(name: str, dtype: str, device: str, attention: str | None) -> LoadedModel:
     """Load a model; see `lavakv.models.load.load`."""
     with working(f"Loading {name}"):
+        from huggingface_hub.utils import logging as hub_logging
         from transformers.utils import logging
 
         from lavakv.models.load import load
 
+        hub_logging.set_verbosity(CRITICAL)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         return load(name, dtype=dtype, device=device, attention=attention)

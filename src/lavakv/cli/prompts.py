@@ -15,13 +15,20 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         InputError: no prompt, a file that cannot be read, or bytes that are not UTF-8 text.
     """
     if prompt is None and file is None:
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
             raise InputError(
                 "prompt", expected="text", got="none", fix="Give it as an argument, with --file, or on stdin."
             )
         file = Path("-")
+    if prompt is not None and not prompt.isprintable() and _has_surrogates(prompt):
+        raise InputError("prompt", expected="UTF-8 text", got="other bytes", fix="Give it in a UTF-8 file.")
     parts = [] if file is None else [_read(file)]
     return "\n\n".join([*parts, prompt] if prompt is not None else parts)
+
+
+def _has_surrogates(text: str) -> bool:
+    """Did the command line hold bytes that are not UTF-8?"""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read(file: Path) -> str:

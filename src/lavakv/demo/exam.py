@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from lavakv.demo.logbook import Logbook
-from lavakv.evaluation.answer import Answer, Sampling, answer
 from lavakv.evaluation.encode import encode
+from lavakv.evaluation.greedy import Generated
+from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
-from lavakv.hf import LavaCache
 from lavakv.models.load import LoadedModel
 
 KEPT_FRACTIONS = (0.5, 0.25, 0.125)
@@ -25,13 +25,17 @@ class Report:
     Attributes:
         variant: the cache.
         answers: one a fact.
+        texts: the same as text.
         right: was each right?
-        head_entries: int64 `[layers, heads]` of the last prompt, or None for the full cache.
+        num_tokens: length of the last prompt.
+        head_entries: int64 `[layers, heads]`, what each head kept of it.
     """
 
     variant: Variant
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Generated] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
+    num_tokens: int = 0
     head_entries: Tensor | None = None
 
     @property
@@ -42,7 +46,8 @@ class Report:
     @property
     def tokens_per_second(self) -> float:
         """Decoding speed over all answers."""
-        return sum(done.new_tokens - 1 for done in self.answers) / sum(done.decode_seconds for done in self.answers)
+        steps = sum(len(done.tokens) - 1 for done in self.answers)
+        return steps / max(sum(done.decode_seconds for done in self.answers), 1e-9)
 
     def record(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -52,7 +57,7 @@ class Report:
             "kv_bytes": self.kv_bytes,
             "tokens_per_second": self.tokens_per_second,
             "right": self.right,
-            "answers": [done.record() for done in self.answers],
+            "answers": self.texts,
         }
 
 
@@ -62,13 +67,17 @@ def variants() -> list[Variant]:
 
 
 def examine(loaded: LoadedModel, logbook: Logbook, reports: list[Report], max_new_tokens: int) -> Iterator[None]:
-    """Ask every fact of every cache; yields after each answer and fills the reports."""
+    """Ask every fact of every cache; yields after each answer and fills the reports.
+
+    The model reads each prompt once; every cache is filled from that prefill.
+    """
     for fact in logbook.facts:
         ids = encode(loaded.tokenizer, logbook.ask(fact))
+        sweep = Sweep(loaded.model, ids, num_positions=1)
         for report in reports:
-            done = answer(loaded, ids, report.variant, Sampling(max_new_tokens))
-            if isinstance(done.cache, LavaCache):
-                report.head_entries = done.cache.budgets().head_entries[:, 0]
-            report.answers.append(done.without_cache())
-            report.right.append(fact.is_in(done.text))
+            report.num_tokens = sweep.num_tokens
+            report.head_entries = sweep.filled(report.variant).budgets().head_entries[:, 0]
+            report.answers.append(sweep.generate(report.variant, 0, max_new_tokens))
+            report.texts.append(loaded.tokenizer.decode(report.answers[-1].tokens, skip_special_tokens=True).strip())
+            report.right.append(fact.is_in(report.texts[-1]))
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,10 +70,6 @@ class Answer:
     def tokens_per_second(self) -> float | None:
         """Decoding speed, None for a single token."""
         return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else None
-
-    def without_cache(self) -> Answer:
-        """The same, letting go of the cache."""
-        return replace(self, cache=None)
 
     def record(self) -> dict[str, Any]:
         """Everything but the cache, ready for JSON."""

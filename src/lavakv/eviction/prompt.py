@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lavakv.budgets.heads import head_budgets, retained_while_trimming, worst_case_spare
-from lavakv.budgets.layers import SLACK, layer_budgets
-from lavakv.eviction.records import Budgets, RankedPrompt
+from lavakv.allocation import allocate
+from lavakv.budgets.heads import worst_case_spare
+from lavakv.budgets.layers import SLACK
+from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.records import Budgets, RankedPrompt, Settled
 from lavakv.policy import Policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 
-
-@dataclass(frozen=True, slots=True)
-class PromptPlan:
-    """One sequence of the batch.
-
-    Attributes:
-        num_tokens: real prompt tokens `N`.
-        num_padding: columns of left padding before them.
-        tokens_per_head: budget `b`.
-        window: window size `w`.
-    """
-
-    num_tokens: int
-    num_padding: int
-    tokens_per_head: int
-    window: int
-
-    @property
-    def num_evictable(self) -> int:
-        """Positions before the window."""
-        return max(self.num_tokens - self.window, 0)
-
-    @property
-    def keeps_all(self) -> bool:
-        """Is the prompt within its budget?"""
-        return self.num_tokens <= self.tokens_per_head
-
-    def total(self, num_heads: int) -> int:
-        """Entries to keep before the window by this many heads."""
-        return (self.num_evictable if self.keeps_all else self.tokens_per_head - self.window) * num_heads
+Ranker = Callable[[Policy, ScoringWindow, int], RankedPrompt]
 
 
 class PromptEviction:
@@ -60,12 +32,20 @@ class PromptEviction:
     """
 
     def __init__(
-        self, policy: Policy, prompts: Sequence[PromptPlan], stores: Sequence[LayerStore], num_heads: Sequence[int]
+        self,
+        policy: Policy,
+        prompts: Sequence[PromptPlan],
+        stores: Sequence[LayerStore],
+        num_heads: Sequence[int],
+        ranker: Ranker = RankedPrompt.of,
     ) -> None:
         self._policy, self.prompts = policy, list(prompts)
-        self._stores, self._num_heads = list(stores), list(num_heads)
-        self._ranked: list[list[RankedPrompt | None]] = []
-        self._totals: list[list[int]] = []
+        self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
+        self._allocations = [
+            None if plan.keeps_all else allocate(policy, num_heads, plan.mean_entries, plan.num_evictable)
+            for plan in prompts
+        ]
+        self._settled: list[list[Settled | None]] = []
         self._held: list[int] = []
         self.copied_entries = 0
         self.peak_entries = 0
@@ -79,89 +59,86 @@ class PromptEviction:
         Returns:
             What was decided, once the last layer is in.
         """
-        self._ranked.append([None if w is None else RankedPrompt.of(self._policy, w) for w in windows])
-        self._totals = [self._split(row) for row in range(len(self.prompts))]
-        newest = len(self._ranked) - 1
-        if newest == len(self._stores) - 1:
-            return self._finish()
-        self._make_room(newest)
-        self._place(newest, final=False)
-        return None
-
-    def _split(self, row: int) -> list[int]:
-        """Evictable totals of one sequence for the layers known so far."""
-        prompt, known = self.prompts[row], len(self._ranked)
-        if prompt.keeps_all:
-            return [prompt.total(heads) for heads in self._num_heads[:known]]
-        total = prompt.total(sum(self._num_heads))
-        if self._policy.layer_rule == "equal":  # known beforehand
-            weights, heads = torch.tensor(self._num_heads, dtype=torch.float64), self._num_heads
+        newest = len(self._held)
+        is_last = newest == len(self._stores) - 1
+        ranked = [None if window is None else self._ranked(row, window) for row, window in enumerate(windows)]
+        if is_last:
+            for layer in range(newest):  # first, or the last layer's share would come on top of their slack
+                self._trim(layer, final=True)
         else:
-            weights = torch.tensor([r[row].weight for r in self._ranked], dtype=torch.float64)  # type: ignore[union-attr]
-            heads = self._num_heads[:known]
-        split: list[int] = layer_budgets(total, weights, heads, prompt.num_evictable)[:known].tolist()
-        return split
+            self._make_room(newest)
+        self._gather(newest, ranked, final=is_last)
+        return self._finish() if is_last else None
+
+    def _ranked(self, row: int, window: ScoringWindow) -> RankedPrompt:
+        """Rank one sequence's entries of the next layer and let it compete for the budget."""
+        plan, allocation = self.prompts[row], self._allocations[row]
+        assert allocation is not None
+        ranked = self._ranker(self._policy, window, self._policy.num_guaranteed(plan.tokens_per_head, plan.window))
+        allocation.add(ranked.ranking, ranked.weight)
+        return ranked
 
     def _make_room(self, newcomer: int) -> None:
         """Trim placed layers until `newcomer` fits under the allocation bound."""
         spare = len(self.prompts) * sum(worst_case_spare(heads) for heads in self._num_heads)
         bound = spare + sum(
-            int((1.0 if prompt.keeps_all else SLACK) * prompt.total(sum(self._num_heads))) for prompt in self.prompts
+            int((1.0 if plan.keeps_all else SLACK) * plan.mean_entries * sum(self._num_heads)) for plan in self.prompts
         )
         needs = [self._needed(layer) for layer in range(newcomer + 1)]
         while sum(self._held) + needs[newcomer] > bound:
             wasteful = max(range(newcomer), key=lambda layer: self._held[layer] / max(needs[layer], 1))
             if self._held[wasteful] <= needs[wasteful]:
                 break
-            self._place(wasteful, final=False)
+            self._trim(wasteful, final=False)
             needs[wasteful] = self._held[wasteful]
 
     def _needed(self, layer: int) -> int:
         """Upper bound on the entries a layer must keep now, window aside."""
-        heads, needed = self._num_heads[layer], 0
-        for row, prompt in enumerate(self.prompts):
-            spare = 0 if prompt.keeps_all else worst_case_spare(heads)
-            needed += min(self._totals[row][layer] + spare, prompt.num_evictable * heads)
-        return needed
+        rows = zip(self.prompts, self._allocations, strict=True)
+        return sum(
+            plan.num_evictable * self._num_heads[layer] if allocation is None else allocation.most(layer)
+            for plan, allocation in rows
+        )
 
-    def _place(self, layer: int, final: bool) -> None:
-        """Give a layer its share: gather it if it is still whole, cut it otherwise."""
-        counts = [self._counts(layer, row, final) for row in range(len(self.prompts))]
+    def _gather(self, layer: int, ranked: Sequence[RankedPrompt | None], final: bool) -> None:
+        """Give a whole layer its share and let go of the rest."""
+        counts = self._counts(layer, final)
+        columns = [self._ranked_columns(layer, row, prompt) for row, prompt in enumerate(ranked)]
+        self._stores[layer].keep(columns, counts, self._tail_columns())
+        self._held.append(0)
+        self._note_copy(layer, sum(map(sum, counts)))
+        self._settled.append(
+            [None if prompt is None else prompt.settle(max(row)) for prompt, row in zip(ranked, counts, strict=True)]
+        )
+
+    def _trim(self, layer: int, final: bool) -> None:
+        """Cut a placed layer down to its share, if that is smaller by now."""
+        counts = self._counts(layer, final)
         held = sum(map(sum, counts))
-        if layer == len(self._held):
-            self._held.append(0)
-            columns = [self._ranked_columns(layer, row) for row in range(len(self.prompts))]
-            self._stores[layer].keep(columns, counts, self._tail_columns())
-        elif held == self._held[layer]:
-            return
-        else:
+        if held != self._held[layer]:
             self._stores[layer].trim(counts)
+            self._note_copy(layer, held)
+
+    def _note_copy(self, layer: int, held: int) -> None:
         self.copied_entries += held
         self._held[layer] = held
         self.peak_entries = max(self.peak_entries, sum(self._held))
-        for row, ranked in enumerate(self._ranked[layer]):
-            if ranked is not None and not final:
-                ranked.forget_beyond(self._totals[row][layer], max(counts[row]))
 
-    def _counts(self, layer: int, row: int, final: bool) -> list[int]:
-        """Entries each head of a layer keeps of one sequence: exact at the end, with Webster's spare before."""
-        prompt, ranked, heads = self.prompts[row], self._ranked[layer][row], self._num_heads[layer]
-        if ranked is None:
-            return [prompt.num_evictable] * heads
-        total = self._totals[row][layer]
-        weights = self._policy.head_weights(ranked.pooled_heads.cpu(), heads, total)
-        if final:
-            counts = head_budgets(weights, total, prompt.num_evictable)
-        else:
-            counts = retained_while_trimming(weights, prompt.num_evictable)
-        split: list[int] = counts.tolist()
-        return split
+    def _counts(self, layer: int, final: bool) -> list[list[int]]:
+        """Entries each head of a layer keeps of each sequence, window aside."""
+        counts: list[list[int]] = []
+        for plan, allocation in zip(self.prompts, self._allocations, strict=True):
+            if allocation is None:
+                counts.append([plan.num_evictable] * self._num_heads[layer])
+            else:
+                counts.append(allocation.counts(layer, final).tolist())
+        return counts
 
-    def _ranked_columns(self, layer: int, row: int) -> Tensor:
+    def _ranked_columns(self, layer: int, row: int, ranked: RankedPrompt | None) -> Tensor:
         """Columns before the window by rank, `[H, n]`."""
-        ranked, prompt = self._ranked[layer][row], self.prompts[row]
+        prompt = self.prompts[row]
         if ranked is not None:
-            return ranked.positions + prompt.num_padding
+            return ranked.ranking.positions + prompt.num_padding
         first = prompt.num_padding
         return torch.arange(first, first + prompt.num_evictable).expand(self._num_heads[layer], -1)
 
@@ -176,11 +153,10 @@ class PromptEviction:
         weights = torch.full((layers, batch), float("nan"), dtype=torch.float64)
         loss = torch.zeros(layers, batch, dtype=torch.float64)
         for layer in range(layers):
-            self._place(layer, final=True)
             counts = self._stores[layer].past_counts()
-            for row, ranked in enumerate(self._ranked[layer]):
+            for row, settled in enumerate(self._settled[layer]):
                 window = min(self.prompts[row].window, self.prompts[row].num_tokens)
                 heads[layer, row, : len(counts[row])] = torch.tensor(counts[row]) + window
-                if ranked is not None:
-                    weights[layer, row], loss[layer, row] = ranked.weight, ranked.evicted_loss(counts[row])
+                if settled is not None:
+                    weights[layer, row], loss[layer, row] = settled.weight, settled.evicted_loss(counts[row])
         return Budgets(heads.sum(dim=2), weights, heads, loss)

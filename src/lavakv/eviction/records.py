@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.judging import judge, layer_weight
 from lavakv.policy import Policy
-from lavakv.ranking import rank
+from lavakv.ranking import Ranking, rank
 from lavakv.scoring.lava import eviction_loss
+from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
-from lavakv.selection import layer_weight, score_window
 
 
 class Budgets(NamedTuple):
@@ -38,38 +39,46 @@ class RankedPrompt:
     """One sequence in one layer, ranked.
 
     Attributes:
-        positions: int64 `[H, n]` by rank; needed until the entries themselves stand in rank order.
-        pooled_heads: int16, head of each entry of the layer, best first, as far as a later budget can reach.
+        ranking: its entries, best first.
+        weight: the layer's weight in the split over layers.
         loss: float32 `[H, ranks]`, what evicting each entry costs, in rank order.
         total_loss: float, the same summed over all evictable entries.
-        weight: the layer's weight in the split over layers.
     """
 
-    positions: Tensor
-    pooled_heads: Tensor
+    ranking: Ranking
+    weight: float
     loss: Tensor
     total_loss: float
-    weight: float
 
     @classmethod
-    def of(cls, policy: Policy, window: ScoringWindow) -> RankedPrompt:
+    def of(cls, policy: Policy, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
         """Score and rank a layer's entries.
 
         Raises:
-            PolicyError: the policy's scores are not finite, named with the layer.
+            PolicyError: the policy's scores cannot be used, named with the layer.
         """
-        score = score_window(policy, window)
-        weight = layer_weight(policy, score, window.layer)
-        ranking = rank(score)
-        loss = eviction_loss(window)
-        total_loss = float(loss.sum(dtype=torch.float64))
-        return cls(ranking.positions, ranking.pooled_heads, loss.gather(1, ranking.positions), total_loss, weight)
+        score = judge(policy, window)
+        weight = layer_weight(policy, window, score.values if isinstance(score, TieredScores) else score)
+        ranking, loss = rank(score, num_guaranteed), eviction_loss(window)
+        return cls(ranking, weight, loss.gather(1, ranking.positions), float(loss.sum(dtype=torch.float64)))
 
-    def forget_beyond(self, total: int, most_ranks: int) -> None:
-        """Drop what no smaller budget can ask for."""
-        self.positions = self.positions[:, :0].clone()
-        self.pooled_heads = self.pooled_heads[:total].clone()
-        self.loss = self.loss[:, :most_ranks].clone()
+    def settle(self, most_ranks: int) -> Settled:
+        """What is still needed once the entries stand in rank order in their store, and no head keeps more ranks."""
+        return Settled(self.loss[:, :most_ranks].clone(), self.total_loss, self.weight)
+
+
+class Settled(NamedTuple):
+    """One sequence in one layer whose entries are in their store.
+
+    Attributes:
+        loss: float32 `[H, ranks]`, what evicting each entry costs, in rank order, as far as the store goes.
+        total_loss: the same summed over all evictable entries.
+        weight: the layer's weight in the split over layers.
+    """
+
+    loss: Tensor
+    total_loss: float
+    weight: float
 
     def evicted_loss(self, counts: list[int]) -> float:
         """The estimated loss when each head keeps its first `counts[h]` entries."""

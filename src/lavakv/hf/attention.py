@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lavakv.attention import AttentionRequest, AttentionSettings, attend
 from lavakv.hf.layer import PendingKeyValues
 from lavakv.hf.names import PREFIX
+from lavakv.hf.projection import output_weight
 from lavakv.hf.prompt import LayerPrompt
 
 
@@ -39,7 +40,8 @@ def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | No
         if key.layer.num_columns:
             return _append(key, query, attention_mask, settings), None
         output = _call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
-        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings))
+        weight = output_weight(module, key.values, query.shape[1])
+        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight))
         return output
 
     return lava_attention

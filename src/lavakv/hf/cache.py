@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, NoReturn
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
-from lavakv.errors import CacheStateError, InputError
-from lavakv.eviction.records import Budgets
+from lavakv.errors import CacheStateError, InputError, UnsupportedError
+from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.prompt import PromptEviction, Ranker
+from lavakv.eviction.records import Budgets, RankedPrompt
 from lavakv.hf import memory
+from lavakv.hf.checks import tokens_and_padding
 from lavakv.hf.geometry import geometry_of, stock_layers
-from lavakv.hf.layer import LavaLayer, unsupported
+from lavakv.hf.inspection import held_lengths, held_positions
+from lavakv.hf.layer import LavaLayer
 from lavakv.hf.modes import storing
+from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.refusals import Refusals
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import PromptStep
-from lavakv.policy import Policy, get_policy
+from lavakv.policy import Policy
+from lavakv.registry import get_policy
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
@@ -26,7 +33,7 @@ from lavakv.store.ragged import RaggedStore
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
 
 
-class LavaCache(Cache):
+class LavaCache(Refusals, Cache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
     The first forward is the prompt: each compressed layer keeps its budget of it. Later forwards append uncompressed.
@@ -58,7 +65,7 @@ class LavaCache(Cache):
     ) -> None:
         self._spec = BudgetSpec(budget, keep, max_bytes, window)
         self._policy = get_policy(policy)
-        if store not in _STORES:
+        if not isinstance(store, str) or store not in _STORES:
             raise InputError("store", expected=" or ".join(_STORES), got=repr(store), fix="Use ragged, the default.")
         self._store_class = _STORES[store]
         self._config, self._geometry = config, geometry_of(config)
@@ -97,13 +104,7 @@ class LavaCache(Cache):
             CacheStateError: the cache holds no prompt, or its last forward failed.
         """
         self._require_prompt()
-        lengths = torch.zeros(
-            len(self.layer_indices), self.batch_size, max(self._geometry.num_heads), dtype=torch.int64
-        )
-        for row, store in enumerate(self._stores()):
-            tail = self._state.columns.real[:, -store.tail_length :].sum(dim=1).cpu()
-            lengths[row, :, : store.num_heads] = torch.tensor(store.past_counts()) + tail[:, None]
-        return lengths
+        return held_lengths(self._state.columns, self._stores())
 
     def kept_positions(self, layer: int, batch: int, head: int) -> Tensor:
         """Original positions that one head holds now, int64, ascending; 0 is the sequence's first real token.
@@ -126,10 +127,7 @@ class LavaCache(Cache):
                 got=f"{layer}, {batch}, {head}",
                 fix="`cache.layer_indices` lists the compressed layers.",
             )
-        store, columns = self.layers[layer].store, self._state.columns
-        past = store.past_columns(batch, head)
-        tail = torch.arange(columns.length - store.tail_length, columns.length, device=past.device)
-        return columns.positions(batch, torch.cat([past, tail])).cpu()
+        return held_positions(self._state.columns, self.layers[layer].store, batch, head)
 
     def budgets(self) -> Budgets:
         """What the policy decided for the prompt.
@@ -143,11 +141,31 @@ class LavaCache(Cache):
 
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
-        self._state = CacheState(self._geometry, self._policy)
+        self._state = CacheState(self._geometry)
         self.layers = stock_layers(self._config)
         for index in self.layer_indices:
             store = self._store_class()
-            self.layers[index] = LavaLayer(index, store, self._state, self._geometry.other_full_layers)
+            self.layers[index] = self.new_layer(index, store, self._state, self._geometry.other_full_layers)
+
+    def new_layer(self, *args: Any) -> LavaLayer:
+        """Make one compressed layer; see `LavaLayer`."""
+        return LavaLayer(*args)
+
+    def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
+        """Take a recorded prompt in place of a forward (called by `Recording.fill`).
+
+        Args:
+            prompts: compressed layers by index.
+            others: the layers that are not compressed, by index; taken over as they are.
+            ranker: what ranks a layer's entries.
+        """
+        step = self._state.prompt_step()
+        assert step is not None
+        self._plan(step, next(iter(prompts.values())).keys, ranker)
+        for index in self.layer_indices:
+            self.layers[index].take_prompt(prompts[index])
+        for index, layer in others.items():
+            self.layers[index] = layer
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
@@ -156,6 +174,14 @@ class LavaCache(Cache):
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
         was_prompt = self._state.end(succeeded)
+        if succeeded and self.layers[self.layer_indices[0]].get_seq_length() != self._state.columns.length:
+            self.reset()
+            raise UnsupportedError(
+                "model",
+                expected="layers that use the cache",
+                got="a forward in which none did; the cache is reset",
+                fix="Turn gradient checkpointing off, or call `model.eval()`.",
+            )
         if succeeded:
             memory.detach_states(self.layers)
         if was_prompt and succeeded:
@@ -184,30 +210,16 @@ class LavaCache(Cache):
         self._state.prompt_step()
         return super().update_recurrent_state(*args, **kwargs)
 
-    def reorder_cache(self, beam_idx: Tensor) -> NoReturn:
-        """Unsupported yet."""
-        raise unsupported("beam search (reordering the sequences of a cache)")
-
-    def crop(self, tokens_to_remove: int) -> NoReturn:
-        """Unsupported yet."""
-        raise unsupported("cropping a cache (assisted decoding)")
-
-    def batch_repeat_interleave(self, repeats: int) -> NoReturn:
-        """Unsupported yet."""
-        raise unsupported("repeating the sequences of a cache")
-
-    def batch_select_indices(self, indices: Tensor) -> NoReturn:
-        """Unsupported yet."""
-        raise unsupported("selecting sequences of a cache")
-
-    def _plan(self, step: PromptStep, keys: Tensor) -> None:
+    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
         fixed = token = 0
         if self._spec.max_bytes is not None:
-            text = self._config.get_text_config(decoder=True)
-            token = 2 * sum(self._geometry.num_heads) * memory.head_dim(text) * keys.itemsize
+            token = 2 * sum(self._geometry.num_heads) * self._geometry.head_dim * keys.itemsize
             batch, columns = step.real.shape
             fixed = memory.other_layers_bytes(self.layers, self._config, batch, columns, keys.itemsize)
-        self._state.plan(step, self._spec, fixed, token, self._stores())
+        tokens, padding = tokens_and_padding(step.real)
+        budgets = self._spec.tokens_per_head(tokens, fixed, token)
+        plans = [PromptPlan(*row, self._spec.window) for row in zip(tokens, padding, budgets, strict=True)]
+        step.eviction = PromptEviction(self._policy, plans, self._stores(), self._geometry.num_heads, ranker)
 
     def _stores(self) -> list[LayerStore]:
         return [self.layers[index].store for index in self.layer_indices]

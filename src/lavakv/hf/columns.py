@@ -45,7 +45,7 @@ class Columns:
         return (row.long().cumsum(0) - 1)[columns[row[columns]]]
 
 
-def real_columns(mask: Any, batch: int, num_queries: int, device: torch.device) -> Tensor:
+def real_columns(mask: Any, batch: int, num_queries: int, num_seen: int, device: torch.device) -> Tensor:
     """Which of the new columns are real tokens, bool `[B, q]`.
 
     Args:
@@ -53,35 +53,48 @@ def real_columns(mask: Any, batch: int, num_queries: int, device: torch.device) 
             `BlockMask`, or a dictionary of masks by layer type.
         batch: sequences `B`.
         num_queries: new columns `q`, the last ones of the mask.
+        num_seen: columns the cache has seen before.
         device: where the model's inputs are.
 
     Raises:
-        InputError: a mask for another batch, or one that does not reach the new columns.
+        InputError: a mask for another batch, or one that does not span all columns.
     """
     if isinstance(mask, dict):
         mask = mask.get("full_attention")
-    if mask is None:
+    if mask is None or num_queries == 0:
         return torch.ones(batch, num_queries, dtype=torch.bool, device=device)
     if not isinstance(mask, Tensor) or mask.ndim == 4:
         rows = last_rows(mask, 1, batch, device)
         return rows[:, -1, -num_queries:].expand(batch, -1)
-    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] < num_queries:
+    if mask.ndim != 2 or tuple(mask.shape) != (batch, num_seen + num_queries):
         raise InputError(
             "attention_mask",
-            expected=f"a mask of shape [{batch}, at least {num_queries}]",
+            expected=f"a mask of all columns, seen and new, shape {(batch, num_seen + num_queries)}",
             got=str(tuple(mask.shape)),
-            fix="Pass the mask the tokenizer returns.",
+            fix="Pass the mask the tokenizer returns, after that of what the cache holds.",
         )
     return mask[:, -num_queries:].to(device=device, dtype=torch.bool)
 
 
+def is_explicit(mask: Any) -> bool:
+    """Does a mask tell each query's columns (4-D or flex), not only padding?"""
+    return (isinstance(mask, Tensor) and mask.ndim == 4) or hasattr(mask, "mask_mod")
+
+
 def last_rows(mask: Any, num_rows: int, batch: int, device: torch.device) -> Tensor:
     """What the last `num_rows` queries may see, bool `[1 or B, num_rows, columns]`, from a 4-D or block mask."""
+    num_queries = mask.shape[2] if isinstance(mask, Tensor) else mask.seq_lengths[0]
+    return mask_rows(mask, num_queries - num_rows, num_queries, batch, device)
+
+
+def mask_rows(mask: Any, start: int, stop: int, batch: int, device: torch.device) -> Tensor:
+    """What the queries `start` to `stop` may see, bool `[1 or B, stop - start, columns]`."""
+    num_rows = stop - start
     if isinstance(mask, Tensor):
-        rows = mask[:, 0, -num_rows:]
+        rows = mask[:, 0, start:stop]
         return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
-    num_queries, num_columns = mask.seq_lengths
-    queries = torch.arange(num_queries - num_rows, num_queries, device=device)[None, :, None]
+    num_columns = mask.seq_lengths[1]
+    queries = torch.arange(start, stop, device=device)[None, :, None]
     columns = torch.arange(num_columns, device=device)[None, None, :]
     sequences = torch.arange(batch, device=device)[:, None, None]
     seen: Tensor = mask.mask_mod(sequences, torch.zeros((), dtype=torch.long, device=device), queries, columns)

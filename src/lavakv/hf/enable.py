@@ -26,8 +26,8 @@ def enable(model: Model) -> Model:
     """Let a model work with `LavaCache`. Other caches, and no cache, go on working as before.
 
     Registers an attention function on top of the model's own one and watches the decoder's forwards; idempotent. The
-    attention implementation's name lives in the config: models built from one config object share it, and see
-    lavakv's name too, without any effect on them.
+    attention implementation's name lives in the config: models built from one config object share it. Enabling one has
+    no effect on the others; disabling one means that the others need `enable` again.
 
     Args:
         model: a transformers decoder-only model, with or without a language-model head, or the text part of a
@@ -40,7 +40,7 @@ def enable(model: Model) -> Model:
         InputError: not a transformers model.
         UnsupportedError: an encoder-decoder model, or one whose attention does not go through transformers' interface.
     """
-    decoder = _decoder_of(model)
+    decoder = decoder_of(model)
     if _RECORD in decoder.__dict__:
         if str(decoder.config._attn_implementation).startswith(PREFIX):
             guard_generate(model)  # its decoder may have been enabled without it
@@ -63,7 +63,7 @@ def enable(model: Model) -> Model:
 
 def disable(model: Model) -> Model:
     """Undo `enable`: the model's own attention, no hooks. Does nothing to a model that is not enabled."""
-    decoder = _decoder_of(model)
+    decoder = decoder_of(model)
     record = decoder.__dict__.pop(_RECORD, None)
     if record is not None:
         original, hooks = record
@@ -78,7 +78,7 @@ def disable(model: Model) -> Model:
 @contextmanager
 def enabled(model: Model) -> Iterator[Model]:
     """`enable` on entry, `disable` on exit; a model that was enabled before stays so."""
-    before = _RECORD in _decoder_of(model).__dict__
+    before = _RECORD in decoder_of(model).__dict__
     try:
         yield enable(model)
     finally:
@@ -86,7 +86,13 @@ def enabled(model: Model) -> Iterator[Model]:
             disable(model)
 
 
-def _decoder_of(model: Any) -> PreTrainedModel:
+def decoder_of(model: Any) -> PreTrainedModel:
+    """The module whose forwards lavakv watches: the model without its language-model head.
+
+    Raises:
+        InputError: not a transformers model.
+        UnsupportedError: an encoder-decoder model.
+    """
     if not isinstance(model, PreTrainedModel):
         raise InputError(
             "model",

@@ -9,6 +9,7 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lavakv.errors import InputError, NothingToCompressError, UnsupportedError
+from lavakv.hf.positions import max_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Geometry:
         num_layers: layers of the cache that transformers would build.
         layer_indices: the model's layers that are compressed.
         num_heads: KV heads of each of these.
+        head_dim: size of one key, by the configuration.
         max_positions: tokens the model's position encoding reaches, or None if it says nothing.
         other_full_layers: are there full-attention layers that stay as transformers makes them?
     """
@@ -28,6 +30,7 @@ class Geometry:
     num_layers: int
     layer_indices: tuple[int, ...]
     num_heads: tuple[int, ...]
+    head_dim: int
     max_positions: int | None
     other_full_layers: bool
 
@@ -59,8 +62,8 @@ def geometry_of(config: PretrainedConfig) -> Geometry:
             config, "one key and value per KV head", "latent keys and values (MLA)", "Use the full cache."
         )
     layers = stock_layers(config)
-    max_positions = getattr(text, "max_position_embeddings", None)
-    full = [index for index, layer in enumerate(layers) if _is_full(layer, max_positions)]
+    stated = getattr(text, "max_position_embeddings", None)
+    full = [index for index, layer in enumerate(layers) if _is_full(layer, stated)]
     compressed = [index for index in full if index not in _shared_layers(text, len(layers))]
     if not compressed:
         raise NothingToCompressError(
@@ -71,7 +74,7 @@ def geometry_of(config: PretrainedConfig) -> Geometry:
         )
     heads = tuple(_num_kv_heads(text, index) for index in compressed)
     other = len(compressed) < len(full)
-    return Geometry(text.model_type, len(layers), tuple(compressed), heads, max_positions, other)
+    return Geometry(text.model_type, len(layers), tuple(compressed), heads, head_dim(text), max_positions(text), other)
 
 
 def _is_full(layer: Any, max_positions: int | None) -> bool:
@@ -103,6 +106,11 @@ def _num_kv_heads(text: PretrainedConfig, index: int) -> int:
     if isinstance(heads, (list, tuple)):
         heads = heads[index]
     return int(heads or config.num_attention_heads)
+
+
+def head_dim(text: PretrainedConfig) -> int:
+    """Size of one key or value, by the configuration."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _unsupported(config: PretrainedConfig, expected: str, got: str, fix: str) -> UnsupportedError:

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, cache_utils
 from transformers.cache_utils import CacheLayerMixin
 
 from lavakv.errors import UnsupportedError
+from lavakv.hf.geometry import head_dim
 from lavakv.hf.layer import LavaLayer
 
 _STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
@@ -67,11 +68,6 @@ def other_layers_bytes(layers: Sequence[Any], config: PretrainedConfig, batch: i
         held = min(columns, getattr(layer, "sliding_window", columns + 1) - 1)
         total += 2 * batch * heads * held * head_dim(text) * itemsize
     return total
-
-
-def head_dim(text: PretrainedConfig) -> int:
-    """Size of one key or value, by the configuration."""
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _states(layer: Any) -> Iterator[Tensor]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
-from lavakv.eviction.prompt import PromptPlan
+from lavakv.eviction.plan import PromptPlan
+from lavakv.hf.columns import is_explicit, mask_rows
+from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 
 
-class LayerPrompt(NamedTuple):
+@dataclass(frozen=True)
+class LayerPrompt:
     """What a layer computed for the prompt.
 
     Attributes:
@@ -20,6 +25,7 @@ class LayerPrompt(NamedTuple):
         values: `[B, H, columns, value_dim]`.
         mask: the attention mask the model passed, of whatever kind.
         settings: scaling, softcap and sinks.
+        output_weight: `[query_heads, value_dim, hidden]`, the output projection, or None where it is not known.
     """
 
     queries: Tensor
@@ -27,6 +33,7 @@ class LayerPrompt(NamedTuple):
     values: Tensor
     mask: Any
     settings: AttentionSettings
+    output_weight: Tensor | None = None
 
     def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
@@ -39,9 +46,10 @@ class LayerPrompt(NamedTuple):
         """
         heads, columns = self.keys.shape[1:3]
         scaling, softcap, sinks = self.settings
-        queries = self.queries[sequence, :, columns - plan.window :].detach()
+        queries = self.queries[sequence].detach().view(heads, -1, columns, self.queries.shape[3])
+        weight = self.output_weight
         return ScoringWindow(
-            queries=queries.reshape(heads, -1, *queries.shape[1:]),
+            queries=queries[:, :, columns - plan.window :],
             keys=[self.keys[sequence, :, plan.num_padding :].detach()],
             values=[self.values[sequence, :, plan.num_padding :].detach()],
             scaling=scaling,
@@ -49,4 +57,18 @@ class LayerPrompt(NamedTuple):
             sinks=None if sinks is None else sinks.detach().view(heads, -1),
             visible=visible,
             layer=layer,
+            tokens_per_head=plan.tokens_per_head,
+            output_weight=None if weight is None else weight.detach().view(heads, -1, *weight.shape[1:]),
+            prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
         )
+
+    def _visible_rows(self, sequence: int, num_padding: int) -> Callable[[int, int], Tensor] | None:
+        """What the rows `start` to `stop` of one sequence see, padding cut away; None for causal."""
+        if not is_explicit(self.mask):
+            return None
+
+        def visible(start: int, stop: int) -> Tensor:
+            seen = mask_rows(self.mask, num_padding + start, num_padding + stop, self.keys.shape[0], self.keys.device)
+            return seen[sequence if seen.shape[0] > 1 else 0][:, num_padding:]
+
+        return visible

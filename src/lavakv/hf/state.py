@@ -7,16 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import CacheStateError, NotEnabledError
-from lavakv.eviction.prompt import PromptEviction, PromptPlan
 from lavakv.eviction.records import Budgets
-from lavakv.hf.checks import check_heads, check_inputs, check_model, tokens_and_padding
+from lavakv.hf.checks import check_heads, check_inputs, check_model
 from lavakv.hf.columns import Columns, real_columns
 from lavakv.hf.geometry import Geometry
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.step import AppendStep, PromptStep
-from lavakv.policy import Policy
 from lavakv.store.base import LayerStore
 
 
@@ -30,8 +27,8 @@ class CacheState:
         broken: did a forward fail half-way?
     """
 
-    def __init__(self, geometry: Geometry, policy: Policy) -> None:
-        self._geometry, self._policy = geometry, policy
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
         self.columns = Columns()
         self.batch = -1
         self.budgets: Budgets | None = None
@@ -47,7 +44,7 @@ class CacheState:
         """
         self.require_sound()
         check_model(self._geometry, model, self._model)
-        real = real_columns(mask, inputs.shape[0], inputs.shape[1], inputs.device)
+        real = real_columns(mask, inputs.shape[0], inputs.shape[1], self.columns.length, inputs.device)
         seen = self.columns.real if self.columns.length else None
         check_inputs(inputs, real, self.batch, seen, self._geometry.max_positions)
         self.columns.append(real)
@@ -59,11 +56,6 @@ class CacheState:
         step, self._step = self._step, None
         self.broken = self.broken or (step is not None and not succeeded)
         return isinstance(step, PromptStep)
-
-    @property
-    def is_open(self) -> bool:
-        """Is a forward of an enabled model under way?"""
-        return self._step is not None
 
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward failed half-way."""
@@ -89,19 +81,6 @@ class CacheState:
                 fix="Call `lavakv.enable(model)` first.",
             )
         return self._step if isinstance(self._step, PromptStep) and self._step.eviction is None else None
-
-    def plan(
-        self, step: PromptStep, spec: BudgetSpec, fixed_bytes: int, token_bytes: int, stores: list[LayerStore]
-    ) -> None:
-        """Fix every sequence's budget before the first layer's attention.
-
-        Raises:
-            BudgetError: the budget cannot be met.
-        """
-        tokens, padding = tokens_and_padding(step.real)
-        budgets = spec.tokens_per_head(tokens, fixed_bytes, token_bytes)
-        plans = [PromptPlan(n, p, b, spec.window) for n, p, b in zip(tokens, padding, budgets, strict=True)]
-        step.eviction = PromptEviction(self._policy, plans, stores, self._geometry.num_heads)
 
     def take_prompt(self, index: int, store: LayerStore, prompt: LayerPrompt) -> None:
         """Score and store a layer's prompt, right after its dense attention."""

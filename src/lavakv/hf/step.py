@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lavakv.eviction.prompt import PromptEviction, PromptPlan
-from lavakv.hf.columns import Columns, last_rows
+from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.prompt import PromptEviction
+from lavakv.hf.columns import Columns, is_explicit, last_rows
 
 
 class PromptStep:
@@ -28,7 +29,7 @@ class PromptStep:
     def visible(self, mask: Any, sequence: int, plan: PromptPlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
         if not self._rows_known:
-            if _is_explicit(mask):
+            if is_explicit(mask):
                 self._window_rows = last_rows(mask, plan.window, self.real.shape[0], self.real.device)
             self._rows_known = True
         if self._window_rows is None:
@@ -64,7 +65,7 @@ class AppendStep:
     def _built(self, mask: Any, tail_length: int) -> Tensor:
         real, count = self._columns.real[:, -tail_length:], self._num_queries
         batch, device = real.shape[0], real.device
-        if _is_explicit(mask) and count > 1:
+        if is_explicit(mask) and count > 1:
             among = last_rows(mask, count, batch, device)[..., -count:]
         else:
             among = torch.ones(1, count, count, dtype=torch.bool, device=device).tril()
@@ -72,8 +73,3 @@ class AppendStep:
         among = (among & real[:, None, -count:]) | itself
         before = real[:, None, :-count].expand(-1, count, -1)
         return torch.cat([before, among], dim=-1)[:, None]
-
-
-def _is_explicit(mask: Any) -> bool:
-    """Does the mask tell each query's columns (4-D or flex), not only padding?"""
-    return (isinstance(mask, Tensor) and mask.ndim == 4) or hasattr(mask, "mask_mod")

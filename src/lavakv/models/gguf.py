@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-import struct
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lavakv.errors import ModelError
+from lavakv.errors import LavaError, ModelError
 from lavakv.models.home import made_once
+from lavakv.models.weights import require_all_weights
 
 _MAGIC = b"GGUF"
 
@@ -31,8 +31,16 @@ def converted(file: Path) -> Path:
 
 def require_gguf(file: Path) -> None:
     """Raise ModelError if a file is not a GGUF, or the packages that read one are missing."""
-    with file.open("rb") as content:
-        start = content.read(8)
+    try:
+        with file.open("rb") as content:
+            start = content.read(8)
+    except OSError as error:
+        raise ModelError(
+            f"model file {file}",
+            expected="a file that can be read",
+            got=str(error.strerror),
+            fix="Check its permissions.",
+        ) from error
     if start[:4] != _MAGIC or len(start) < 8:
         raise ModelError(
             f"model file {file}",
@@ -58,8 +66,13 @@ def convert(file: Path, folder: Path) -> None:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except (ValueError, KeyError, IndexError, OSError, RuntimeError, NotImplementedError, struct.error) as error:
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+        require_all_weights(f"model file {file}", report)
+    except LavaError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its readers do
         raise ModelError(
             f"model file {file}",
             expected="a whole GGUF file of an architecture that transformers converts",

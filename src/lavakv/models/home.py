@@ -37,7 +37,7 @@ def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
         return final
     try:
         home().mkdir(parents=True, exist_ok=True)
-        with FileLock(home() / f"{name}.lock"):
+        with FileLock(home() / "lock"):
             if not (final / MARKER).exists():
                 _make(final, make)
     except OSError as error:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lavakv.errors import InputError, ModelError
+from lavakv.errors import InputError, LavaError, ModelError
 from lavakv.models.default import DEFAULT_MODEL, default_model_dir
 from lavakv.models.gguf import converted
+from lavakv.models.weights import require_all_weights
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,8 +53,12 @@ def load(
         options["attn_implementation"] = attention
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, **options).to(target).eval()
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        require_all_weights(f"model {name!r}", report)
+        model = model.to(target).eval()
+    except LavaError:
+        raise
+    except Exception as error:  # whatever a stranger's files make transformers do
         raise ModelError(
             f"model {name!r}",
             expected="a causal language model that transformers can load",
@@ -78,8 +83,7 @@ def resolve(name: str) -> str:
         return str(path)
     if path.is_file():
         return str(converted(path))
-    looks_like_path = name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1
-    if looks_like_path:
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name.endswith(".gguf"):
         raise _not_a_model(name, "nothing of that name")
     return name
 
@@ -105,8 +109,10 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        device = torch.empty(1, device=name)
+        device.tolist()  # a meta device holds nothing
+        return device.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             "device", expected="a device that torch can use, such as cpu or cuda", got=repr(name), fix="Use auto."
         ) from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from lavakv.scoring.pooling import max_pool
 from lavakv.scoring.window import ScoringWindow
 
 KERNEL_SIZE = 7
@@ -19,7 +19,7 @@ def lava_score(window: ScoringWindow) -> Tensor:
     """
     if window.num_evictable == 0:
         return window.value_norms[:, :0]
-    pooled = functional.max_pool1d(window.mean_attention, KERNEL_SIZE, stride=1, padding=KERNEL_SIZE // 2)
+    pooled = max_pool(window.mean_attention, KERNEL_SIZE)
     largest_value = window.value_norms[:, : window.num_evictable].amax(dim=1, keepdim=True)
     return largest_value * pooled.amax(dim=1)
 

@@ -20,6 +20,11 @@ class NaiveWindow(NamedTuple):
         softcap: `c` in `c * tanh(x / c)`, or None.
         sinks: `[query_heads]` attention-sink logits, or None.
         visible: `[w][N]`, what each window query sees, or None for causal.
+        layer: index of the layer in the model.
+        tokens_per_head: the budget `b`, or None.
+        output_weight: `[query_heads][value_dim][hidden]`, or None.
+        prompt_queries: `[query_heads][N][head_dim]`, or None.
+        prompt_visible: `[N][N]`, what each row of the prompt sees, or None for causal.
     """
 
     queries: Sequence[Rows]
@@ -29,6 +34,11 @@ class NaiveWindow(NamedTuple):
     softcap: float | None = None
     sinks: Sequence[float] | None = None
     visible: Sequence[Sequence[bool]] | None = None
+    layer: int = 0
+    tokens_per_head: int | None = None
+    output_weight: Sequence[Rows] | None = None
+    prompt_queries: Sequence[Rows] | None = None
+    prompt_visible: Sequence[Sequence[bool]] | None = None
 
     @property
     def num_evictable(self) -> int:

@@ -48,6 +48,32 @@ def require_extras(sinks: Tensor | None, visible: Tensor | None, q_window: Tenso
         )
 
 
+def require_whole(
+    output_weight: Tensor | None, prompt_queries: Tensor | None, q_window: Tensor, num_tokens: int, value_dim: int
+) -> None:
+    """Insist on a projection of every query head's values, and on the queries of the whole prompt.
+
+    Raises:
+        InputError: another shape.
+    """
+    query_heads, _, head_dim = q_window.shape
+    if output_weight is not None and (output_weight.ndim != 3 or output_weight.shape[:2] != (query_heads, value_dim)):
+        raise InputError(
+            "output_weight",
+            expected=f"shape ({query_heads}, {value_dim}, hidden)",
+            got=str(tuple(output_weight.shape)),
+            fix="Cut the projection into one [value_dim, hidden] piece a query head.",
+        )
+    rows = (query_heads, num_tokens, head_dim)
+    if prompt_queries is not None and tuple(prompt_queries.shape) != rows:
+        raise InputError(
+            "prompt_queries",
+            expected=f"all queries of the prompt, shape {rows}",
+            got=str(tuple(prompt_queries.shape)),
+            fix="Pass them as the attention sees them, the window's included.",
+        )
+
+
 def _fit(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
     if not keys or not values or any(tensor.ndim != 3 for tensor in (q_window, *keys, *values)):
         return False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from lavakv.scoring.logits import QueryRows, masked_logits
+from lavakv.scoring.prompt import PromptRows
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class ScoringWindow:
         sinks: `[H, G]` attention-sink logits that join the softmax denominator, or None.
         visible: bool `[w, N]`, what each window query sees; None means causal.
         layer: index of the layer in the model.
+        tokens_per_head: the budget `b`, for scores that depend on it, or None.
+        output_weight: `[H, G, value_dim, hidden]`, what the output projection does to each query head's values, or
+            None where it is not known.
+        prompt: all rows of the prompt, for scores that look beyond the window, or None.
     """
 
     queries: Tensor
@@ -35,6 +42,16 @@ class ScoringWindow:
     sinks: Tensor | None = None
     visible: Tensor | None = None
     layer: int = 0
+    tokens_per_head: int | None = None
+    output_weight: Tensor | None = None
+    prompt: PromptRows | None = None
+    _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def with_budget(self, tokens_per_head: int) -> ScoringWindow:
+        """The same window for another budget; what was computed on this one is shared."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "tokens_per_head", tokens_per_head)
+        return twin
 
     @property
     def num_tokens(self) -> int:
@@ -46,57 +63,76 @@ class ScoringWindow:
         """Positions before the window, `n = N - w`."""
         return self.num_tokens - self.queries.shape[2]
 
-    @cached_property
+    @property
+    def attention(self) -> Tensor:
+        """`A`: what each window query pays to each position, window included, float32 `[H, G, w, N]`."""
+        return self._once("attention", self._attention)
+
+    @property
     def mean_attention(self) -> Tensor:
         """`a_q[i]`: the window's mean attention to each evictable position, float32 `[H, G, n]` (method, step 1)."""
-        if len(self.keys) == 1:
-            probabilities = torch.softmax(self._logits(self.keys[0], 0), dim=-1)
-            return probabilities[..., : self.num_evictable].mean(dim=2)
-        normalizer = self._normalizer()
-        means, start = [], 0
-        for chunk in self.keys:
-            logits = self._logits(chunk, start, with_sinks=False)
-            means.append(torch.exp(logits - normalizer).mean(dim=2))
-            start += chunk.shape[1]
-        return torch.cat(means, dim=-1)[..., : self.num_evictable]
+        return self._once("mean_attention", self._mean_attention)
 
-    @cached_property
+    @property
     def value_norms(self) -> Tensor:
         """`||V_h[i]||_1` of every position, float32 `[H, N]`."""
+        return self._once("value_norms", self._value_norms)
+
+    @property
+    def projected_norms(self) -> Tensor:
+        """`||V_h[i] W_O,q||_1` of every evictable position, float32 `[H, G, n]`."""
+        return self._once("projected_norms", self._projected_norms)
+
+    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        if name not in self._computed:
+            self._computed[name] = compute()
+        return self._computed[name]
+
+    def _attention(self) -> Tensor:
+        if len(self.keys) == 1:
+            return torch.softmax(self._logits(self.keys[0], 0, self.sinks), dim=-1)[..., : self.num_tokens]
+        return torch.cat(list(self._attention_chunks()), dim=-1)
+
+    def _mean_attention(self) -> Tensor:
+        if len(self.keys) == 1:
+            return self.attention[..., : self.num_evictable].mean(dim=2)
+        return torch.cat([chunk.mean(dim=2) for chunk in self._attention_chunks()], dim=-1)[..., : self.num_evictable]
+
+    def _value_norms(self) -> Tensor:
         return torch.cat([torch.linalg.vector_norm(chunk.float(), ord=1, dim=-1) for chunk in self.values], dim=-1)
 
-    def _logits(self, keys: Tensor, start: int, with_sinks: bool = True) -> Tensor:
-        """Masked attention logits of the window to one chunk, float32 `[H, G, w, tokens]`, sinks as a last column."""
-        heads, group, window, _ = self.queries.shape
-        packed = self.queries.float().reshape(heads, group * window, -1) * self.scaling
-        logits = torch.bmm(packed, keys.float().transpose(1, 2)).view(heads, group, window, -1)
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        if self.visible is not None:
-            logits.masked_fill_(~self.visible[:, start : start + keys.shape[1]], float("-inf"))
-        else:
-            # Every window query sees all that came before the window.
-            first_masked = min(max(self.num_evictable - start, 0), keys.shape[1])
-            logits[..., first_masked:].masked_fill_(
-                ~self._causal(start + first_masked, start + keys.shape[1]), -torch.inf
-            )
-        if self.sinks is not None and with_sinks:
-            sinks = self.sinks.float()[:, :, None, None].expand(heads, group, window, 1)
-            logits = torch.cat([logits, sinks], dim=-1)
-        return logits
+    def _projected_norms(self) -> Tensor:
+        assert self.output_weight is not None
+        norms = torch.cat([_projected(chunk, self.output_weight) for chunk in self.values], dim=-1)
+        return norms[..., : self.num_evictable]
 
-    def _causal(self, start: int, stop: int) -> Tensor:
-        """Bool `[w, stop - start]`: may window query `j` see positions `start` to `stop`?"""
-        device = self.queries.device
-        query_positions = torch.arange(self.num_evictable, self.num_tokens, device=device)
-        return torch.arange(start, stop, device=device) <= query_positions[:, None]
+    def _attention_chunks(self) -> Iterator[Tensor]:
+        """Attention to one chunk of keys after the other, `[H, G, w, tokens]`; two passes, nothing held."""
+        normalizer, start = self._normalizer(), 0
+        for chunk in self.keys:
+            yield torch.exp(self._logits(chunk, start) - normalizer)
+            start += chunk.shape[1]
+
+    def _logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
+        first = self.num_evictable
+        visible = None if self.visible is None else self.visible[:, start : start + keys.shape[1]]
+        rows = QueryRows(self.queries, first - start, visible)
+        return masked_logits(rows, keys, self.scaling, self.softcap, sinks)
 
     def _normalizer(self) -> Tensor:
         """Log of the softmax denominator of each window row over all chunks, float32 `[H, G, w, 1]`."""
         parts, start = [], 0
         for chunk in self.keys:
-            parts.append(torch.logsumexp(self._logits(chunk, start, with_sinks=False), dim=-1))
+            parts.append(torch.logsumexp(self._logits(chunk, start), dim=-1))
             start += chunk.shape[1]
         if self.sinks is not None:
             parts.append(self.sinks.float()[:, :, None].expand(parts[0].shape))
         return torch.logsumexp(torch.stack(parts), dim=0).unsqueeze(-1)
+
+
+def _projected(values: Tensor, weight: Tensor) -> Tensor:
+    """L1 norms of one chunk's projected values, `[H, G, tokens]`; a query head at a time, never all at once."""
+    heads, group = weight.shape[:2]
+    pairs = [(values[head].float(), weight[head, query].float()) for head in range(heads) for query in range(group)]
+    norms = [torch.matmul(tokens, projection).abs().sum(-1) for tokens, projection in pairs]
+    return torch.stack(norms).view(heads, group, -1)

@@ -1,0 +1,42 @@
+"""One pool for all heads of all layers: the best entries win, wherever they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Pool:
+    """The best `size` entries of the layers seen so far; a further layer can only push earlier ones out.
+
+    Order: tier, then higher score, then earlier layer, then the layer's own order.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._num_heads = 0
+        self._owners = torch.zeros(0, dtype=torch.int32)
+        self._scores = torch.zeros(0)
+        self._tiers = torch.zeros(0, dtype=torch.int8)
+
+    def add(self, num_heads: int, heads: Tensor, scores: Tensor, tiers: Tensor | None) -> None:
+        """Let a layer compete.
+
+        Args:
+            num_heads: KV heads of the layer.
+            heads: `[entries]`, head of each entry of the layer, best first.
+            scores: `[entries]`, float32.
+            tiers: int8 `[entries]`, or None where all are 0.
+        """
+        heads, scores = heads[: self._size].cpu().int(), scores[: self._size].cpu().float()
+        tiers = torch.zeros(len(heads), dtype=torch.int8) if tiers is None else tiers[: self._size].cpu()
+        owners = torch.cat([self._owners, heads + self._num_heads])
+        scores, tiers = torch.cat([self._scores, scores]), torch.cat([self._tiers, tiers])
+        order = scores.sort(descending=True, stable=True).indices
+        order = order[tiers[order].sort(descending=True, stable=True).indices][: self._size]
+        self._owners, self._scores, self._tiers = owners[order], scores[order], tiers[order]
+        self._num_heads += num_heads
+
+    def counts(self) -> Tensor:
+        """Entries of each head that are in the pool now, int64, heads counted through all layers."""
+        return torch.bincount(self._owners.long(), minlength=self._num_heads)

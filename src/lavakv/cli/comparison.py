@@ -1,0 +1,81 @@
+"""How a comparison is shown and written."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from lavakv.cli.console import human_bytes, results
+from lavakv.errors import InputError
+
+_WIDE = 150
+
+
+def print_comparison(about: dict[str, Any], questions: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """A table for each question; the answers inside it, or below where the terminal is narrow."""
+    prefill = f"prefill {about['prefill_seconds']:.2f} s, once for all"
+    results.print(f"{about['prompt_tokens']} prompt tokens, {about['mode']}; {prefill}", highlight=False)
+    for index in range(max(len(questions), 1)):
+        rows = [record for record in records if record["question"] == index]
+        title = escape(questions[index]) if questions else None
+        wide = results.width >= _WIDE and rows[0]["text"] is not None
+        results.print(_table(rows, title, with_answers=wide))
+        if not wide and rows[0]["text"] is not None:
+            results.print(_answers(rows))
+
+
+def _table(rows: Sequence[dict[str, Any]], title: str | None, with_answers: bool) -> Table:
+    table = Table(title=title, title_style="bold")
+    table.add_column("policy", overflow="fold")
+    for heading in ("budget", "entries", "kept", "KV cache", "KL", "top-1", "loss", "decode"):
+        table.add_column(heading, justify="right")
+    if with_answers:
+        table.add_column("answer", ratio=1, overflow="fold")
+    for row in rows:
+        speed = row["tokens_per_second"]
+        cells = [
+            row["policy"],
+            row["budget"],
+            f"{row['kept_entries']:,}",
+            f"{row['kept_fraction']:.1%}",
+            human_bytes(row["kv_bytes"]),
+            f"{row['kl_nats']:.4f}",
+            f"{row['top1_agreement']:.0%}",
+            f"{row['estimated_loss']:.3g}",
+            "-" if speed is None else f"{speed:.1f} tok/s",
+        ]
+        table.add_row(*cells, *([_answer(row)] if with_answers else []))
+    return table
+
+
+def _answers(rows: Sequence[dict[str, Any]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row(row["policy"], row["budget"], _answer(row))
+    return grid
+
+
+def _answer(row: dict[str, Any]) -> str:
+    return escape(" ".join(row["text"].split()))
+
+
+def write_csv(records: Sequence[dict[str, Any]], file: Path) -> None:
+    """One row a variant and question.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        with file.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+    except OSError as error:
+        raise InputError(
+            "--csv", expected="a file that can be written", got=f"{file}: {error.strerror}", fix="Check the path."
+        ) from error

@@ -1,0 +1,37 @@
+"""What is known of one sequence before its prompt is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPlan:
+    """One sequence of the batch.
+
+    Attributes:
+        num_tokens: real prompt tokens `N`.
+        num_padding: columns of left padding before them.
+        tokens_per_head: budget `b`.
+        window: window size `w`.
+    """
+
+    num_tokens: int
+    num_padding: int
+    tokens_per_head: int
+    window: int
+
+    @property
+    def num_evictable(self) -> int:
+        """Positions before the window."""
+        return max(self.num_tokens - self.window, 0)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Is the prompt within its budget?"""
+        return self.num_tokens <= self.tokens_per_head
+
+    @property
+    def mean_entries(self) -> int:
+        """Mean entries a head keeps before the window."""
+        return self.num_evictable if self.keeps_all else self.tokens_per_head - self.window

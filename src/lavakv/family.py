@@ -1,0 +1,72 @@
+"""The family: every method as a score, a head rule and a layer rule."""
+
+from __future__ import annotations
+
+from lavakv.policy import Need, Policy
+from lavakv.scoring.cake import cake_layer_weight, cake_score
+from lavakv.scoring.criticalkv import criticalkv_score
+from lavakv.scoring.defensivekv import defensivekv_score
+from lavakv.scoring.h2o import h2o_score
+from lavakv.scoring.keydiff import keydiff_score
+from lavakv.scoring.knorm import knorm_score
+from lavakv.scoring.lava import lava_score
+from lavakv.scoring.random import random_score
+from lavakv.scoring.snapkv import snapkv_score
+from lavakv.scoring.streaming_llm import streaming_llm_score
+from lavakv.scoring.tova import tova_score
+from lavakv.scoring.vatp import vatp_score
+
+_LAVA = "arXiv 2509.09754"
+_TWO_STAGES: tuple[Need, ...] = ("tokens_per_head", "output_weight")
+
+FAMILY = {
+    policy.name: policy
+    for policy in (
+        Policy("lava", f"LAVa: dynamic head and layer budgets ({_LAVA})", lava_score),
+        Policy("lava-uniform-layers", f"LAVa without layer budgets ({_LAVA})", lava_score, layer_rule="equal"),
+        Policy("lava-uniform-heads", f"LAVa without head budgets ({_LAVA})", lava_score, head_rule="equal"),
+        Policy("snapkv", "SnapKV: window attention (arXiv 2404.14469)", snapkv_score, "equal", "equal"),
+        Policy("pyramidkv", "PyramidKV: early layers get more (arXiv 2406.02069)", snapkv_score, "equal", "pyramid"),
+        Policy("ada-snapkv", "Ada-KV on SnapKV: heads compete (arXiv 2407.11550)", snapkv_score, "pooled", "equal"),
+        Policy("ada-pyramidkv", "Ada-KV on PyramidKV (arXiv 2407.11550)", snapkv_score, "pooled", "pyramid"),
+        Policy("cake", "CAKE: attention and its variance (arXiv 2503.12491)", cake_score, "equal", cake_layer_weight),
+        Policy("vatp", "VATP: attention times value norm (arXiv 2406.12335)", vatp_score),
+        Policy(
+            "criticalkv",
+            "CriticalKV: attention, then projected values (arXiv 2502.03805)",
+            criticalkv_score,
+            "pooled",
+            "equal",
+            needs=_TWO_STAGES,
+        ),
+        Policy(
+            "defensivekv",
+            "DefensiveKV: worst case over the window (arXiv 2510.13334)",
+            defensivekv_score,
+            "pooled",
+            "equal",
+            needs=_TWO_STAGES,
+        ),
+        Policy(
+            "layer-defensivekv",
+            "DefensiveKV with one pool for all layers (arXiv 2510.13334)",
+            defensivekv_score,
+            "pooled",
+            "pool",
+            floor_share=0.1,
+            needs=_TWO_STAGES,
+        ),
+        Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
+        Policy("tova", "TOVA: the last token's attention (arXiv 2401.06104)", tova_score, "equal", "equal"),
+        Policy(
+            "streaming-llm",
+            "StreamingLLM: first and latest positions (arXiv 2309.17453)",
+            streaming_llm_score,
+            "equal",
+            "equal",
+        ),
+        Policy("knorm", "Key norm: short keys stay (arXiv 2406.11430)", knorm_score, "equal", "equal"),
+        Policy("keydiff", "KeyDiff: keys unlike the others stay (arXiv 2504.15364)", keydiff_score, "equal", "equal"),
+        Policy("random", "Noise, seed 0: what a method has to beat", random_score(0), "equal", "equal"),
+    )
+}

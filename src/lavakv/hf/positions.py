@@ -1,0 +1,25 @@
+"""How many tokens a model's position encoding reaches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+
+def max_positions(text: PretrainedConfig) -> int | None:
+    """Tokens a model's positions reach, those that RoPE scaling adds included; None if the config says nothing.
+
+    Some configs give the scaled length as `max_position_embeddings`, others (Qwen2.5 with YaRN) the original one.
+    """
+    stated = getattr(text, "max_position_embeddings", None)
+    if stated is None:
+        return None
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kinds = [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]
+    return max([int(stated), *(_scaled(kind, stated) for kind in kinds)])
+
+
+def _scaled(rope: dict[str, Any], stated: int) -> int:
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings") or stated
+    return int(original * factor) if isinstance(factor, (int, float)) else 0

@@ -1,0 +1,72 @@
+"""Recording a prefill: a cache whose compressed layers note what they are given and keep it whole."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lavakv.errors import InputError
+from lavakv.hf.cache import LavaCache
+from lavakv.hf.enable import decoder_of
+from lavakv.hf.layer import LavaLayer
+from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.recording import RecordedPrompt, Recording
+
+
+class _RecordingLayer(LavaLayer):
+    """Notes its prompt instead of evicting it."""
+
+    recorded: RecordedPrompt | None = None
+
+    def take_prompt(self, prompt: LayerPrompt) -> None:
+        """Note it, by reference."""
+        parts = {name: getattr(prompt, name) for name in LayerPrompt.__dataclass_fields__}
+        self.recorded = RecordedPrompt(**parts)
+        self.num_columns = prompt.keys.shape[2]
+
+
+class _RecordingCache(LavaCache):
+    """Good for one prefill."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+
+    def new_layer(self, *args: Any) -> LavaLayer:
+        """A layer that records."""
+        return _RecordingLayer(*args)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def record(model: Any, input_ids: Tensor) -> Recording:
+    """Read a prompt once, with an enabled model's own dense attention.
+
+    Args:
+        model: a causal language model that `lavakv.enable` was called on.
+        input_ids: int64 `[1, N]`.
+
+    Raises:
+        InputError: more than one sequence.
+        LavaError: what any forward with a `LavaCache` may raise.
+    """
+    if input_ids.shape[0] != 1:
+        raise InputError(
+            "input_ids", expected="one sequence", got=str(input_ids.shape[0]), fix="Record them one by one."
+        )
+    cache = _RecordingCache(model.config)
+    start = time.perf_counter()
+    output = model(input_ids, past_key_values=cache, logits_to_keep=1)
+    next_logits = output.logits[0, -1].clone()
+    seconds = time.perf_counter() - start
+    layers, others = {}, {}
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, _RecordingLayer):
+            assert layer.recorded is not None
+            layers[index] = layer.recorded
+        else:
+            others[index] = layer
+    return Recording(decoder_of(model), input_ids, layers, others, next_logits, seconds, {})

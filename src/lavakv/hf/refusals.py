@@ -1,0 +1,29 @@
+"""What a `LavaCache` cannot do yet, refused by name before anything changes."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from torch import Tensor
+
+from lavakv.hf.layer import unsupported
+
+
+class Refusals:
+    """Mixed into `LavaCache` ahead of transformers' own methods."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("beam search (reordering the sequences of a cache)")
+
+    def crop(self, tokens_to_remove: int) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("cropping a cache (assisted decoding)")
+
+    def batch_repeat_interleave(self, repeats: int) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("repeating the sequences of a cache")
+
+    def batch_select_indices(self, indices: Tensor) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("selecting sequences of a cache")

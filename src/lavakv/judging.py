@@ -1,0 +1,80 @@
+"""Applying a policy's score and layer rule to a window, and refusing what cannot be compared."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lavakv.errors import PolicyError
+from lavakv.policy import Policy
+from lavakv.scoring.entropy import head_statistics, normalized_entropy
+from lavakv.scoring.tiers import TieredScores
+from lavakv.scoring.window import ScoringWindow
+
+_MISSING = {
+    "tokens_per_head": "the budget",
+    "output_weight": "the weights of the attention's output projection, not quantised",
+    "prompt": "the queries of the whole prompt",
+}
+
+
+def judge(policy: Policy, window: ScoringWindow) -> Tensor | TieredScores:
+    """Score a layer's entries, float32 `[H, n]`.
+
+    Raises:
+        PolicyError: the policy needs what the window lacks, or its scores have the wrong shape; names the layer.
+    """
+    for need in policy.needs:
+        if getattr(window, need) is None:
+            raise _error(policy, window.layer, _MISSING[need], "none", "Use another policy for this model.")
+    score = policy.score(window)
+    parts = tuple(score) if isinstance(score, TieredScores) else (score,)
+    expected = (window.queries.shape[0], window.num_evictable)
+    for part in parts:
+        if tuple(part.shape) != expected:
+            fix = "Return one score per KV head and evictable position."
+            raise _error(policy, window.layer, f"scores of shape {expected}", str(tuple(part.shape)), fix)
+    if isinstance(score, TieredScores):
+        return TieredScores(score.values.float(), score.outright)
+    return score.float()
+
+
+def layer_weight(policy: Policy, window: ScoringWindow, values: Tensor) -> float:
+    """Weight of a layer in the split of the sequence's total, by the policy's layer rule.
+
+    Raises:
+        PolicyError: scores or a weight that cannot be compared; names policy and layer.
+    """
+    weight = score_weight(policy, values, window.layer)
+    if not callable(policy.layer_rule):
+        return weight
+    weight = float(policy.layer_rule(window))
+    if not 0.0 <= weight < float("inf"):
+        fix = "Mend the policy's layer rule, or check the model's weights and dtype."
+        raise _error(policy, window.layer, "a finite layer weight of zero or more", str(weight), fix)
+    return weight
+
+
+def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
+    """The part of `layer_weight` that follows from the scores: their entropy, else the number of heads.
+
+    Raises:
+        PolicyError: scores that are not finite, or below zero where an entropy is asked for; names policy and layer.
+    """
+    entropy = policy.layer_rule == "entropy"
+    statistics = head_statistics(values).sum(dim=0) if entropy else values.sum(dtype=torch.float64)[None]
+    finite = statistics.isfinite().tolist()
+    if not all(finite):
+        negative = finite[0]
+        raise _error(
+            policy,
+            layer,
+            "scores of zero or more: an entropy needs them" if negative else "finite scores",
+            "a negative one" if negative else "NaN or infinity",
+            "Mend the policy's score, or check the model's weights and dtype.",
+        )
+    return float(normalized_entropy(statistics, values.numel())) if entropy else float(values.shape[0])
+
+
+def _error(policy: Policy, layer: int, expected: str, got: str, fix: str) -> PolicyError:
+    return PolicyError(f"policy {policy.name!r} at layer {layer}", expected=expected, got=got, fix=fix)

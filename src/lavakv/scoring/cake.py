@@ -1,0 +1,31 @@
+"""CAKE (arXiv 2503.12491): attention and how it varies over the window; layers weighted by its spread and variance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.pooling import average_pool
+from lavakv.scoring.window import ScoringWindow
+
+KERNEL_SIZE = 5
+VARIANCE_WEIGHT = 200.0
+
+
+def cake_score(window: ScoringWindow) -> Tensor:
+    """Group mean of `avg_pool(mean_j A + 200 var_j A)[i]`, float32 `[H, n]`."""
+    mixed = window.mean_attention + VARIANCE_WEIGHT * _variance(window)
+    return average_pool(mixed, KERNEL_SIZE).mean(dim=1)
+
+
+def cake_layer_weight(window: ScoringWindow) -> Tensor:
+    """A layer's share: entropy of the attention times its variance, both summed; float64 scalar (tau1 = tau2 = 1)."""
+    attention = window.attention[..., : window.num_evictable].double()
+    spread = -torch.xlogy(attention, attention).sum()
+    return spread * _variance(window).sum(dtype=torch.float64)
+
+
+def _variance(window: ScoringWindow) -> Tensor:
+    """Unbiased variance over the window's rows, float32 `[H, G, n]`; 0 for a single row."""
+    rows = window.attention[..., : window.num_evictable]
+    return rows.var(dim=2) if rows.shape[2] > 1 and rows.numel() else torch.zeros_like(rows[:, :, 0])

@@ -1,0 +1,57 @@
+"""Attention logits of some query rows to some keys, masked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class QueryRows(NamedTuple):
+    """Consecutive queries of one sequence.
+
+    Attributes:
+        queries: `[H, G, rows, head_dim]`, any float dtype.
+        first: position of the first row, counted from the first key.
+        visible: bool `[rows, tokens]`, what each row sees of the keys; None means causal.
+    """
+
+    queries: Tensor
+    first: int
+    visible: Tensor | None
+
+
+def masked_logits(rows: QueryRows, keys: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None) -> Tensor:
+    """Logits in float32, -inf where a row does not see.
+
+    Args:
+        rows: the queries.
+        keys: `[H, tokens, head_dim]`.
+        scaling: factor on query-key products.
+        softcap: logit softcap, or None.
+        sinks: `[H, G]` to append as a last column, or None.
+
+    Returns:
+        `[H, G, rows, tokens]`, one column more with sinks.
+    """
+    heads, group, num_rows, _ = rows.queries.shape
+    packed = rows.queries.float().reshape(heads, group * num_rows, -1) * scaling
+    logits = torch.bmm(packed, keys.float().transpose(1, 2)).view(heads, group, num_rows, -1)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if rows.visible is not None:
+        logits.masked_fill_(~rows.visible, float("-inf"))
+    else:
+        first_masked = min(max(rows.first, 0), keys.shape[1])  # every row sees what came before the first
+        logits[..., first_masked:].masked_fill_(~_causal(rows, first_masked, keys), float("-inf"))
+    if sinks is not None:
+        column = sinks.float()[:, :, None, None].expand(heads, group, num_rows, 1)
+        logits = torch.cat([logits, column], dim=-1)
+    return logits
+
+
+def _causal(rows: QueryRows, start: int, keys: Tensor) -> Tensor:
+    """Bool `[rows, tokens - start]`: may a row see the keys from `start` on?"""
+    positions = torch.arange(rows.first, rows.first + rows.queries.shape[2], device=keys.device)
+    return torch.arange(start, keys.shape[1], device=keys.device) <= positions[:, None]

@@ -1,0 +1,96 @@
+"""The truth about the family's scores by attention, keys and positions, in loops over plain Python numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lavakv.scoring.naive import (
+    NaiveWindow,
+    attention_row_naive,
+    max_pool_naive,
+    mean_attention_naive,
+    value_norms_naive,
+)
+
+
+def average_pool_naive(row: Sequence[float], kernel_size: int) -> list[float]:
+    """Sum of the `kernel_size` neighbours of each entry, zeros beyond the borders, divided by the kernel size."""
+    reach = kernel_size // 2
+    return [math.fsum(row[max(i - reach, 0) : i + reach + 1]) / kernel_size for i in range(len(row))]
+
+
+def group_mean_naive(window: NaiveWindow, rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    """From a row a query head to a row a KV head: the mean over its group."""
+    means = []
+    for head in range(len(window.keys)):
+        group = window.group(head)
+        means.append([math.fsum(rows[q][i] for q in group) / len(group) for i in range(window.num_evictable)])
+    return means
+
+
+def snapkv_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Twin of `snapkv_score`."""
+    return group_mean_naive(window, [max_pool_naive(row, 7) for row in mean_attention_naive(window)])
+
+
+def variance_naive(window: NaiveWindow) -> list[list[float]]:
+    """Unbiased variance over the window of the attention to each evictable position, `[query_heads][n]`."""
+    variances, count = [], len(window.queries[0])
+    for query_head, means in enumerate(mean_attention_naive(window)):
+        rows = [attention_row_naive(window, query_head, row) for row in range(count)]
+        squares = [math.fsum((row[i] - mean) ** 2 for row in rows) for i, mean in enumerate(means)]
+        variances.append([square / (count - 1) if count > 1 else 0.0 for square in squares])
+    return variances
+
+
+def cake_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Twin of `cake_score`."""
+    pairs = zip(mean_attention_naive(window), variance_naive(window), strict=True)
+    mixed = [[mean + 200 * variance for mean, variance in zip(*pair, strict=True)] for pair in pairs]
+    return group_mean_naive(window, [average_pool_naive(row, 5) for row in mixed])
+
+
+def cake_layer_weight_naive(window: NaiveWindow) -> float:
+    """Twin of `cake_layer_weight`."""
+    terms: list[float] = []
+    for query_head, queries in enumerate(window.queries):
+        for row in range(len(queries)):
+            attention = attention_row_naive(window, query_head, row)[: window.num_evictable]
+            terms.extend(-share * math.log(share) for share in attention if share > 0)
+    return math.fsum(terms) * math.fsum(x for row in variance_naive(window) for x in row)
+
+
+def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Twin of `vatp_score`."""
+    attention, scores = mean_attention_naive(window), []
+    for head, norms in enumerate(value_norms_naive(window.values)):
+        weighted = [[a * norm for a, norm in zip(attention[q], norms, strict=False)] for q in window.group(head)]
+        pooled = [max_pool_naive(row, 7) for row in weighted]
+        scores.append([max(row[i] for row in pooled) for i in range(window.num_evictable)])
+    return scores
+
+
+def h2o_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Twin of `h2o_score`: every row of the prompt, one after the other."""
+    assert window.prompt_queries is not None
+    whole = window._replace(queries=window.prompt_queries, visible=window.prompt_visible)
+    received = []
+    for query_head, queries in enumerate(whole.queries):
+        rows = [attention_row_naive(whole, query_head, row) for row in range(len(queries))]
+        received.append([math.fsum(row[i] for row in rows) for i in range(window.num_evictable)])
+    return group_mean_naive(window, received)
+
+
+def tova_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Twin of `tova_score`."""
+    last = len(window.queries[0]) - 1
+    rows = [attention_row_naive(window, query_head, last) for query_head in range(len(window.queries))]
+    mean = [math.fsum(row[i] for row in rows) / len(rows) for i in range(window.num_evictable)]
+    return [list(mean) for _ in window.keys]
+
+
+def streaming_llm_order_naive(num_evictable: int) -> list[int]:
+    """Positions in the order `streaming_llm_score` keeps them: the first four, then the latest."""
+    first = list(range(min(4, num_evictable)))
+    return first + [i for i in reversed(range(num_evictable)) if i not in first]

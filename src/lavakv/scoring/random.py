@@ -1,0 +1,35 @@
+"""Noise as a score: the floor that a method has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.window import ScoringWindow
+
+_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
+_MASK = 0xFFFFFFFF
+
+
+def random_score(seed: int) -> Callable[[ScoringWindow], Tensor]:
+    """A score that depends on seed, layer, head and position only, so that a batch equals its rows alone."""
+
+    def score(window: ScoringWindow) -> Tensor:
+        device = window.queries.device
+        heads = torch.arange(window.queries.shape[0], device=device)[:, None]
+        positions = torch.arange(window.num_evictable, device=device)
+        state = torch.zeros((), dtype=torch.int64, device=device)
+        for part in (seed, window.layer, heads, positions):
+            state = _mixed((state * 31 + part + 1) & _MASK)
+        return (state >> 8).float() / 2**24  # 24 bits: exact in float32
+
+    return score
+
+
+def _mixed(state: Tensor) -> Tensor:
+    """A 32-bit mixing of shifts and multiplications, in int64."""
+    for shift, multiplier in zip((16, 15), _MULTIPLIERS, strict=True):
+        state = ((state ^ (state >> shift)) * multiplier) & _MASK
+    return state ^ (state >> 16)

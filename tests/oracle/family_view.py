@@ -1,0 +1,109 @@
+"""What the scores of the family read: one sequence's part of a layer, and how its entries rank."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from tests.oracle.forwards import Capture
+from tests.oracle.reference import attention_rows
+
+
+@dataclass
+class View:
+    """One sequence of a capture in one number format; positions count from its first token.
+
+    Args:
+        capture: what the layer saw.
+        window: last tokens, always kept.
+        sequence, num_padding: row of the batch, and its columns of padding on the left.
+        dtype: everything is computed in it; float64 shows how far float32 rounds.
+    """
+
+    capture: Capture
+    window: int
+    sequence: int = 0
+    num_padding: int = 0
+    dtype: torch.dtype = torch.float32
+
+    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[self.sequence, :, self.num_padding :].to(self.dtype)
+
+    @cached_property
+    def keys(self) -> torch.Tensor:
+        """`[KV heads, positions, head_dim]`."""
+        return self._own(self.capture.keys)
+
+    @cached_property
+    def values(self) -> torch.Tensor:
+        """Values of the evictable positions."""
+        return self._own(self.capture.values)[:, : self.num_evictable]
+
+    @property
+    def num_evictable(self) -> int:
+        return self.keys.shape[1] - self.window
+
+    @property
+    def heads(self) -> range:
+        """KV heads."""
+        return range(len(self.keys))
+
+    def queries_of(self, head: int) -> range:
+        """Query heads that read a KV head."""
+        group = self.capture.queries.shape[1] // len(self.keys)
+        return range(head * group, (head + 1) * group)
+
+    def _rows(self, query: int, count: int) -> torch.Tensor:
+        sink = None if self.capture.sinks is None else self.capture.sinks[query].to(self.dtype)
+        queries = self._own(self.capture.queries)[query, -count:]
+        keys = self.keys[query // len(self.queries_of(0))]
+        return attention_rows(queries, keys, self.capture.scaling, self.capture.softcap, sink)
+
+    @cached_property
+    def whole(self) -> list[torch.Tensor]:
+        """By query head: attention of the window's rows to all positions."""
+        return [self._rows(query, self.window) for query in range(self.capture.queries.shape[1])]
+
+    @cached_property
+    def seen(self) -> list[torch.Tensor]:
+        """By query head: attention of the window's rows to the evictable positions, not renormalised."""
+        return [rows[:, : self.num_evictable] for rows in self.whole]
+
+    @cached_property
+    def received(self) -> list[torch.Tensor]:
+        """By query head: what each evictable position receives from all rows of the prompt together."""
+        everyone = range(self.capture.queries.shape[1])
+        return [self._rows(query, self.keys.shape[1]).sum(dim=0)[: self.num_evictable] for query in everyone]
+
+    @cached_property
+    def output_norms(self) -> list[torch.Tensor]:
+        """By KV head: L1 norm of each evictable value behind the output projection, mean over the query heads."""
+        size, weight = self.values.shape[2], self.capture.projection.detach().to(self.dtype)
+        norms = []
+        for head in self.heads:
+            columns = [weight[:, query * size : (query + 1) * size] for query in self.queries_of(head)]
+            norms.append(sum((self.values[head] @ part.T).abs().sum(dim=1) for part in columns) / len(columns))
+        return norms
+
+
+@dataclass
+class Ranking:
+    """Scores of the evictable positions by KV head, and the positions that a policy keeps outright."""
+
+    scores: list[list[float]]
+    outright: list[set[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outright = self.outright or [set() for _ in self.scores]
+        assert all(math.isfinite(score) for row in self.scores for score in row)
+
+    def rank(self, head: int, place: int) -> tuple[bool, float, int, int]:
+        """Sorts a layer's entries, best first."""
+        return place not in self.outright[head], -self.scores[head][place], head, place
+
+    def best_first(self, head: int) -> list[int]:
+        """A head's positions, best first."""
+        return sorted(range(len(self.scores[head])), key=lambda place: self.rank(head, place))

@@ -1,0 +1,41 @@
+"""Budgets of one sequence, whatever the rules: they only shrink, end exact, and never pass what there is."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lavakv.allocation import allocate
+from lavakv.judging import score_weight
+from lavakv.policy import Policy
+from lavakv.ranking import rank
+from tests.eviction.controlled import CONTROLLED, controlled_scores, controlled_weights
+from tests.properties.prompts import prompts
+
+policies = st.sampled_from(list(CONTROLLED.values()))
+
+
+@settings(max_examples=200)
+@given(prompts(), policies, st.data())
+def test_budgets_only_shrink_and_end_exact(layers: list[torch.Tensor], policy: Policy, data: st.DataObject) -> None:
+    num_heads, evictable = [len(layer) for layer in layers], layers[0].shape[1]
+    mean = data.draw(st.integers(min(1, evictable), evictable))
+    allocation = allocate(policy, num_heads, mean, evictable)
+    most: list[int] = []
+    retained: list[torch.Tensor] = []
+    for index, layer in enumerate(layers):
+        own = controlled_weights(policy, [layer]) if layer.numel() else None
+        weight = own[0] if own else score_weight(policy, layer, index)
+        allocation.add(rank(controlled_scores(policy, layer), policy.num_guaranteed(mean + 4, 4)), weight)
+        most, before = [allocation.most(known) for known in range(index + 1)], most
+        assert all(now <= then for now, then in zip(most, before, strict=False))
+        retained, earlier = [allocation.counts(known, final=False) for known in range(index + 1)], retained
+        assert all(bool((now <= then).all()) for now, then in zip(retained, earlier, strict=False))
+        assert all(int(counts.sum()) <= bound for counts, bound in zip(retained, most, strict=True))
+    final = [allocation.counts(layer, final=True) for layer in range(len(layers))]
+    assert sum(int(counts.sum()) for counts in final) == mean * sum(num_heads)
+    for counts, kept, heads in zip(final, retained, num_heads, strict=True):
+        assert counts.shape == (heads,)
+        assert bool((counts <= kept).all())
+        assert bool(((counts >= 0) & (counts <= evictable)).all())

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import lavakv
+from lavakv import PolicyError
+from lavakv.judging import judge, layer_weight, score_weight
+from lavakv.policy import Policy
+from lavakv.registry import get_policy
+from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.tiers import TieredScores
+from lavakv.scoring.window import ScoringWindow
+from tests.errors import assert_all_parts
+
+QUERIES, KEYS, VALUES = torch.randn(2, 2, 10, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)
+WINDOW = ScoringWindow(
+    QUERIES[:, :, 7:],
+    [KEYS],
+    [VALUES],
+    0.3,
+    layer=5,
+    tokens_per_head=6,
+    output_weight=torch.randn(2, 2, 6, 4),
+    prompt=PromptRows(QUERIES),
+)
+GOOD = torch.rand(2, 7)
+NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name).needs]
+
+
+def test_some_of_the_family_need_more_than_a_window() -> None:
+    two_stages = [(name, need) for name in ("criticalkv", "defensivekv", "layer-defensivekv") for need in
+                  ("tokens_per_head", "output_weight")]  # fmt: skip
+    assert [*two_stages, ("h2o", "prompt")] == NEEDS
+
+
+@pytest.mark.parametrize(("name", "need"), NEEDS)
+def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
+    with pytest.raises(PolicyError, match=f"policy '{name}' at layer 5: expected the .*, got none") as caught:
+        judge(get_policy(name), replace(WINDOW, **{need: None}))
+    assert_all_parts(caught.value, got="none")
+
+
+@pytest.mark.parametrize("name", lavakv.policies())
+def test_a_policy_asks_for_all_that_it_reads(name: str) -> None:
+    policy, absent = get_policy(name), {"tokens_per_head": None, "output_weight": None, "prompt": None}
+    given = {need: getattr(WINDOW, need) for need in policy.needs}
+    judge(policy, replace(WINDOW, **{**absent, **given}))
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+@pytest.mark.parametrize("shape", [(2, 10), (1, 7), (2, 6), (7,), (2, 1), (1, 2, 7)])
+def test_scores_of_another_shape_are_refused(shape: tuple[int, ...], tiered: bool) -> None:
+    wrong = torch.ones(shape)
+    parts = [TieredScores(wrong, GOOD > 0), TieredScores(GOOD, wrong > 0)] if tiered else [wrong]
+    for part in parts:
+        policy = Policy("mine", "test", lambda _, part=part: part)
+        with pytest.raises(PolicyError, match=r"'mine' at layer 5: expected scores of shape \(2, 7\)") as caught:
+            judge(policy, WINDOW)
+        assert_all_parts(caught.value, got=str(shape))
+
+
+def test_scores_of_any_dtype_become_float32() -> None:
+    for dtype in (torch.float64, torch.bfloat16, torch.int64):
+        score = judge(Policy("mine", "test", lambda _, dtype=dtype: GOOD.to(dtype)), WINDOW)
+        assert isinstance(score, Tensor)
+        assert score.dtype == torch.float32
+    tiered = judge(Policy("mine", "test", lambda _: TieredScores(GOOD.double(), GOOD > 0.5)), WINDOW)
+    assert isinstance(tiered, TieredScores)
+    assert tiered.values.dtype == torch.float32
+    assert torch.equal(tiered.outright, GOOD > 0.5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rule", ["entropy", "equal", "pyramid", "pool", lambda _: torch.ones(())])
+def test_scores_that_are_no_numbers_are_refused_by_every_rule(bad: float, rule: object) -> None:
+    policy, scores = Policy("mine", "test", lambda _: GOOD, layer_rule=rule), GOOD.clone()  # type: ignore[arg-type]
+    scores[1, 2] = bad
+    with pytest.raises(PolicyError, match="'mine' at layer 5: expected finite scores, got NaN or infinity"):
+        layer_weight(policy, WINDOW, scores)
+
+
+def test_only_an_entropy_refuses_negative_scores() -> None:
+    with pytest.raises(PolicyError, match="'lava' at layer 5: expected scores of zero or more") as caught:
+        layer_weight(get_policy("lava"), WINDOW, -GOOD)
+    assert_all_parts(caught.value, got="a negative one")
+    assert layer_weight(get_policy("knorm"), WINDOW, -GOOD) == 2.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1e-9])
+def test_a_layer_weight_that_cannot_be_compared_is_refused(bad: float) -> None:
+    policy = Policy("mine", "test", lambda _: GOOD, layer_rule=lambda _: torch.tensor(bad, dtype=torch.float64))
+    with pytest.raises(
+        PolicyError, match="'mine' at layer 5: expected a finite layer weight of zero or more"
+    ) as caught:
+        layer_weight(policy, WINDOW, GOOD)
+    assert_all_parts(caught.value, got=str(bad))
+
+
+def test_the_weight_follows_the_layer_rule() -> None:
+    assert score_weight(get_policy("lava"), torch.ones(3, 5), 0) == pytest.approx(1.0)
+    assert score_weight(get_policy("lava-uniform-layers"), torch.ones(3, 5), 0) == 3.0
+    policy = Policy("mine", "test", lambda _: GOOD, layer_rule=lambda window: torch.tensor(window.layer / 2))
+    assert layer_weight(policy, WINDOW, GOOD) == 2.5

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lavakv.budgets.naive import pooled_order_naive, tiers_naive
+from lavakv.ranking import rank
+from lavakv.scoring.naive_tiers import best_first_naive
+from lavakv.scoring.tiers import TieredScores, best_first
+from tests.budgets.strategies import tied_scores
+
+
+def test_ties_rank_lower_heads_and_earlier_positions_first() -> None:
+    ranking = rank(torch.tensor([[1.0, 2.0, 1.0], [2.0, 2.0, 1.0]]))
+    assert ranking.positions.tolist() == [[1, 0, 2], [0, 1, 2]]
+    assert ranking.pooled_heads.tolist() == [0, 1, 1, 0, 0, 1]
+    assert ranking.pooled_scores.tolist() == [2, 2, 2, 1, 1, 1]
+    assert ranking.pooled_tiers is None
+
+
+def test_tiers_rank_before_scores() -> None:
+    outright = torch.tensor([[False, False, True], [True, False, False]])
+    ranking = rank(TieredScores(torch.tensor([[9.0, 8.0, 1.0], [2.0, 7.0, 3.0]]), outright), num_guaranteed=0)
+    assert ranking.positions.tolist() == [[2, 0, 1], [0, 1, 2]]
+    assert ranking.pooled_heads.tolist() == [1, 0, 0, 0, 1, 1]
+    assert ranking.pooled_scores.tolist() == [2, 1, 9, 8, 7, 3]
+    assert ranking.pooled_tiers is not None
+    assert ranking.pooled_tiers.tolist() == [1, 1, 0, 0, 0, 0]
+
+
+def test_what_is_guaranteed_ranks_before_what_is_kept_outright() -> None:
+    scores = torch.tensor([[9.0, 8.0], [2.0, 1.0]])
+    outright = torch.tensor([[True, True], [False, True]])
+    assert rank(scores, 1).pooled_heads.tolist() == [0, 1, 0, 1]
+    ranking = rank(TieredScores(scores, outright), 1)
+    assert ranking.positions.tolist() == [[0, 1], [1, 0]]
+    assert ranking.pooled_heads.tolist() == [0, 1, 0, 1]
+    assert ranking.pooled_tiers is not None
+    assert ranking.pooled_tiers.tolist() == [2, 2, 1, 0]
+
+
+@given(tied_scores(), st.integers(0, 10), st.booleans(), st.integers(0, 2**32 - 1))
+def test_ranking_equals_the_loops(scores: torch.Tensor, guaranteed: int, tiered: bool, seed: int) -> None:
+    marks = torch.rand(scores.shape, generator=torch.Generator().manual_seed(seed)) < 0.4
+    ranking = rank(TieredScores(scores, marks) if tiered else scores, guaranteed)
+    tiers = tiers_naive(scores.tolist(), marks.tolist() if tiered else None, guaranteed)
+    order = pooled_order_naive(scores.tolist(), tiers)
+    assert ranking.pooled_heads.tolist() == [head for head, _ in order]
+    assert ranking.pooled_scores.tolist() == [scores[entry] for entry in order]
+    if ranking.pooled_tiers is None:
+        assert not tiered
+        assert guaranteed == 0
+    else:
+        assert ranking.pooled_tiers.tolist() == [tiers[head][position] for head, position in order]
+    for head, (row, marked) in enumerate(zip(scores.tolist(), marks.tolist(), strict=True)):
+        by_rank = sorted(range(len(row)), key=lambda i: (-(tiered and marked[i]), -row[i], i))
+        assert ranking.positions[head].tolist() == by_rank
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (3, 0), (1, 1)])
+@pytest.mark.parametrize("guaranteed", [0, 2])
+@pytest.mark.parametrize("tiered", [False, True])
+def test_ranking_the_smallest_layers(shape: tuple[int, int], guaranteed: int, tiered: bool) -> None:
+    scores = torch.zeros(shape)
+    ranking = rank(TieredScores(scores, scores == 0) if tiered else scores, guaranteed)
+    assert ranking.positions.shape == shape
+    assert ranking.pooled_heads.tolist() == [0] * (shape[0] * shape[1])
+
+
+@given(tied_scores(), st.integers(-1, 11))
+def test_the_best_are_marked_earlier_positions_first(scores: torch.Tensor, count: int) -> None:
+    counts = torch.full((scores.shape[0],), count)
+    assert best_first(scores, counts).tolist() == best_first_naive(scores.tolist(), max(count, 0))
