@@ -67,7 +67,7 @@ class DividedAllocation(Allocation):
         weights = self._policy.head_weights(self._pooled[layer], self._num_heads[layer], total)
         if final:
             return head_budgets(weights, total, self._num_evictable)
-        return retained_while_trimming(weights, self._num_evictable)
+        return retained_while_trimming(weights, total, self._num_evictable)
 
 
 class PooledAllocation(Allocation):

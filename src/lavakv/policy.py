@@ -61,9 +61,9 @@ class Policy:
             )
 
     def head_weights(self, pooled_heads: Tensor, num_heads: int, total: int) -> Tensor:
-        """Unrounded shares of a layer's heads, float64 `[H]`, by this policy's head rule."""
+        """What the shares of a layer's heads are in proportion to, float64 `[H]`, by this policy's head rule."""
         if self.head_rule == "equal":
-            return equal_weights(num_heads, total)
+            return equal_weights(num_heads)
         return pooled_weights(pooled_heads, num_heads, total, self.floor_share)
 
     def num_guaranteed(self, tokens_per_head: int, window: int) -> int:

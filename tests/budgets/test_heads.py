@@ -10,6 +10,7 @@ from lavakv.budgets.heads import (
     head_budgets,
     pooled_weights,
     retained_while_trimming,
+    shares,
     worst_case_spare,
 )
 from lavakv.budgets.naive import divide_naive, head_budgets_naive
@@ -25,13 +26,19 @@ def test_pooled_heads_equal_the_naive_count(scores: torch.Tensor, floor_share: f
     counts = head_budgets(weights, total, num_evictable)
     assert counts.tolist() == head_budgets_naive(scores.tolist(), total, floor_share)
     assert int(counts.sum()) == total
-    assert float(weights.sum()) == pytest.approx(total, rel=1e-12)
+    assert float(shares(weights, total).sum()) == pytest.approx(total, rel=1e-12)
+
+
+def test_exact_ties_go_to_the_lower_head() -> None:
+    """Shares of 37.5 and 25.5: quotients 37.5 / 75 and 25.5 / 51 tie for the last seat."""
+    pooled = torch.tensor([0] * 39 + [1] * 24)
+    assert head_budgets(pooled_weights(pooled, 2, 63, 0.2), 63, 100).tolist() == [38, 25]
 
 
 @given(st.integers(1, 9), st.integers(0, 9), st.data())
 def test_equal_heads_differ_by_one_at_most(num_heads: int, num_evictable: int, data: st.DataObject) -> None:
     total = data.draw(st.integers(0, num_heads * num_evictable))
-    counts = head_budgets(equal_weights(num_heads, total), total, num_evictable).tolist()
+    counts = head_budgets(equal_weights(num_heads), total, num_evictable).tolist()
     assert counts == divide_naive(total, [1.0] * num_heads, [num_evictable] * num_heads)
     assert max(counts) - min(counts) <= 1
 
@@ -62,7 +69,7 @@ def test_trimming_needs_its_spare() -> None:
     pooled, shrinks = rank(scores).pooled_heads, []
     for total in range(21):
         weights = pooled_weights(pooled, 5, total, 0.2)
-        shrinks.append((weights.floor().long(), head_budgets(weights, total, 4)))
+        shrinks.append((shares(weights, total).floor().long(), head_budgets(weights, total, 4)))
     assert any(bool((shrinks[less][1] > shrinks[more][0]).any()) for more in range(21) for less in range(more))
 
 
@@ -73,7 +80,7 @@ def _assert_retained_covers(scores: torch.Tensor, floor_share: float) -> None:
     for total in range(scores.numel() + 1):
         weights = pooled_weights(pooled, num_heads, total, floor_share)
         most = torch.maximum(most, head_budgets(weights, total, num_evictable))  # of this and all smaller totals
-        retained = retained_while_trimming(weights, num_evictable)
+        retained = retained_while_trimming(weights, total, num_evictable)
         assert bool((most <= retained).all())
         assert bool((retained <= num_evictable).all())
         assert int(retained.sum()) <= total + worst_case_spare(num_heads)

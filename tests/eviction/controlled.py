@@ -45,6 +45,7 @@ CONTROLLED = {
         Policy("tiers", "two tiers", marked_scores_are_keys, "pooled", "entropy"),
         Policy("pool", "one pool", scores_are_keys, "pooled", "pool", floor_share=0.1),
         Policy("tiered-pool", "one pool, two tiers", marked_scores_are_keys, "pooled", "pool", floor_share=0.1),
+        Policy("half-pool", "one pool, half of it sure", scores_are_keys, "pooled", "pool", floor_share=0.5),
         Policy("function", "a rule of its own", scores_are_keys, "pooled", largest_score),
     )
 }

@@ -96,8 +96,7 @@ def pyramid(num_layers: int, mean: int, evictable: int, beta: int = 20) -> list[
 
 def _spread(view: View) -> float:
     """CAKE's entropy of a layer: `-Σ A ln A`."""
-    shares = (share for rows in view.seen for share in rows.flatten().tolist() if share > 0)
-    return -math.fsum(share * math.log(share) for share in shares)
+    return math.fsum(torch.special.entr(rows.double()).sum().item() for rows in view.seen)
 
 
 def _unrest(view: View) -> float:

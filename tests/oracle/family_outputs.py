@@ -35,7 +35,7 @@ def _worst_row(view: View, query: int) -> torch.Tensor:
     pooled = []
     for row in view.seen[query]:
         blurred = mean_pool(row)
-        pooled.append(blurred * (row.sum() / blurred.sum()))
+        pooled.append(blurred * (row.sum() / blurred.sum()) if row.any() else row)  # all of it may lie in the window
     return torch.stack(pooled).amax(dim=0)
 
 

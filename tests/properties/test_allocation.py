@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,3 +41,18 @@ def test_budgets_only_shrink_and_end_exact(layers: list[torch.Tensor], policy: P
         assert counts.shape == (heads,)
         assert bool((counts <= kept).all())
         assert bool(((counts >= 0) & (counts <= evictable)).all())
+
+
+def test_what_is_retained_covers_a_share_that_grows_as_the_total_shrinks() -> None:
+    """Rounding can give a head more seats of a smaller total; the entries must still be there."""
+    generator, grown = torch.Generator().manual_seed(0), 0
+    for heads, weight in product([1, 2, 3, 4, 5, 6] * 10, (0.05, 0.1, 0.2)):
+        scores = torch.rand(4, 6, generator=generator) ** (4 * torch.rand(4, 1, generator=generator))
+        allocation = allocate(CONTROLLED["lava"], [4, heads], 2, 6)
+        allocation.add(rank(scores), 1.0)
+        retained, rounded = allocation.counts(0, final=False), allocation.counts(0, final=True)
+        allocation.add(rank(torch.ones(heads, 6)), weight)
+        final = allocation.counts(0, final=True)
+        assert bool((final <= retained).all())
+        grown += int((final > rounded).any())
+    assert grown, "no case of a growing share"

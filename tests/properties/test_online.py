@@ -30,7 +30,7 @@ def prefills(draw: st.DrawFn) -> Prefill:
     tied = draw(st.booleans())
 
     def scores(count: int, length: int) -> torch.Tensor:
-        spread = 6 * torch.rand((), generator=generator)
+        spread = 6 * torch.rand(count, 1, generator=generator)  # uneven heads
         noise = torch.exp(spread * torch.randn(count, length, generator=generator))
         return noise.round().clamp(max=50) if tied else noise
 
@@ -43,17 +43,14 @@ def prefills(draw: st.DrawFn) -> Prefill:
 def test_online_trimming_ends_where_one_shot_selection_ends(
     prefill: Prefill, store: type[RaggedStore] | type[MaskedStore]
 ) -> None:
-    _, budgets = prefill.run(store)
-    for row, plan in enumerate(prefill.plans):
-        selection = prefill.one_shot(row)
-        for layer, heads in enumerate(prefill.num_heads):
-            counts = selection.counts[layer].tolist()
-            assert budgets.head_entries[layer, row].tolist()[:heads] == counts[:heads]
-            for head in range(heads):
-                expected = selection.positions[layer, head, : counts[head]].tolist()
-                assert prefill.kept(layer, row, head) == expected
-        held = min(plan.tokens_per_head, plan.num_tokens) * sum(prefill.num_heads)
-        assert int(budgets.layer_entries[:, row].sum()) == held
+    _assert_ends_as_one_shot(prefill, store)
+
+
+@pytest.mark.parametrize("policy", CONTROLLED)
+def test_every_rule_ends_where_one_shot_selection_ends(policy: str) -> None:
+    for seed in range(3):
+        prefill = Prefill(policy, realistic_layers(6, 4, 60, seed), [20], window=4)
+        _assert_ends_as_one_shot(prefill, RaggedStore)
 
 
 @settings(max_examples=25)
@@ -115,3 +112,17 @@ def test_memory_stays_bounded_at_any_depth(num_layers: int, tokens: int, policy:
     prefill = Prefill(policy, realistic_layers(num_layers, 3, tokens, seed), [24], window=8)
     eviction, _ = prefill.run(RaggedStore)
     assert eviction.peak_entries <= SLACK * 16 * 3 * num_layers + num_layers * worst_case_spare(3)
+
+
+def _assert_ends_as_one_shot(prefill: Prefill, store: type[RaggedStore] | type[MaskedStore]) -> None:
+    _, budgets = prefill.run(store)
+    for row, plan in enumerate(prefill.plans):
+        selection = prefill.one_shot(row)
+        for layer, heads in enumerate(prefill.num_heads):
+            counts = selection.counts[layer].tolist()
+            assert budgets.head_entries[layer, row].tolist()[:heads] == counts[:heads]
+            for head in range(heads):
+                expected = selection.positions[layer, head, : counts[head]].tolist()
+                assert prefill.kept(layer, row, head) == expected
+        held = min(plan.tokens_per_head, plan.num_tokens) * sum(prefill.num_heads)
+        assert int(budgets.layer_entries[:, row].sum()) == held

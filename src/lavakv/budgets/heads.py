@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from lavakv.budgets.divide import divide
 
+_FLOOR_STEPS = 10**6
+
 
 def pooled_weights(pooled_heads: Tensor, num_heads: int, total: int, floor_share: float) -> Tensor:
-    """Unrounded shares of the heads when the layer's entries compete as one pool (method, step 7).
+    """What the heads' shares are in proportion to when the layer's entries compete as one pool (method, step 7).
+
+    Whole numbers, so that equal quotients are equal in floating point and ties go where they should.
 
     Args:
         pooled_heads: `[>= total]`, the head of each entry of the layer, best entry first.
         num_heads: KV heads `H`.
         total: entries the layer keeps before the window, `T_l`.
-        floor_share: part of the total that is split equally, `alpha`.
+        floor_share: part of the total that is split equally, `alpha`; taken to six decimals.
 
     Returns:
-        float64 `[H]` that sums to `total`.
+        float64 `[H]`, integer-valued.
     """
     counts = torch.bincount(pooled_heads[:total].long(), minlength=num_heads)
-    return (1.0 - floor_share) * counts.double() + floor_share * total / num_heads
+    floor = Fraction(floor_share).limit_denominator(_FLOOR_STEPS)
+    weights = (floor.denominator - floor.numerator) * num_heads * counts + floor.numerator * total
+    return weights.double()
 
 
-def equal_weights(num_heads: int, total: int) -> Tensor:
-    """The same share for every head, float64 `[H]`."""
-    return torch.full((num_heads,), total / num_heads, dtype=torch.float64)
+def equal_weights(num_heads: int) -> Tensor:
+    """The same for every head, float64 `[H]`."""
+    return torch.ones(num_heads, dtype=torch.float64)
+
+
+def shares(weights: Tensor, total: int) -> Tensor:
+    """Unrounded parts of a total, float64 `[H]`."""
+    return weights * (total / weights.sum().clamp(min=1.0))
 
 
 def head_budgets(weights: Tensor, total: int, num_evictable: int) -> Tensor:
-    """Round the heads' shares to int64 `[H]`: sums to `total`, at most `num_evictable` each."""
+    """Divide a layer's total over its heads by weight, int64 `[H]`: sums to `total`, at most `num_evictable` each."""
     return divide(total, weights, torch.full((weights.numel(),), num_evictable, device=weights.device))
 
 
-def retained_while_trimming(weights: Tensor, num_evictable: int) -> Tensor:
+def retained_while_trimming(weights: Tensor, total: int, num_evictable: int) -> Tensor:
     """Entries a head must keep, in rank order, while the layer's total may still shrink.
 
     Webster rounding can give a head a few more seats at a smaller total than the share at a larger one says; half of
@@ -46,7 +58,7 @@ def retained_while_trimming(weights: Tensor, num_evictable: int) -> Tensor:
         int64 `[H]`.
     """
     spare = (weights.numel() + 1) / 2
-    return torch.floor(weights + spare).long().clamp(max=num_evictable)
+    return torch.floor(shares(weights, total) + spare).long().clamp(max=num_evictable)
 
 
 def worst_case_spare(num_heads: int) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 Scores = Sequence[Sequence[float]]
 Tiers = Sequence[Sequence[int]]
 
 
-def divide_naive(total: int, weights: Sequence[float], caps: Sequence[int]) -> list[int]:
+def divide_naive(total: int, weights: Sequence[float | Fraction], caps: Sequence[int]) -> list[int]:
     """Twin of `divide`: hand out `total` seats one by one by Webster's rule."""
     seats = [0] * len(weights)
     for _ in range(total):
         open_parts = [i for i in range(len(weights)) if seats[i] < caps[i]]
         all_zero = all(weights[i] == 0 for i in open_parts)
-        seats[max(open_parts, key=lambda i: ((1.0 if all_zero else weights[i]) / (2 * seats[i] + 1), -i))] += 1
+        seats[max(open_parts, key=lambda i: ((1 if all_zero else weights[i]) / (2 * seats[i] + 1), -i))] += 1
     return seats
 
 
@@ -39,7 +40,8 @@ def head_budgets_naive(scores: Scores, total: int, floor_share: float, tiers: Ti
     """Twin of `pooled_weights` and `head_budgets`: count each head's entries among the `total` best, then divide."""
     num_heads, num_evictable = len(scores), len(scores[0])
     winners = [head for head, _ in pooled_order_naive(scores, tiers)[:total]]
-    weights = [(1 - floor_share) * winners.count(head) + floor_share * total / num_heads for head in range(num_heads)]
+    floor = Fraction(str(floor_share))
+    weights = [(1 - floor) * winners.count(head) + floor * total / num_heads for head in range(num_heads)]
     return divide_naive(total, weights, [num_evictable] * num_heads)
 
 
@@ -51,11 +53,11 @@ def layer_budgets_naive(
     return divide_naive(min(total, sum(caps)), weights, caps)
 
 
-def pyramid_weights_naive(mean_entries: int, num_evictable: int, num_heads: Sequence[int]) -> list[float]:
-    """Twin of `pyramid_weights`: the mean at the middle layer, as far above it first as below it last."""
-    steepest = min(mean_entries - mean_entries / 20, float(num_evictable - mean_entries))
-    middle = (len(num_heads) - 1) / 2
-    lifts = [(middle - layer) / middle if middle else 0.0 for layer in range(len(num_heads))]
+def pyramid_weights_naive(mean_entries: int, num_evictable: int, num_heads: Sequence[int]) -> list[Fraction]:
+    """Twin of `pyramid_weights`, in entries: the mean at the middle layer, as far above it first as below it last."""
+    steepest = min(Fraction(19, 20) * mean_entries, Fraction(num_evictable - mean_entries))
+    middle = Fraction(len(num_heads) - 1, 2)
+    lifts = [(middle - layer) / middle if middle else Fraction(0) for layer in range(len(num_heads))]
     return [heads * (mean_entries + steepest * lift) for heads, lift in zip(num_heads, lifts, strict=True)]
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-STEEPNESS = 20.0
+STEEPNESS = 20
 
 
 def pyramid_weights(mean_entries: int, num_evictable: int, num_heads: Sequence[int]) -> list[float]:
-    """Unrounded entries of each layer, all heads together.
+    """What the layers' totals are in proportion to: whole numbers, in units of `1 / (20 * (layers - 1))` entries.
 
     Args:
         mean_entries: mean entries a head keeps before the window, `m = b - w`.
         num_evictable: positions before the window, `n`.
         num_heads: KV heads of each layer.
     """
-    layers = len(num_heads)
-    last = mean_entries / STEEPNESS
-    first = 2 * mean_entries - last
-    if first > num_evictable:
-        first, last = num_evictable, 2 * mean_entries - num_evictable
-    if layers == 1:
-        first = mean_entries
-    step = (first - last) / max(layers - 1, 1)
-    return [(first - step * index) * heads for index, heads in enumerate(num_heads)]
+    gaps = len(num_heads) - 1
+    if gaps == 0:
+        return [float(mean_entries * num_heads[0])]
+    first, last = (2 * STEEPNESS - 1) * mean_entries, mean_entries
+    if first > STEEPNESS * num_evictable:
+        first, last = STEEPNESS * num_evictable, STEEPNESS * (2 * mean_entries - num_evictable)
+    return [float((first * gaps - (first - last) * index) * heads) for index, heads in enumerate(num_heads)]

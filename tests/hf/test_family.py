@@ -1,0 +1,67 @@
+"""Every policy on a padded batch of tiny models, softcaps and sinks among them, against the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import lavakv
+from tests.hf.zoo import prompt, tiny
+from tests.oracle import family, reference
+from tests.oracle.family_view import View
+
+WINDOW, LENGTH, PADDING = 8, 85, 5
+POLICIES = sorted(set(family.POLICIES) - {"knorm"})  # a token's copies have keys of one length; tests/real has it
+
+
+@dataclass
+class Batch:
+    """Two sequences, the first one padded, and what each layer saw of them."""
+
+    model: torch.nn.Module
+    ids: torch.Tensor
+    mask: torch.Tensor
+    sequences: list[list[View]]
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt_oss"])
+def batch(request: pytest.FixtureRequest) -> Batch:
+    model = tiny(request.param, attention="sdpa" if request.param == "llama" else "eager")
+    padding = torch.zeros(1, PADDING, dtype=torch.int64)
+    ids = torch.cat([torch.cat([padding, prompt(LENGTH - PADDING)], dim=1), prompt(LENGTH, seed=3)])
+    mask = (ids != 0).long()
+    captures = reference.capture_prompt(model, ids, mask).captures
+    columns = enumerate([PADDING, 0])
+    views = [family.views(captures, WINDOW, sequence=row, num_padding=padding) for row, padding in columns]
+    return Batch(model, ids, mask, views)
+
+
+@pytest.mark.parametrize("budget", [10, 24])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_survivors(batch: Batch, policy: str, budget: int) -> None:
+    cache = lavakv.LavaCache(batch.model.config, budget=budget, policy=policy, window=WINDOW)
+    with lavakv.enabled(batch.model), torch.no_grad():
+        batch.model(batch.ids, attention_mask=batch.mask, past_key_values=cache)
+    for sequence, layers in enumerate(batch.sequences):
+        kept = [
+            [cache.kept_positions(layer, sequence, head).tolist() for head in range(2)] for layer in cache.layer_indices
+        ]
+        assert kept == family.survivors(layers, policy, budget)
+
+
+@pytest.mark.parametrize("budget", [18, 29, 60])
+def test_a_head_that_sees_only_itself_has_its_guarantee(budget: int) -> None:
+    """Attention of one head lies in the window, so that in one pool it wins nothing beyond its guaranteed tenth."""
+    model, ids = tiny("qwen2", attention="sdpa"), prompt(80)
+    layer = model.model.layers[1].self_attn
+    with torch.no_grad():
+        layer.q_proj.bias[:16] = layer.k_proj.bias[:8] = 24.0  # the rotation alone tells positions apart
+    views = family.views(reference.capture_prompt(model, ids).captures, WINDOW)
+    cache = lavakv.LavaCache(model.config, budget=budget, policy="layer-defensivekv", window=WINDOW)
+    with lavakv.enabled(model), torch.no_grad():
+        model(ids, past_key_values=cache)
+    kept = [[cache.kept_positions(layer, 0, head).tolist() for head in range(2)] for layer in range(3)]
+    assert len(kept[1][0]) == WINDOW + (budget - WINDOW) // 10
+    assert kept == family.survivors(views, "layer-defensivekv", budget)
