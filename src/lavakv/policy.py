@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -68,7 +69,9 @@ class Policy:
 
     def num_guaranteed(self, tokens_per_head: int, window: int) -> int:
         """Entries that every head keeps, window aside, before all heads of all layers compete."""
-        return int(self.floor_share * (tokens_per_head - window)) if self.layer_rule == "pool" else 0
+        if self.layer_rule != "pool":
+            return 0
+        return int(Fraction(str(self.floor_share)) * (tokens_per_head - window))
 
 
 def _require_choice(policy: Policy, argument: str, value: object, choices: tuple[str, ...]) -> None:

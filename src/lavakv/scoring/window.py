@@ -99,7 +99,7 @@ class ScoringWindow:
         return torch.cat([chunk.mean(dim=2) for chunk in self._attention_chunks()], dim=-1)[..., : self.num_evictable]
 
     def _value_norms(self) -> Tensor:
-        return torch.cat([torch.linalg.vector_norm(chunk.float(), ord=1, dim=-1) for chunk in self.values], dim=-1)
+        return torch.cat([chunk.float().abs().sum(dim=-1) for chunk in self.values], dim=-1)
 
     def _projected_norms(self) -> Tensor:
         assert self.output_weight is not None
