@@ -21,7 +21,7 @@ BAD_CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", BAD_CHANGES, ids=str)
+@pytest.mark.parametrize("change", BAD_CHANGES)
 def test_a_policy_with_an_unknown_rule_cannot_be_made(change: dict) -> None:
     with pytest.raises(PolicyError, match=f"{next(iter(change))} of policy 'lava'") as caught:
         replace(get_policy("lava"), **change)
