@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from logging import CRITICAL
 from typing import TYPE_CHECKING
 
-from lavakv.cli.console import working
+from lavakv.cli.console import notes, working
 
 if TYPE_CHECKING:
     from lavakv.models.load import LoadedModel
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def load_quietly(name: str, dtype: str, device: str, attention: str | None) -> LoadedModel:
     """Load a model; see `lavakv.models.load.load`."""
+    if not notes.is_terminal:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when the conversion's bars are made
     with working(f"Loading {name}"):
         from huggingface_hub.utils import logging as hub_logging
         from transformers.utils import logging

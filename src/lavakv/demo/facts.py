@@ -27,7 +27,6 @@ class Fact(NamedTuple):
 _THINGS = ("fountain", "piano", "teapot", "wheelbarrow", "haystack", "bathtub")
 _GIFTS = ("telescope", "violin", "parrot", "bicycle", "kite", "trumpet")
 _SHIPS = ("Morning Star", "Silver Heron", "Golden Fox", "Blue Thistle", "Northern Light")
-_PRIZES = ("bagpipe", "saddle", "globe", "rowing boat", "cuckoo clock", "fur coat")
 _ISLANDS = ("Lindholm", "Barrowmere", "Saltness", "Greywater", "Tamsund", "Ravenholt")
 
 _KINDS = (
@@ -35,7 +34,6 @@ _KINDS = (
     ("The new ship is named {}.", "What is the name of the new ship?", _SHIPS),
     ("The stolen bell was hidden in a {}.", "In what was the stolen bell hidden?", _THINGS),
     ("The mayor's birthday gift was a {}.", "What was the mayor's birthday gift?", _GIFTS),
-    ("The prize for the regatta was a {}.", "What was the prize for the regatta?", _PRIZES),
 )
 MOST_FACTS = len(_KINDS)
 
