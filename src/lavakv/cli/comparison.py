@@ -30,10 +30,10 @@ def print_comparison(about: dict[str, Any], questions: Sequence[str], records: S
 
 
 def _table(rows: Sequence[dict[str, Any]], title: str | None, with_answers: bool) -> Table:
-    table = Table(title=title, title_style="bold")
-    table.add_column("policy", overflow="fold")
-    for heading in ("budget", "entries", "kept", "KV cache", "KL", "top-1", "loss", "decode"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("policy", no_wrap=True)
+    for heading in ("budget", "entries", "KV cache", "KL", "top-1", "loss", "tok/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     if with_answers:
         table.add_column("answer", ratio=1, overflow="fold")
     for row in rows:
@@ -42,15 +42,18 @@ def _table(rows: Sequence[dict[str, Any]], title: str | None, with_answers: bool
             row["policy"],
             row["budget"],
             f"{row['kept_entries']:,}",
-            f"{row['kept_fraction']:.1%}",
             human_bytes(row["kv_bytes"]),
             f"{row['kl_nats']:.4f}",
             f"{row['top1_agreement']:.0%}",
-            f"{row['estimated_loss']:.3g}",
-            "-" if speed is None else f"{speed:.1f} tok/s",
+            _short(row["estimated_loss"]),
+            "-" if speed is None else f"{speed:.1f}",
         ]
         table.add_row(*cells, *([_answer(row)] if with_answers else []))
     return table
+
+
+def _short(loss: float) -> str:
+    return f"{loss:.0f}" if loss >= 100 else f"{loss:.3g}"
 
 
 def _answers(rows: Sequence[dict[str, Any]]) -> Table:
