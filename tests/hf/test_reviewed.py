@@ -94,6 +94,11 @@ def test_scaled_positions_count(original) -> None:
         model(zoo.prompt(257), past_key_values=lavakv.LavaCache(model.config, BUDGET, window=WINDOW))
 
 
+def test_a_factor_without_the_original_length_adds_nothing() -> None:
+    rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}
+    assert max_positions(zoo.tiny_config("llama", max_position_embeddings=64, rope_parameters=rope)) == 64
+
+
 def test_a_cache_for_another_head_size_is_refused(model) -> None:
     other = lavakv.LavaCache(zoo.tiny_config("llama", head_dim=16), BUDGET, window=WINDOW)
     with pytest.raises(lavakv.CacheMismatchError):

@@ -20,7 +20,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
                 "prompt", expected="text", got="none", fix="Give it as an argument, with --file, or on stdin."
             )
         file = Path("-")
-    if prompt is not None and not prompt.isprintable() and _has_surrogates(prompt):
+    if prompt is not None and _has_surrogates(prompt):
         raise InputError("prompt", expected="UTF-8 text", got="other bytes", fix="Give it in a UTF-8 file.")
     parts = [] if file is None else [_read(file)]
     return "\n\n".join([*parts, prompt] if prompt is not None else parts)

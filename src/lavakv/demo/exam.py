@@ -28,7 +28,7 @@ class Report:
         texts: the same as text.
         right: was each right?
         num_tokens: length of the last prompt.
-        head_entries: int64 `[layers, heads]`, what each head kept of it.
+        head_entries: int64 `[layers, heads]`, what each head kept of it, or None for the full cache.
     """
 
     variant: Variant
@@ -76,7 +76,8 @@ def examine(loaded: LoadedModel, logbook: Logbook, reports: list[Report], max_ne
         sweep = Sweep(loaded.model, ids, num_positions=1)
         for report in reports:
             report.num_tokens = sweep.num_tokens
-            report.head_entries = sweep.filled(report.variant).budgets().head_entries[:, 0]
+            if report.variant.policy is not None:
+                report.head_entries = sweep.filled(report.variant).budgets().head_entries[:, 0]
             report.answers.append(sweep.generate(report.variant, 0, max_new_tokens))
             report.texts.append(loaded.tokenizer.decode(report.answers[-1].tokens, skip_special_tokens=True).strip())
             report.right.append(fact.is_in(report.texts[-1]))

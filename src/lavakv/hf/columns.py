@@ -20,8 +20,8 @@ class Columns:
         self.any_padding = False
 
     @storing()
-    def append(self, real: Tensor) -> None:
-        """Add the columns of one forward, bool `[B, q]`."""
+    def append(self, real: Tensor, all_real: bool) -> None:
+        """Add the columns of one forward, bool `[B, q]`; `all_real` says that none is padding, and saves looking."""
         end = self.length + real.shape[1]
         if self._real is None or end > self._real.shape[1]:
             larger = torch.ones(real.shape[0], end + end // 2, dtype=torch.bool, device=real.device)
@@ -30,7 +30,7 @@ class Columns:
             self._real = larger
         self._real[:, self.length : end] = real
         self.length = end
-        self.any_padding = self.any_padding or not bool(real.all())
+        self.any_padding = self.any_padding or not (all_real or bool(real.all()))
 
     @property
     def real(self) -> Tensor:

@@ -10,16 +10,17 @@ from transformers import PretrainedConfig
 def max_positions(text: PretrainedConfig) -> int | None:
     """Tokens a model's positions reach, those that RoPE scaling adds included; None if the config says nothing.
 
-    Some configs give the scaled length as `max_position_embeddings`, others (Qwen2.5 with YaRN) the original one.
+    Some configs give the scaled length as `max_position_embeddings`, others (Qwen2.5 with YaRN) the original one, and
+    then they say what it was before. A factor alone (Gemma-3) tells nothing: the stated length may have it already.
     """
     stated = getattr(text, "max_position_embeddings", None)
     if stated is None:
         return None
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     kinds = [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]
-    return max([int(stated), *(_scaled(kind, stated) for kind in kinds)])
+    return max([int(stated), *(_scaled(kind) for kind in kinds)])
 
 
-def _scaled(rope: dict[str, Any], stated: int) -> int:
-    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings") or stated
-    return int(original * factor) if isinstance(factor, (int, float)) else 0
+def _scaled(rope: dict[str, Any]) -> int:
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    return int(original * factor) if original and isinstance(factor, (int, float)) else 0

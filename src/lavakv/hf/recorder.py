@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from lavakv.errors import InputError
 from lavakv.hf.cache import LavaCache
@@ -31,9 +30,6 @@ class _RecordingLayer(LavaLayer):
 
 class _RecordingCache(LavaCache):
     """Good for one prefill."""
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(config)
 
     def new_layer(self, *args: Any) -> LavaLayer:
         """A layer that records."""

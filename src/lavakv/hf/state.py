@@ -47,7 +47,7 @@ class CacheState:
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], self.columns.length, inputs.device)
         seen = self.columns.real if self.columns.length else None
         check_inputs(inputs, real, self.batch, seen, self._geometry.max_positions)
-        self.columns.append(real)
+        self.columns.append(real, all_real=mask is None)
         self._step = PromptStep(real) if seen is None else AppendStep(inputs.shape[1], self.columns)
         self._model, self.batch = weakref.ref(model), inputs.shape[0]
 
