@@ -76,20 +76,23 @@ class PooledAllocation(Allocation):
     def __init__(self, num_heads: Sequence[int], mean_entries: int) -> None:
         self._num_heads = list(num_heads)
         self._pool = Pool(mean_entries * sum(num_heads))
-        self._counts: list[Tensor] = []
+        self._num_known = 0
+        self._counts: Sequence[Tensor] = ()
 
     def add(self, ranking: Ranking, weight: float) -> None:
         """See `Allocation.add`; the weight is not used."""
-        known = self._num_heads[: len(self._counts) + 1]
-        self._pool.add(known[-1], ranking.pooled_heads, ranking.pooled_scores, ranking.pooled_tiers)
-        self._counts = list(torch.split(self._pool.counts(), known))
+        heads = self._num_heads[self._num_known]
+        self._pool.add(heads, ranking.pooled_heads, ranking.pooled_scores, ranking.pooled_tiers)
+        self._num_known += 1
 
     def most(self, layer: int) -> int:
         """See `Allocation.most`."""
-        return int(self._counts[layer].sum())
+        return int(self.counts(layer, final=True).sum())
 
     def counts(self, layer: int, final: bool) -> Tensor:
         """See `Allocation.counts`."""
+        if len(self._counts) < self._num_known:
+            self._counts = torch.split(self._pool.counts(), self._num_heads[: self._num_known])
         return self._counts[layer]
 
 

@@ -72,6 +72,17 @@ class Prefill:
         assert budgets is not None
         return eviction, budgets
 
+    def run_at_once(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[PromptEviction, Budgets]:
+        """The same with all layers known beforehand."""
+        self.stores = [store() for _ in self.layers]
+        eviction = PromptEviction(CONTROLLED[self.policy], self.plans, self.stores, self.num_heads)
+        windows = []
+        for layer, one in enumerate(self.stores):
+            keys, values = self.columns(layer)
+            one.hold(keys, values)
+            windows.append([self._window(keys[row], values[row], row, layer) for row in range(len(self.budgets))])
+        return eviction, eviction.add_all(windows)
+
     def entries(self) -> int:
         """Entries allocated by all stores."""
         return sum(store.nbytes for store in self.stores) // (2 * DIM * 4)

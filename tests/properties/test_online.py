@@ -46,6 +46,20 @@ def test_online_trimming_ends_where_one_shot_selection_ends(
     _assert_ends_as_one_shot(prefill, store)
 
 
+@settings(max_examples=50)
+@given(prefills(), st.sampled_from([RaggedStore, MaskedStore]))
+def test_all_layers_at_once_end_where_layer_after_layer_ends(
+    prefill: Prefill, store: type[RaggedStore] | type[MaskedStore]
+) -> None:
+    _, online = prefill.run(store)
+    kept = [one.past_counts() for one in prefill.stores]
+    eviction, budgets = prefill.run_at_once(store)
+    assert [one.past_counts() for one in prefill.stores] == kept
+    for one, other in zip(online, budgets, strict=True):
+        assert one.nan_to_num(-1.0).equal(other.nan_to_num(-1.0))
+    assert eviction.copied_entries == sum(map(sum, (row for layer in kept for row in layer)))
+
+
 @pytest.mark.parametrize("policy", CONTROLLED)
 def test_every_rule_ends_where_one_shot_selection_ends(policy: str) -> None:
     for seed in range(3):

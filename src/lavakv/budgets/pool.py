@@ -15,9 +15,9 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._size = size
         self._num_heads = 0
-        self._owners = torch.zeros(0, dtype=torch.int32)
-        self._scores = torch.zeros(0)
-        self._tiers = torch.zeros(0, dtype=torch.int8)
+        self._owners = [torch.zeros(0, dtype=torch.int32)]
+        self._scores = [torch.zeros(0)]
+        self._tiers = [torch.zeros(0, dtype=torch.int8)]
 
     def add(self, num_heads: int, heads: Tensor, scores: Tensor, tiers: Tensor | None) -> None:
         """Let a layer compete.
@@ -28,15 +28,23 @@ class Pool:
             scores: `[entries]`, float32.
             tiers: int8 `[entries]`, or None where all are 0.
         """
-        heads, scores = heads[: self._size].cpu().int(), scores[: self._size].cpu().float()
-        tiers = torch.zeros(len(heads), dtype=torch.int8) if tiers is None else tiers[: self._size].cpu()
-        owners = torch.cat([self._owners, heads + self._num_heads])
-        scores, tiers = torch.cat([self._scores, scores]), torch.cat([self._tiers, tiers])
-        order = scores.sort(descending=True, stable=True).indices
-        order = order[tiers[order].sort(descending=True, stable=True).indices][: self._size]
-        self._owners, self._scores, self._tiers = owners[order], scores[order], tiers[order]
+        heads = heads[: self._size].cpu().int()
+        self._owners.append(heads + self._num_heads)
+        self._scores.append(scores[: self._size].cpu().float().clone())  # no view that keeps all of it alive
+        self._tiers.append(torch.zeros_like(heads).char() if tiers is None else tiers[: self._size].cpu().clone())
         self._num_heads += num_heads
 
     def counts(self) -> Tensor:
         """Entries of each head that are in the pool now, int64, heads counted through all layers."""
-        return torch.bincount(self._owners.long(), minlength=self._num_heads)
+        if len(self._owners) > 1:
+            self._compete()
+        return torch.bincount(self._owners[0].long(), minlength=self._num_heads)
+
+    def _compete(self) -> None:
+        """Sort the newcomers in and let go of what is beyond the pool's size."""
+        owners, scores, tiers = torch.cat(self._owners), torch.cat(self._scores), torch.cat(self._tiers)
+        order = scores.sort(descending=True, stable=True).indices
+        if bool(tiers.any()):
+            order = order[tiers[order].sort(descending=True, stable=True).indices]
+        order = order[: self._size]
+        self._owners, self._scores, self._tiers = [owners[order]], [scores[order]], [tiers[order]]

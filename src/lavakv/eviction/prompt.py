@@ -70,6 +70,20 @@ class PromptEviction:
         self._gather(newest, ranked, final=is_last)
         return self._finish() if is_last else None
 
+    def add_all(self, windows: Sequence[Sequence[ScoringWindow | None]]) -> Budgets:
+        """Take all layers at once, where nothing needs to be trimmed on the way; the end is that of `add_layer`.
+
+        Args:
+            windows: for each layer what `add_layer` takes.
+        """
+        ranked = [
+            [None if window is None else self._ranked(row, window) for row, window in enumerate(layer)]
+            for layer in windows
+        ]
+        for layer, prompts in enumerate(ranked):
+            self._gather(layer, prompts, final=True)
+        return self._finish()
+
     def _ranked(self, row: int, window: ScoringWindow) -> RankedPrompt:
         """Rank one sequence's entries of the next layer and let it compete for the budget."""
         plan, allocation = self.prompts[row], self._allocations[row]

@@ -82,5 +82,6 @@ class Settled(NamedTuple):
 
     def evicted_loss(self, counts: list[int]) -> float:
         """The estimated loss when each head keeps its first `counts[h]` entries."""
-        kept = sum(float(row[:count].sum(dtype=torch.float64)) for row, count in zip(self.loss, counts, strict=True))
-        return max(self.total_loss - kept, 0.0)
+        sums = torch.nn.functional.pad(self.loss.double().cumsum(dim=1), (1, 0))  # the same however far ranks go
+        kept = sums.gather(1, torch.tensor(counts, device=sums.device)[:, None])
+        return max(self.total_loss - float(kept.sum()), 0.0)

@@ -166,8 +166,10 @@ class LavaCache(Refusals, Cache):
         step = self._state.prompt_step()
         assert step is not None
         self._plan(step, next(iter(prompts.values())).keys, ranker)
+        with storing():
+            self._state.take_prompts({index: self.layers[index].store for index in self.layer_indices}, prompts)
         for index in self.layer_indices:
-            self.layers[index].take_prompt(prompts[index])
+            self.layers[index].num_columns = step.real.shape[1]
         for index, layer in others.items():
             self.layers[index] = layer
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from lavakv.errors import CacheStateError, NotEnabledError
+from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import Budgets
 from lavakv.hf.checks import check_heads, check_inputs, check_model
 from lavakv.hf.columns import Columns, real_columns
 from lavakv.hf.geometry import Geometry
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.step import AppendStep, PromptStep
+from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 
 
@@ -84,15 +87,29 @@ class CacheState:
 
     def take_prompt(self, index: int, store: LayerStore, prompt: LayerPrompt) -> None:
         """Score and store a layer's prompt, right after its dense attention."""
+        eviction, windows = self._windows(index, prompt)
+        store.hold(prompt.keys, prompt.values)
+        self.budgets = eviction.add_layer(windows)
+
+    def take_prompts(self, stores: Mapping[int, LayerStore], prompts: Mapping[int, LayerPrompt]) -> None:
+        """Score and store a recorded prompt in all layers at once, both by index."""
+        windows = []
+        for index, store in stores.items():
+            eviction, layer = self._windows(index, prompts[index])
+            store.hold(prompts[index].keys, prompts[index].values)
+            windows.append(layer)
+        self.budgets = eviction.add_all(windows)
+
+    def _windows(self, index: int, prompt: LayerPrompt) -> tuple[PromptEviction, list[ScoringWindow | None]]:
+        """The eviction under way, and what of a layer's prompt to score for each sequence."""
         step = self._step
         assert isinstance(step, PromptStep)
         assert step.eviction is not None
-        windows = []
+        windows: list[ScoringWindow | None] = []
         for row, plan in enumerate(step.eviction.prompts):
             visible = None if plan.keeps_all else step.visible(prompt.mask, row, plan)
             windows.append(None if plan.keeps_all else prompt.window(row, plan, visible, index))
-        store.hold(prompt.keys, prompt.values)
-        self.budgets = step.eviction.add_layer(windows)
+        return step.eviction, windows
 
     def note_hidden_states(self, hidden_states: Tensor) -> None:
         """Keep what enters a layer of the prompt's forward, by reference, until its attention is done."""

@@ -40,10 +40,17 @@ def _worst_case(window: ScoringWindow) -> Tensor:
 def _outright(window: ScoringWindow) -> Tensor:
     """Each head's entries of most mean attention that reach 90 % with the window's own, at most `b - w`."""
     assert window.tokens_per_head is not None
-    attention = window.mean_attention.mean(dim=1)
+    order = window.remember(
+        "attention_order", lambda: _group_mean(window).sort(dim=1, descending=True, stable=True).indices
+    )
+    ordered = _group_mean(window).gather(1, order)
     own = window.attention[..., window.num_evictable :].sum(dim=-1).mean(dim=(1, 2))
-    ordered = attention.double().sort(dim=1, descending=True, stable=True)
-    before = ordered.values.cumsum(dim=1) - ordered.values
+    before = ordered.cumsum(dim=1) - ordered
     wanted = before < (OUTRIGHT_MASS - own.double())[:, None]
     wanted[:, window.tokens_per_head - window.queries.shape[2] :] = False
-    return torch.zeros_like(wanted).scatter(1, ordered.indices, wanted)
+    return torch.zeros_like(wanted).scatter(1, order, wanted)
+
+
+def _group_mean(window: ScoringWindow) -> Tensor:
+    """Mean attention over rows and group, float64 `[H, n]`."""
+    return window.mean_attention.mean(dim=1).double()

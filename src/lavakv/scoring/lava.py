@@ -30,4 +30,7 @@ def eviction_loss(window: ScoringWindow) -> Tensor:
     Returns:
         float32 `[H, n]`; the maximum runs over all positions, window included.
     """
-    return window.value_norms.amax(dim=1, keepdim=True) * torch.amax(window.mean_attention, dim=1)
+    return window.remember(
+        "eviction_loss",
+        lambda: window.value_norms.amax(dim=1, keepdim=True) * torch.amax(window.mean_attention, dim=1),
+    )
