@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from functools import cache
 
 from lavakv.errors import TaskError
+from lavakv.tasks.infinitebench.task import infinitebench_tasks
 from lavakv.tasks.longbench.task import longbench_tasks
 from lavakv.tasks.task import Task
 
 
 @cache
 def _built_in() -> dict[str, Task]:
-    return {**longbench_tasks()}
+    return {**longbench_tasks(), **infinitebench_tasks()}
 
 
 def task_names() -> Mapping[str, str]:
