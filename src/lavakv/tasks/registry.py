@@ -9,12 +9,14 @@ from functools import cache
 from lavakv.errors import TaskError
 from lavakv.tasks.infinitebench.task import infinitebench_tasks
 from lavakv.tasks.longbench.task import longbench_tasks
+from lavakv.tasks.needle.task import needle_tasks
+from lavakv.tasks.ruler.task import ruler_tasks
 from lavakv.tasks.task import Task
 
 
 @cache
 def _built_in() -> dict[str, Task]:
-    return {**longbench_tasks(), **infinitebench_tasks()}
+    return {**longbench_tasks(), **infinitebench_tasks(), **ruler_tasks(), **needle_tasks()}
 
 
 def task_names() -> Mapping[str, str]:
