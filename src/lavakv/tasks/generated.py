@@ -111,4 +111,5 @@ class Fitter:
                 got = f"{tokens} at least, beside room for the answer"
                 raise TaskError("length", expected=f"prompts of {self._room} tokens", got=got, fix="Ask for more.")
             size = max(self._smallest, min(size - 1, size * self._room // tokens))
-        return build(size)
+        larger = min(size * self._room // tokens, self._most or size * 2)
+        return build(larger if larger > size and count(larger) <= self._room else size)

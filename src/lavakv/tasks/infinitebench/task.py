@@ -16,7 +16,7 @@ from lavakv.tasks.hub import hub_file
 from lavakv.tasks.infinitebench.prompt import prompt_of
 from lavakv.tasks.infinitebench.table import ROWS
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked
+from lavakv.tasks.task import Task, checked, refuse_harness
 
 _HUB = "xinrongzhang2022/InfiniteBench"
 
@@ -33,6 +33,7 @@ class InfiniteBenchTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
         row = ROWS[self.dataset]
         folder = settings.data_dir / "infinitebench" if settings.data_dir is not None else None
         file = f"{row.official}.jsonl"

@@ -17,7 +17,7 @@ from lavakv.tasks.hub import hub_records
 from lavakv.tasks.longbench.prompt import official_template
 from lavakv.tasks.longbench.table import ROWS
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked
+from lavakv.tasks.task import Task, checked, refuse_harness
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class LongBenchTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
         template = official_template(self.dataset, self.file)
 
         def parse(record: dict[str, Any], index: int) -> Example:

@@ -16,7 +16,7 @@ from lavakv.tasks.metrics.words_found import words_found
 from lavakv.tasks.needle.facts import made_up, published
 from lavakv.tasks.needle.hide import ROOM, hidden
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked
+from lavakv.tasks.task import Task, checked, refuse_harness
 
 DEFAULT_LENGTHS = (1000, 2000, 4000)
 PAPER_LENGTHS = tuple(range(1000, 31_401, 400))
@@ -37,6 +37,7 @@ class NeedleTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
         tokenizer = needed_tokenizer(settings, self.name)
         haystack = haystack_text(settings.haystack, settings.seed)
         depths = _spread(settings.depths or PAPER_DEPTHS, settings.limit)

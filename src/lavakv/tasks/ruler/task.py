@@ -19,7 +19,7 @@ from lavakv.tasks.ruler.niah import Niah
 from lavakv.tasks.ruler.qa import Questions
 from lavakv.tasks.ruler.vt import VariableTracking
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked
+from lavakv.tasks.task import Task, checked, refuse_harness
 
 DEFAULT_LENGTHS = (4096,)
 SAMPLES = 500
@@ -82,6 +82,7 @@ class RulerTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
         tokenizer = needed_tokenizer(settings, self.name)
         maker_of = ROWS[self.kind].maker
         for length in settings.lengths or DEFAULT_LENGTHS:
