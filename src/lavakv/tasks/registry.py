@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from lavakv.errors import MissingExtraError, TaskError
-from lavakv.tasks.harness.locate import known_names
+from lavakv.tasks.harness.locate import harness_index
 from lavakv.tasks.harness.task import PREFIX, harness_task
 from lavakv.tasks.infinitebench.task import infinitebench_tasks
 from lavakv.tasks.longbench.task import longbench_tasks
@@ -45,18 +45,16 @@ def get_task(name: str, protocol: Protocol = "paper") -> Task:
     if name in built_in:
         return built_in[name]
     try:
-        task = harness_task(name)
-        others = [] if task else known_names()
+        return harness_task(name) or _unknown(name, [*built_in, *harness_index()])
     except MissingExtraError:
         if name.removeprefix(PREFIX) in built_in:
             raise
-        task, others = None, []
-    return task or _unknown(name, [*built_in, *others])
+        return _unknown(name, list(built_in))
 
 
 def _unknown(name: str, known: list[str]) -> Task:
     bare = name.removeprefix(PREFIX)
-    close = get_close_matches(bare, known, n=3, cutoff=0.5)
-    expected = "a task of the harness that generates text" if bare != name else "a known task that generates text"
+    close = [each for each in get_close_matches(bare, dict.fromkeys(known), n=3, cutoff=0.5) if each != bare]
+    got = f"{name!r}, which does not generate text" if bare in known else repr(name)
     fix = f"Did you mean {', '.join(close)}?" if close else "`lavakv.tasks.task_names()` lists them."
-    raise TaskError("task", expected=expected, got=repr(name), fix=fix)
+    raise TaskError("task", expected="a known task that generates text", got=got, fix=fix)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -35,7 +37,8 @@ def engine(file: str, data: Callable[[str], list[dict[str, Any]]] | None, **chan
         splits = {config[key] for key in _SPLITS if config.get(key)}
         config["custom_dataset"] = lambda **_: {split: _dataset(data(split)) for split in splits}
     try:
-        made = needed("lm_eval.api.task").ConfigurableTask(config=config)
+        with _quiet():
+            made = needed("lm_eval.api.task").ConfigurableTask(config=config)
         made.set_fewshot_seed(SEED)
     except TaskError:
         raise
@@ -57,6 +60,18 @@ def metrics(made: Any, record: Mapping[str, Any], prediction: str) -> Mapping[st
     first = next(iter(instance.filtered_resps.values()))
     found: Mapping[str, Any] = made.process_results(dict(record), [first])
     return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the harness's advice on command line options that are not ours."""
+    logger = logging.getLogger("lm_eval.api.task")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _dataset(records: list[dict[str, Any]]) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from lavakv.errors import TaskError
-from lavakv.tasks.extras import folder_of, needed
+from lavakv.tasks.extras import folder_of
 from lavakv.tasks.infinitebench.table import ROWS as INFINITEBENCH
+
+# A top-level key `task`. Parsing all of the harness's YAML files, as it does itself, takes ten seconds; this one.
+_NAME = re.compile(rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^\s"'#\[]+)["']?[ \t]*\r?$""", re.MULTILINE)
 
 
 def description_of(name: str) -> str | None:
@@ -17,27 +20,20 @@ def description_of(name: str) -> str | None:
     Raises:
         MissingExtraError: no harness.
     """
-    for prefix, pattern in (
-        ("longbench_", "longbench/{}.yaml"),
-        ("infinitebench_", "infinitebench/infinitebench_{}.yaml"),
-    ):
-        file = pattern.format(name.removeprefix(prefix))
-        if name.startswith(prefix) and (folder_of("lm_eval") / "tasks" / file).is_file():
-            return file
-    entry = _index().get(name.removeprefix("ruler_") if name.startswith("ruler_niah") else name)
-    if entry is None or entry.yaml_path is None or entry.kind.name != "TASK":
-        return None
-    return Path(entry.yaml_path).relative_to(folder_of("lm_eval") / "tasks").as_posix()
-
-
-def known_names() -> list[str]:
-    """Every single task of the harness; takes seconds."""
-    return [name for name, entry in _index().items() if entry.kind.name == "TASK"]
+    return harness_index().get(name.removeprefix("ruler_") if name.startswith("ruler_niah") else name)
 
 
 @cache
-def _index() -> dict[str, Any]:
-    index: dict[str, Any] = needed("lm_eval.tasks").TaskManager().task_index
+def harness_index() -> dict[str, str]:
+    """Every task of the harness and its description's file, below the harness's folder of tasks.
+
+    Raises:
+        MissingExtraError: no harness.
+    """
+    root, index = folder_of("lm_eval") / "tasks", dict[str, str]()
+    for path in sorted(root.rglob("*.yaml")):
+        if found := _NAME.search(path.read_bytes()):
+            index.setdefault(found.group(1).decode(), path.relative_to(root).as_posix())
     return index
 
 

@@ -117,6 +117,9 @@ def harness_task(name: str) -> HarnessTask | None:
     config = None if file is None else task_config(file)
     if file is None or config is None or config.get("output_type", "generate_until") != "generate_until":
         return None
+    if "class" in config:
+        fix = "Run it with lm_eval itself, whose model class `lavakv` this package brings."
+        raise TaskError(name, expected="a task that a YAML file describes", got="one in Python", fix=fix)
     generation = config.get("generation_kwargs") or {}
     tag = config.get("tag") or Path(file).parts[0]
     metric = (config.get("metric_list") or [{"metric": "score"}])[0]["metric"]
