@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv import TaskError
-from lavakv.tasks.generated import Draft, Fitter, largest, random_of, token_count
+from lavakv.tasks.fitting import Fitter, largest
+from lavakv.tasks.generated import Draft, random_of, token_count
 
 
 @given(limit=st.integers(0, 300), smallest=st.integers(1, 40), most=st.none() | st.integers(40, 200))
@@ -44,3 +45,10 @@ def test_randomness_depends_on_all_parts() -> None:
     assert random_of(42, "a", 1).random() == random_of(42, "a", 1).random()
     assert len({random_of(*parts).random() for parts in ((42, "a", 1), (42, "a", 2), (42, "b", 1), (43, "a", 1))}) == 4
     assert random_of(42, "needle").randrange(10**9) == 120202288  # on every machine
+
+
+def test_a_template_that_tells_the_date_always_tells_the_same(chat_tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(type(chat_tokenizer), "apply_chat_template", lambda *_, **more: asked.append(more) or "text")
+    token_count(chat_tokenizer, Draft("a", "b", ()))
+    assert asked[0]["date_string"] == "26 Jul 2024"

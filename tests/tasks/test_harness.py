@@ -98,6 +98,23 @@ def test_a_scorer_that_fails(sums: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         get_task("gsm8k").score(example.answers, example.classes, "text")
 
 
+def test_classes_that_are_no_record() -> None:
+    for classes in ((), ("text",)):
+        with pytest.raises(TaskError, match="classes of gsm8k: expected its JSON"):
+            get_task("gsm8k").score(("4",), classes, "4")
+
+
+def test_a_record_without_an_answer(sums: Path) -> None:
+    write(
+        sums / "harness" / "gsm8k" / "test.jsonl",
+        [{"question": "1?", "answer": " "}, {"question": "2?", "answer": "2"}],
+    )
+    with pytest.raises(TaskError, match="gsm8k, record 0: expected a record of the task, got no answers"):
+        list(get_task("gsm8k").examples(TaskSettings(data_dir=sums)))
+    (example,) = get_task("gsm8k").examples(TaskSettings(data_dir=sums, skip_broken=True))
+    assert example.answers == ("2",)
+
+
 def test_a_task_that_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import _yaml_loader
 

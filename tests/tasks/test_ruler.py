@@ -13,11 +13,14 @@ from lavakv import TaskError
 from lavakv.tasks import TaskSettings, get_task, task_names
 from lavakv.tasks.example import Example
 from lavakv.tasks.generated import Draft, token_count
+from lavakv.tasks.harness.constants import constant
 from lavakv.tasks.ruler.words import all_words, word_lists
 
 OFFLINE = [name for name in task_names() if name.startswith("ruler_") and "_qa_" not in name]
 NEEDLES = [name for name in OFFLINE if "niah" in name]
 NEW_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
+NEEDLE = constant("ruler/prepare_niah.py", "NEEDLE").replace(".", r"\.")
+NEEDLE = NEEDLE.format(type_needle_v=r"(\w+)s", key=r"(\S+)", value=r"([\w-]+)")
 LENGTH = 2500  # this tokenizer's tokens are short
 SQUAD = {
     "data": [
@@ -102,7 +105,7 @@ def test_the_answers_are_in_the_text_and_score(name: str, tokenizer) -> None:
 def test_needles(name, needles, answers, key, value, tokenizer) -> None:
     adjectives, nouns = (set(words) for words in word_lists())
     for example in made(f"ruler_{name}", tokenizer):
-        hidden = re.findall(r"One of the special magic (\w+)s for (\S+) is: (\S+)\.", example.context)
+        hidden = re.findall(NEEDLE, example.context)
         assert len(hidden) == needles or (needles is None and len(hidden) > 10)
         assert {kind for kind, _, _ in hidden} == {value}
         asked = {key for _, key, _ in hidden if key in example.question}
@@ -126,10 +129,10 @@ def test_essay_needles_stand_between_sentences_at_spread_depths(tokenizer, tmp_p
     (tmp_path / "a.txt").write_text("The lamp is lit. " * 40)
     depths = []
     for example in made("ruler_niah_single_2", tokenizer, limit=30, haystack=tmp_path):
-        before, needle, after = example.context.partition("One of the special magic numbers")
+        before, needle, after = re.split(f"({NEEDLE.replace('(', '(?:')})", example.context)
         assert needle
         assert before.endswith(("lit. ", "\n"))
-        assert re.match(r" for \S+ is: \d+\.( The|$)", after)
+        assert after == "" or after.startswith(" The")
         depths.append(len(before) / len(example.context))
     assert min(depths) < 0.2
     assert max(depths) > 0.8
@@ -161,8 +164,9 @@ def test_there_are_8166_words() -> None:
 
 
 def test_frequent_words_fall_off_as_the_square_of_their_rank(tokenizer) -> None:
+    start = constant("ruler/fwe_utils.py", "CONFIG")["template"].partition("{context}")[0]
     for example in made("ruler_fwe", tokenizer):
-        counts = Counter(re.findall(r"\.\.\.|\b[a-z]{6}\b", example.context.rpartition("coded words. ")[2]))
+        counts = Counter(re.findall(r"\.\.\.|\b[a-z]{6}\b", example.context.removeprefix(start)))
         ranked = counts.most_common(4)
         assert ranked[0][0] == "..."
         assert tuple(word for word, _ in ranked[1:]) == example.answers
@@ -186,7 +190,7 @@ def test_squad(tokenizer, sources: Path) -> None:
     assert [example.answers[0] for example in examples] == ["0-0", "0-1", "0-2"]
     for example in examples:
         assert example.question.endswith(f"What about {example.answers[0]}?")
-        shown = re.findall(r"Document (\d+):\nPassage (\d)-(\d)\.", example.context)
+        shown = re.findall(r"\w+ (\d+):\nPassage (\d)-(\d)\.", example.context)
         assert [int(number) for number, _, _ in shown] == list(range(1, len(shown) + 1))
         assert len(shown) == len(set(shown)) >= 4
         assert {("0", "0"), ("0", "1"), ("0", "2")} <= {(article, passage) for _, article, passage in shown}

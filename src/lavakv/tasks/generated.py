@@ -1,13 +1,14 @@
-"""What generated prompts have in common: their parts, their tokens, their randomness, their size."""
+"""What generated prompts have in common: their parts, their randomness, their tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
 from lavakv.errors import TaskError
 from lavakv.tasks.settings import TaskSettings
+
+_DATE = "26 Jul 2024"  # for templates that tell the date: prompts must not depend on the day they are made on
 
 
 class Draft(NamedTuple):
@@ -51,65 +52,6 @@ def token_count(tokenizer: Any, draft: Draft) -> int:
     text = draft.context + draft.question
     if getattr(tokenizer, "chat_template", None):
         turns = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, date_string=_DATE)
         return len(tokenizer(text + draft.answer_prefix, add_special_tokens=False)["input_ids"])
     return len(tokenizer(text + draft.answer_prefix)["input_ids"])
-
-
-def largest(fits: Callable[[int], bool], smallest: int, most: int | None = None) -> int | None:
-    """The largest size that fits, by doubling and halving; None if not even the smallest does.
-
-    Args:
-        fits: does a size fit? If one does not, no larger one does.
-        smallest: where to start, at least 1.
-        most: an upper end of sizes, or None.
-    """
-    if not fits(smallest):
-        return None
-    good, bad = smallest, smallest * 2
-    while (most is None or bad <= most) and fits(bad):
-        good, bad = bad, bad * 2
-    bad = bad if most is None else min(bad, most + 1)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return good
-
-
-class Fitter:
-    """Makes drafts of one length: the first one's size is searched for, the others start from it and shrink.
-
-    Args:
-        tokenizer: counts.
-        room: most tokens of a prompt.
-        smallest: least size of a draft.
-        most: largest size, or None.
-    """
-
-    def __init__(self, tokenizer: Any, room: int, smallest: int, most: int | None = None) -> None:
-        self._tokenizer, self._room, self._smallest, self._most = tokenizer, room, smallest, most
-        self._size: int | None = None
-
-    def fitted(self, build: Callable[[int], Draft]) -> Draft:
-        """The draft at the size that fits.
-
-        Args:
-            build: makes it at a size, always the same for the same size.
-
-        Raises:
-            TaskError: not even the smallest fits.
-        """
-
-        def count(size: int) -> int:
-            return token_count(self._tokenizer, build(size))
-
-        if self._size is None:
-            self._size = largest(lambda size: count(size) <= self._room, self._smallest, self._most)
-        size = self._size or self._smallest
-        while (tokens := count(size)) > self._room:
-            if size == self._smallest:
-                got = f"{tokens} at least, beside room for the answer"
-                raise TaskError("length", expected=f"prompts of {self._room} tokens", got=got, fix="Ask for more.")
-            size = max(self._smallest, min(size - 1, size * self._room // tokens))
-        larger = min(size * self._room // tokens, self._most or size * 2)
-        return build(larger if larger > size and count(larger) <= self._room else size)

@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from functools import cache
 
 from lavakv.errors import MissingExtraError, TaskError
+from lavakv.tasks.harness.find import harness_task
 from lavakv.tasks.harness.locate import harness_index
-from lavakv.tasks.harness.task import PREFIX, harness_task
+from lavakv.tasks.harness.task import PREFIX
 from lavakv.tasks.infinitebench.task import infinitebench_tasks
 from lavakv.tasks.longbench.task import longbench_tasks
 from lavakv.tasks.needle.task import needle_tasks

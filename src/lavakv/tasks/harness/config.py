@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -28,7 +29,9 @@ def task_config(file: str, *, functions: bool = False) -> dict[str, Any]:
         )
     loader = needed("lm_eval.tasks._yaml_loader")  # the harness's task list takes seconds to build, this does not
     try:
-        config: dict[str, Any] = loader.load_yaml(path, resolve_func=functions)
+        with warnings.catch_warnings():  # fuzzywuzzy wants another package, whose ratios are not the official ones
+            warnings.simplefilter("ignore", UserWarning)
+            config: dict[str, Any] = loader.load_yaml(path, resolve_func=functions)
     except ImportError as error:
         raise MissingExtraError(
             file, expected="the packages that this task needs", got=str(error), fix="Run: pip install 'lavakv[eval]'."

@@ -1,14 +1,11 @@
-"""Where the harness describes a task, and where local slices of it lie."""
+"""Where the harness describes a task."""
 
 from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 
-from lavakv.errors import TaskError
 from lavakv.tasks.extras import folder_of
-from lavakv.tasks.infinitebench.table import ROWS as INFINITEBENCH
 
 # A top-level key `task`. Parsing all of the harness's YAML files, as it does itself, takes ten seconds; this one.
 _NAME = re.compile(rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^\s"'#\[]+)["']?[ \t]*\r?$""", re.MULTILINE)
@@ -35,21 +32,3 @@ def harness_index() -> dict[str, str]:
         if found := _NAME.search(path.read_bytes()):
             index.setdefault(found.group(1).decode(), path.relative_to(root).as_posix())
     return index
-
-
-def local_file(name: str, split: str, data_dir: Path) -> Path:
-    """The slice of a task: LongBench's and InfiniteBench's own layout, `harness/<task>/<split>.jsonl` for others.
-
-    Raises:
-        TaskError: there is none.
-    """
-    short = name.partition("_")[2]
-    path = data_dir / "harness" / name / f"{split}.jsonl"
-    if name.startswith("longbench_"):
-        path = data_dir / ("longbench_e" if name.endswith("_e") else "longbench") / f"{short}.jsonl"
-    elif name.startswith("infinitebench_"):
-        path = data_dir / "infinitebench" / f"{INFINITEBENCH[short].official}.jsonl"
-    if not path.is_file():
-        fix = "Put it there, or leave --data-dir out to load it from the hub."
-        raise TaskError(str(path), expected=f"the {split} part of {name}", got="no file", fix=fix)
-    return path

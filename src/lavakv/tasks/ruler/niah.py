@@ -80,7 +80,7 @@ class Niah:
             kind, verb = kind.removesuffix("s"), "is"
         asked = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
         before, after = (part.format(type_needle_v=kind, query=asked) for part in template.split("{context}"))
-        # The answer starts with the question's own words, "... the special magic number for x in the text?"
+        # The answer starts with the question's own words from after its "the" on, made a statement.
         statement = after.partition(" the ")[2].removesuffix("?")
         return Draft(before + context, after, answers, f" The {statement} {verb}")
 
