@@ -18,6 +18,8 @@ BUILT_IN = {
     "NotEnabledError": RuntimeError,
     "CacheStateError": RuntimeError,
     "ModelError": OSError,
+    "TaskError": ValueError,
+    "MissingExtraError": ImportError,
 }
 
 

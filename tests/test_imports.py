@@ -30,6 +30,7 @@ STAGES = [
     "eviction",
     "hf",
     "models",
+    "tasks",
     "evaluation",
     "demo",
     "cli",

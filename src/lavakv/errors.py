@@ -62,3 +62,11 @@ class CacheStateError(LavaError, RuntimeError):
 
 class ModelError(LavaError, OSError):
     """A model that cannot be found, fetched or loaded."""
+
+
+class TaskError(LavaError, ValueError):
+    """An unknown task, or one whose data or scorer cannot be used."""
+
+
+class MissingExtraError(LavaError, ImportError):
+    """A package that only some commands need, and that is not installed."""

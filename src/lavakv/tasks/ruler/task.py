@@ -1,0 +1,78 @@
+"""RULER's tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from typing_extensions import override
+
+from lavakv.tasks.example import Example
+from lavakv.tasks.fitting import Fitter
+from lavakv.tasks.generated import Draft, needed_tokenizer, random_of
+from lavakv.tasks.metrics.references_found import all_references, any_reference
+from lavakv.tasks.ruler.table import ROWS, Maker
+from lavakv.tasks.settings import TaskSettings
+from lavakv.tasks.task import Task, checked, refuse_harness
+
+DEFAULT_LENGTHS = (4096,)
+SAMPLES = 500
+
+
+@dataclass(frozen=True)
+class RulerTask(Task):
+    """One of the thirteen.
+
+    Attributes:
+        kind: its name in RULER.
+    """
+
+    kind: str = ""
+
+    @override
+    def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
+        tokenizer = needed_tokenizer(settings, self.name)
+        maker_of = ROWS[self.kind].maker
+        for length in settings.lengths or DEFAULT_LENGTHS:
+            first = maker_of(length, 0)
+            fitter = Fitter(tokenizer, length - self.max_new_tokens, first.smallest, first.most(settings))
+            for index in range(settings.limit or SAMPLES):
+                build = partial(self._draft, maker_of(length, index), settings, length, index)
+                yield self._example(fitter.fitted(build), settings.seed, length, index)
+
+    def _draft(self, maker: Maker, settings: TaskSettings, length: int, index: int, size: int) -> Draft:
+        return maker.draft(random_of(settings.seed, self.name, length, index), size, settings)
+
+    def _example(self, draft: Draft, seed: int, length: int, index: int) -> Example:
+        return Example(
+            task=self.name,
+            name=f"{length}-{seed}-{index}",
+            context=draft.context,
+            question=draft.question,
+            answers=draft.answers,
+            answer_prefix=draft.answer_prefix,
+            length=length,
+        )
+
+    @override
+    def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
+        metric = any_reference if ROWS[self.kind].any_answer else all_references
+        return metric(prediction, checked(self, answers), classes)
+
+
+def ruler_tasks() -> dict[str, RulerTask]:
+    """All thirteen, by name."""
+    tasks = (
+        RulerTask(
+            name=f"ruler_{kind}",
+            benchmark="RULER",
+            group=row.group,
+            metric="Any reference found" if row.any_answer else "References found",
+            max_new_tokens=row.max_new_tokens,
+            kind=kind,
+        )
+        for kind, row in ROWS.items()
+    )
+    return {task.name: task for task in tasks}
