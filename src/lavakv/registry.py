@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
@@ -62,4 +63,4 @@ def _loaded(plugin: EntryPoint) -> Policy:
             got=f"{type(policy).__name__}: {policy}",
             fix="Mend or remove the package that brings it.",
         )
-    return policy
+    return policy if policy.name == plugin.name else replace(policy, name=plugin.name)  # reports say what was asked for
