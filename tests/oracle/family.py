@@ -10,6 +10,7 @@ from fractions import Fraction
 import torch
 
 from tests.oracle import family_outputs as outputs
+from tests.oracle import family_residual
 from tests.oracle import family_scores as scores
 from tests.oracle.family_view import Ranking, View
 from tests.oracle.forwards import Capture
@@ -41,6 +42,7 @@ POLICIES = {
     "criticalkv": Rules(outputs.criticalkv, "pooled", "equal"),
     "defensivekv": Rules(outputs.defensivekv, "pooled", "equal"),
     "layer-defensivekv": Rules(outputs.defensivekv, "one pool", "one pool"),
+    "residual": Rules(family_residual.residual, "one pool", "one pool"),
     "h2o": Rules(scores.h2o, "equal", "equal"),
     "tova": Rules(scores.tova, "equal", "equal"),
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),

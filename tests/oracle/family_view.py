@@ -40,7 +40,18 @@ class View:
     @cached_property
     def values(self) -> torch.Tensor:
         """Values of the evictable positions."""
-        return self._own(self.capture.values)[:, : self.num_evictable]
+        return self.all_values[:, : self.num_evictable]
+
+    @cached_property
+    def all_values(self) -> torch.Tensor:
+        """Values of all positions."""
+        return self._own(self.capture.values)
+
+    @cached_property
+    def stream_norms(self) -> torch.Tensor:
+        """L2 norm of what entered the layer at each token of the window."""
+        stream = self.capture.stream[self.sequence, -self.window :].detach().to(self.dtype)
+        return stream.square().sum(dim=1).sqrt()
 
     @property
     def num_evictable(self) -> int:
@@ -81,12 +92,16 @@ class View:
     @cached_property
     def output_norms(self) -> list[torch.Tensor]:
         """By KV head: L1 norm of each evictable value behind the output projection, mean over the query heads."""
-        size, weight = self.values.shape[2], self.capture.projection.detach().to(self.dtype)
         norms = []
         for head in self.heads:
-            columns = [weight[:, query * size : (query + 1) * size] for query in self.queries_of(head)]
-            norms.append(sum((self.values[head] @ part.T).abs().sum(dim=1) for part in columns) / len(columns))
+            parts = [self.projection_of(query) for query in self.queries_of(head)]
+            norms.append(sum((self.values[head] @ part).abs().sum(dim=1) for part in parts) / len(parts))
         return norms
+
+    def projection_of(self, query: int) -> torch.Tensor:
+        """What the output projection does to the values of one query head, `[value_dim, hidden]`."""
+        size = self.values.shape[2]
+        return self.capture.projection[:, query * size : (query + 1) * size].detach().to(self.dtype).T
 
 
 @dataclass

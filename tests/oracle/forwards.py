@@ -21,7 +21,8 @@ _NAME = "reference_attention"
 class Capture:
     """What one layer's attention saw of the prompt: `[batch, heads, columns, head_dim]` and its constants.
 
-    `projection` is the weight of the output projection, `[hidden, query heads · head_dim]`, where it is named `o_proj`.
+    `projection` is the weight of the output projection, `[hidden, query heads · head_dim]`, where it is named `o_proj`;
+    `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`.
     """
 
     queries: torch.Tensor
@@ -31,6 +32,7 @@ class Capture:
     softcap: float | None
     sinks: torch.Tensor | None
     projection: torch.Tensor | None = None
+    stream: torch.Tensor | None = None
 
 
 @dataclass
@@ -55,8 +57,11 @@ def capture_prompt(model, input_ids: torch.Tensor, attention_mask: torch.Tensor 
         return plain(module, query, key, value, mask, **settings)
 
     cache = DynamicCache(config=model.config)
+    arguments = {"past_key_values": cache, "logits_to_keep": 1, "output_hidden_states": True}
     with _attention(model, record):
-        output = model(input_ids, attention_mask=attention_mask, past_key_values=cache, logits_to_keep=1)
+        output = model(input_ids, attention_mask=attention_mask, **arguments)
+    for layer, capture in captures.items():
+        capture.stream = output.hidden_states[layer]  # transformers lists them before each layer, and after the last
     return Prompt(captures, cache, output.logits[:, -1].argmax(-1, keepdim=True))
 
 

@@ -68,6 +68,7 @@ def full_windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
             torch.cat([before, window.queries], dim=2),
             (lambda start, stop: visible[start:stop]) if draw(st.booleans()) else None,
         ),
+        residual_norms=10 ** (4 * torch.rand(rows, generator=generator) - 1),
     )
 
 
@@ -87,6 +88,7 @@ def naive(window: ScoringWindow) -> NaiveWindow:
         None if window.output_weight is None else window.output_weight.flatten(0, 1).tolist(),
         None if prompt is None else prompt.queries.flatten(0, 1).tolist(),
         None if prompt is None or prompt.visible is None else prompt.visible(0, window.num_tokens).tolist(),
+        None if window.residual_norms is None else window.residual_norms.tolist(),
     )
 
 

@@ -33,7 +33,8 @@ def _flat(tokens: int = 30, rows: int = 4) -> ScoringWindow:
     chunk = torch.zeros(2, tokens, 4)
     prompt, weight = PromptRows(torch.ones(2, 2, tokens, 4)), torch.ones(2, 2, 4, 3)
     queries = prompt.queries[:, :, tokens - rows :]
-    return ScoringWindow(queries, [chunk], [chunk + 1], 1.0, tokens_per_head=12, output_weight=weight, prompt=prompt)
+    extras = {"output_weight": weight, "prompt": prompt, "residual_norms": torch.ones(rows)}
+    return ScoringWindow(queries, [chunk], [chunk + 1], 1.0, tokens_per_head=12, **extras)
 
 
 @given(full_windows(), names)

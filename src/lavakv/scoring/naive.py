@@ -25,6 +25,7 @@ class NaiveWindow(NamedTuple):
         output_weight: `[query_heads][value_dim][hidden]`, or None.
         prompt_queries: `[query_heads][N][head_dim]`, or None.
         prompt_visible: `[N][N]`, what each row of the prompt sees, or None for causal.
+        residual_norms: `[w]`, L2 norm of the residual stream behind each window query, or None.
     """
 
     queries: Sequence[Rows]
@@ -39,6 +40,7 @@ class NaiveWindow(NamedTuple):
     output_weight: Sequence[Rows] | None = None
     prompt_queries: Sequence[Rows] | None = None
     prompt_visible: Sequence[Sequence[bool]] | None = None
+    residual_norms: Sequence[float] | None = None
 
     @property
     def num_evictable(self) -> int:

@@ -71,7 +71,8 @@ def _squared_distances(head: _Head, num_evictable: int) -> Tensor:
 def _expected(attention: Tensor, num_evictable: int) -> Tensor:
     """Attention that queries to come will pay: the window's, flattened as far as it drifts, `[G, w, n]`."""
     flat = attention.pow(1 / FLATTENING)
-    flat = flat[..., :num_evictable] * (attention.sum(dim=-1, keepdim=True) / flat.sum(dim=-1, keepdim=True))
+    whole = flat.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)  # a sink may take everything
+    flat = flat[..., :num_evictable] * (attention.sum(dim=-1, keepdim=True) / whole)
     seen = attention[..., :num_evictable]
     return torch.lerp(seen, flat, _drift(seen)[:, None, None])
 
@@ -80,7 +81,7 @@ def _drift(seen: Tensor) -> Tensor:
     """How far attention moved from the window's first half to its second, doubled, at most 1, `[G]`."""
     half = seen.shape[1] // 2
     if half == 0:
-        return torch.ones_like(seen[:, 0, 0])
+        return seen.new_ones(seen.shape[0])
     moved = (seen[:, :half].mean(dim=1) - seen[:, half:].mean(dim=1)).abs().sum(dim=-1) / 2
     return (DRIFT_GAIN * moved).clamp(max=1)
 

@@ -1,0 +1,94 @@
+"""The truth about `residual`'s score, in loops over plain Python numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lavakv.scoring.naive import NaiveWindow, Rows, attention_row_naive
+
+UNSEEN_SHARE = 0.003
+LEAST_REST = 2.0**-10
+
+
+def residual_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Twin of `residual_score`."""
+    return [[math.sqrt(square) for square in row] for row in residual_squares_naive(window)]
+
+
+def residual_squares_naive(window: NaiveWindow) -> list[list[float]]:
+    """The same before the root, `[kv_heads][n]`: squared changes of the residual stream, summed over a group."""
+    squares, share = [], UNSEEN_SHARE / len(window.keys[0])
+    for head in range(len(window.keys)):
+        parts = [changes_naive(window, query_head) for query_head in window.group(head)]
+        evictable = range(window.num_evictable)
+        squares.append([math.fsum(known[i] + share * unseen[i] for known, unseen in parts) for i in evictable])
+    return squares
+
+
+def changes_naive(window: NaiveWindow, query_head: int) -> tuple[list[float], list[float]]:
+    """For each evictable position: what the window's rows lose with it, and what rows that attend elsewhere do."""
+    rows = [attention_row_naive(window, query_head, row) for row in range(len(window.queries[0]))]
+    distances = [distances_naive(window, query_head, row) for row in rows]
+    seen, weights = [row[: window.num_evictable] for row in rows], row_weights_naive(window)
+    flatter, surprise = [expected_row_naive(row, drift_naive(seen)) for row in rows], surprise_naive(seen)
+    known, unseen = [], []
+    for i in range(window.num_evictable):
+        losses = [(row[i] / max(1 - row[i], LEAST_REST)) ** 2 for row in flatter]
+        triples = zip(weights, losses, distances, strict=True)
+        known.append(math.fsum(weight * loss * row[i] for weight, loss, row in triples))
+        unseen.append(surprise * math.fsum(weight * row[i] for weight, row in zip(weights, distances, strict=True)))
+    return known, unseen
+
+
+def distances_naive(window: NaiveWindow, query_head: int, attention: Sequence[float]) -> list[float]:
+    """Squared length, behind the output projection, of each evictable value less what the row puts out."""
+    assert window.output_weight is not None
+    weight, values = window.output_weight[query_head], window.values[query_head // len(window.group(0))]
+    output = [math.fsum(a * x for a, x in zip(attention, column, strict=True)) for column in zip(*values, strict=True)]
+    squares = []
+    for value in values[: window.num_evictable]:
+        apart = [x - y for x, y in zip(value, output, strict=True)]
+        squares.append(math.fsum(out * out for out in projected_naive(apart, weight)))
+    return squares
+
+
+def projected_naive(vector: Sequence[float], weight: Rows) -> list[float]:
+    """A vector `[value_dim]` behind one query head's piece of the output projection."""
+    return [math.fsum(x * w for x, w in zip(vector, column, strict=True)) for column in zip(*weight, strict=True)]
+
+
+def row_weights_naive(window: NaiveWindow) -> list[float]:
+    """Weights of the window's rows: the later the more, over the square of the stream's norm."""
+    assert window.residual_norms is not None
+    whole = sum(range(1, len(window.residual_norms) + 1))
+    return [place / whole / norm**2 for place, norm in enumerate(window.residual_norms, start=1)]
+
+
+def expected_row_naive(attention: Sequence[float], drift: float) -> list[float]:
+    """A row mixed with a flatter one of the same sum, from fourth roots."""
+    roots = [share**0.25 for share in attention]
+    factor = math.fsum(attention) / (math.fsum(roots) or 1.0)
+    return [(1 - drift) * share + drift * factor * root for share, root in zip(attention, roots, strict=True)]
+
+
+def drift_naive(seen: Rows) -> float:
+    """Twice the attention that moves from the first half of the rows to the second, at most 1; 1 for one row."""
+    half = len(seen) // 2
+    if half == 0:
+        return 1.0
+    moved = [
+        abs(math.fsum(column[:half]) / half - math.fsum(column[half:]) / (len(seen) - half))
+        for column in zip(*seen, strict=True)
+    ]
+    return min(1.0, 2 * (math.fsum(moved) / 2))
+
+
+def surprise_naive(seen: Rows) -> float:
+    """Mean over the rows of the squares by which one exceeds the mean of all others."""
+    squares = []
+    for column in zip(*seen, strict=True):
+        for row, share in enumerate(column):
+            others = [other for place, other in enumerate(column) if place != row]
+            squares.append(max(0.0, share - math.fsum(others) / max(len(others), 1)) ** 2)
+    return math.fsum(squares) / len(seen)
