@@ -31,6 +31,7 @@ STAGES = [
     "hf",
     "models",
     "evaluation",
+    "report",
     "demo",
     "cli",
 ]

@@ -13,6 +13,7 @@ from lavakv.cli.demo import demo
 from lavakv.cli.generate import generate
 from lavakv.cli.guard import guarded
 from lavakv.cli.models import models
+from lavakv.cli.report import report
 
 app = typer.Typer(
     name="lavakv",
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (generate, compare, models, demo):
+for command in (generate, compare, report, models, demo):
     app.command()(command)
 
 

@@ -1,0 +1,28 @@
+"""The report as Markdown: the same sections, pictures beside it as SVG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lavakv.report.bootstrap import LEVEL, NUM_DRAWS
+from lavakv.report.contents import Report
+from lavakv.report.page import render
+from lavakv.report.sections.failures import KINDS
+
+
+def markdown(report: Report, pictures: Mapping[str, str]) -> str:
+    """Write a report as Markdown.
+
+    Args:
+        report: what to say.
+        pictures: titles of the pictures to link, by file name.
+    """
+    return render(
+        "report/page.md",
+        report=report,
+        field=report.analysis.field,
+        pictures=pictures,
+        level=LEVEL,
+        draws=f"{NUM_DRAWS:,}",
+        kinds=KINDS,
+    )
