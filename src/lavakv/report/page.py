@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
+def require_writable(file: Path) -> None:
+    """Find out before the work whether a page can be written there.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if file.is_dir():
+        raise _unwritable(file, "a folder")
+    probe = file.with_name(f"{file.name}.try")
+    write(probe, "")
+    probe.unlink()
+
+
 def write(file: Path, text: str) -> None:
     """Write a page; what UTF-8 cannot hold (half of a surrogate pair) becomes a question mark.
 
@@ -55,7 +69,14 @@ def write(file: Path, text: str) -> None:
         partial.write_bytes(text.encode("utf-8", "replace"))
         partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            "--out", expected="a file that can be written", got=f"{file}: {error.strerror}", fix="Check path and disk."
-        ) from error
+        _forget(partial)
+        raise _unwritable(file, error.strerror or str(error)) from error
+
+
+def _forget(partial: Path) -> None:
+    with suppress(OSError):
+        partial.unlink()
+
+
+def _unwritable(file: Path, why: str) -> InputError:
+    return InputError("--out", expected="a file that can be written", got=f"{file}: {why}", fix="Check path and disk.")

@@ -33,7 +33,9 @@ class Axis(NamedTuple):
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers that cover a range: steps of 1, 2 or 5 times a power of ten, `most` at the most."""
-    span = max(high - low, 1e-9)
+    if high - low < 1e-6:
+        low, high = low - 1, high + 1
+    span = high - low
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if span / (factor * power) <= most - 1)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -48,7 +48,7 @@ def share_maps(analysis: Analysis) -> list[ShareMap]:
 
 
 def _shares(record: Mapping[str, Any]) -> Scores:
-    entries = record["head_entries"].astype(np.float64)
+    entries = np.array(record["head_entries"], dtype=np.float64)
     entries[entries == 0] = np.nan  # every head keeps its window, so 0 is a head that is not there
     shares: Scores = entries / record["prompt_tokens"]
     return shares

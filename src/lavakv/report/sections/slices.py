@@ -13,7 +13,7 @@ from lavakv.report.sections.needle import has_depths
 
 
 def slice_tables(analysis: Analysis) -> list[ScoreTable]:
-    """One table a benchmark, one column a length or bucket: the mean over its tasks. Needle maps show lengths anyway."""
+    """One table a benchmark, one column a length or bucket: the mean over its tasks; needle maps show theirs."""
     tables = []
     for benchmark, own in groupby(analysis.boards, key=lambda board: board.benchmark):
         boards = [board for board in own if not has_depths(board)]
