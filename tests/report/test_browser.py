@@ -27,7 +27,7 @@ def test_it_fits_asks_for_nothing_and_raises_nothing(screen, scheme, page, brows
 
 
 _COLOURS = """
-const shown = [...document.querySelectorAll("p, td, th, h1, h2, h3, li, button, a, small, dd, dt, mark, .who, .answer, .badge, select")];
+const shown = [...document.querySelectorAll("main *, .bar *, .rail *")].filter((node) => !node.closest("svg"));
 const solid = (node) => {
   for (let at = node; at; at = at.parentElement) {
     const colour = getComputedStyle(at).backgroundColor;
@@ -39,7 +39,8 @@ const rgb = (colour) => {
   pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
   return "rgb(" + [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).join(", ") + ")";
 };
-return shown.filter((node) => node.offsetParent && node.textContent.trim())
+const own = (node) => [...node.childNodes].some((part) => part.nodeType === 3 && part.data.trim());
+return shown.filter((node) => node.offsetParent && own(node))
   .map((node) => [rgb(getComputedStyle(node).color), rgb(solid(node)), node.textContent.trim().slice(0, 40)]);
 """
 

@@ -93,7 +93,7 @@ def test_line_separators_inside_text_are_no_line_ends(found, tmp_path) -> None:
 
 
 def test_no_run_at_all(tmp_path) -> None:
-    with pytest.raises(InputError, match="a folder with records.jsonl, written by `lavakv eval`"):
+    with pytest.raises(InputError, match="expected a folder with records"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "records.jsonl").write_text("\n")
     with pytest.raises(InputError, match="expected at least one record"):

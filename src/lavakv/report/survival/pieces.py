@@ -43,7 +43,7 @@ def _decoded(tokenizer: Any, ids: Sequence[int], before: int | None) -> str:
 
 
 def _is_part(tokenizer: Any, token: int) -> bool:
-    """Does the token alone decode to a broken character? (A text may hold that character itself.)"""
+    """Is the broken character this token's doing? A text may hold that character itself."""
     return _BROKEN in _plain(tokenizer, [token])
 
 
