@@ -63,7 +63,7 @@ class Field(NamedTuple):
 
     def budget_name(self, budget: str, mode: str) -> str:
         """As in "128 a head" or "25 %", the mode named where there are several."""
-        size = f"{budget} a head" if budget.isdigit() else budget.replace("%", " %")
+        size = f"{int(budget):,} a head" if budget.isdecimal() else budget.replace("%", " %")
         return f"{size}, {mode}" if len(self.modes) > 1 else size
 
     def name(self, contender: Contender) -> str:

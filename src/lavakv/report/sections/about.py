@@ -70,4 +70,6 @@ def _items(mapping: Any) -> list[tuple[Any, Any]]:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_written(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
