@@ -167,3 +167,17 @@ def test_text_can_be_read_at_every_step(scheme, page, browser) -> None:
     });
     """
     assert min(contrast(*pair) for pair in browser.execute_script(script)) >= 4.5
+
+
+def test_only_differences_colours_what_one_policy_keeps_in_more_heads(opened, found) -> None:
+    lava, snapkv = found[1][1].kept.sum(axis=0).astype(int), found[1][4].kept.sum(axis=0).astype(int)
+    button = opened.find_element("id", "differences")
+    button.click()
+    _settled(opened)
+    for panel, surplus in ((0, lava - snapkv), (1, snapkv - lava)):
+        assert surplus.max() > 0
+        assert opened.execute_script(LEVELS, panel) == _steps(surplus.clip(min=0) / abs(lava - snapkv).max())
+    opened.find_elements("css selector", "#policies button")[1].click()
+    _settled(opened)
+    assert not button.is_displayed()
+    assert opened.execute_script(LEVELS, 0) == _steps(lava / 6)

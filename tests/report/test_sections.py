@@ -168,7 +168,7 @@ def test_findings_claim_a_lead_only_where_it_holds() -> None:
     ]
     clear = [{**r, "kv_bytes": 25, "full_kv_bytes": 400} for r in clear]
     assert report_of(run_of(clear)).findings[1] == (
-        "At 64 a head (10 % of the prompt kept, 6.2 % of the memory), lava scores highest, 90.0, "
+        "At 64 a head (10\u00a0% of the prompt kept, 6.2\u00a0% of the memory), lava scores highest, 90.0, "
         "\u221210.0 (\u221210.0 to \u221210.0) from the full cache; its lead holds over snapkv."
     )
     assert report_of(run_of(unclear)).findings[-1].endswith("its lead over the others could be chance.")

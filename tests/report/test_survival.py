@@ -70,7 +70,7 @@ def test_layers_that_are_not_compressed_are_left_out(ids) -> None:
 
 def test_budgets_go_from_small_to_large_and_are_the_same_for_all(inspector) -> None:
     data = page_data(inspector, list(inspector.run(VARIANTS[::-1])), window=8)
-    assert data["budgets"] == ["25 %", "50 %"]
+    assert data["budgets"] == ["25\u00a0%", "50\u00a0%"]
     assert [policy["name"] for policy in data["policies"]] == ["random", "lava"]
     assert [[size["perHead"] for size in policy["sizes"]] for policy in data["policies"]] == [[30, 60], [30, 60]]
     assert data["queryAware"]

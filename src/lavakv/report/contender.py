@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from lavakv.report.numbers import TIED
+
 FULL = "full cache"
 
 
@@ -63,7 +65,7 @@ class Field(NamedTuple):
 
     def budget_name(self, budget: str, mode: str) -> str:
         """As in "128 a head" or "25 %", the mode named where there are several."""
-        size = f"{int(budget):,} a head" if budget.isdecimal() else budget.replace("%", " %")
+        size = f"{int(budget):,} a head" if budget.isdecimal() else budget.replace("%", f"{TIED}%")
         return f"{size}, {mode}" if len(self.modes) > 1 else size
 
     def name(self, contender: Contender) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from lavakv.report.bootstrap import Estimate
+if TYPE_CHECKING:
+    from lavakv.report.bootstrap import Estimate
 
-MINUS, NONE = "\u2212", "\u2013"
+MINUS, NONE, TIED = "\u2212", "\u2013", "\u00a0"  # a number and its unit stay on one line
 
 
 def score(value: float, decimals: int = 1) -> str:
@@ -32,7 +34,7 @@ def percent(fraction: float) -> str:
     """As in "4.1 %"; whole above 10."""
     if math.isnan(fraction):
         return NONE
-    return f"{fraction:.0%}".replace("%", " %") if fraction >= 0.0995 else f"{fraction:.1%}".replace("%", " %")
+    return (f"{fraction:.0%}" if fraction >= 0.0995 else f"{fraction:.1%}").replace("%", f"{TIED}%")
 
 
 def plural(count: int, noun: str) -> str:
@@ -44,13 +46,13 @@ def seconds(value: float | None) -> str:
     """As in "3.1 s" or "12 ms"."""
     if value is None or math.isnan(value):
         return NONE
-    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+    return f"{value:.1f}{TIED}s" if value >= 1 else f"{1000 * value:.0f}{TIED}ms"
 
 
 def size(count: float) -> str:
     """Bytes in binary units, as in "23.6 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+            return f"{count:.0f}{TIED}B" if unit == "B" else f"{count:.1f}{TIED}{unit}"
         count /= 1024
-    return f"{count:.2f} GiB"
+    return f"{count:.2f}{TIED}GiB"

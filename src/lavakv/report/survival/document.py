@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lavakv.report.numbers import percent, size
+from lavakv.report.numbers import TIED, percent, size
 from lavakv.report.page import render
 from lavakv.report.survival.inspection import Inspector, Survivors
 
@@ -43,7 +43,7 @@ def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int)
         "queryAware": not inspector.question_texts,
         "heads": inspector.heads,
         "window": min(window, len(inspector.texts)),
-        "budgets": [budget.replace("%", " %") if "%" in budget else f"{budget} a head" for budget in budgets],
+        "budgets": [budget.replace("%", f"{TIED}%") if "%" in budget else f"{budget} a head" for budget in budgets],
         "fullAnswer": inspector.full_answer,
         "fullBytes": size(inspector.full_bytes),
         "policies": [

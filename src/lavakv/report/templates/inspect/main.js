@@ -2,6 +2,7 @@
 const panels = data.policies.map(panelOf);
 document.getElementById("panels").append(...panels.map((panel) => panel.box));
 const slider = document.getElementById("budget");
+const differences = document.getElementById("differences");
 const chips = data.policies.map((policy, index) => {
   const chip = document.createElement("button");
   chip.type = "button";
@@ -29,6 +30,9 @@ function drawControls() {
   document.getElementById("chosen").textContent = `showing ${choiceName()}`;
   document.getElementById("printed").textContent = `Budget ${data.budgets[state.size]}, ${choiceName()}`;
   document.getElementById("clear").hidden = state.place === null;
+  differences.hidden = state.shown.size < 2;
+  differences.setAttribute("aria-pressed", String(differing()));
+  for (const part of document.querySelectorAll("[data-differing]")) part.hidden = (part.dataset.differing === "yes") !== differing();
   document.getElementById("panels").style.setProperty("--columns", state.shown.size);
 }
 
@@ -54,12 +58,16 @@ async function draw() {
   const now = shownPanels();
   if (now.some((panel) => !panel.policy.sizes[state.size].bits)) return; // the reader has moved on
   const highest = (name) => Math.max(...now.flatMap((panel) => panel.policy.sizes[state.size][name]));
-  const scale = { head: highest("headShares"), layer: highest("layerShares") };
-  for (const panel of now) drawPanel(panel, scale);
+  const scale = { head: highest("headShares"), layer: highest("layerShares"), text: 1 };
+  now.forEach(count);
+  scale.text = differing() ? largestSurplus(now) : chosenRows().length;
+  document.getElementById("largest").textContent = scale.text;
+  for (const panel of now) drawPanel(panel, now, scale);
   drawNote();
 }
 
 slider.addEventListener("input", () => change({ size: Number(slider.value) }));
+differences.addEventListener("click", () => change({ differences: !state.differences }));
 document.getElementById("clear").addEventListener("click", () => change({ place: null, head: null }));
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") change({ place: null, head: null, token: null, pinned: false });

@@ -75,7 +75,7 @@ function drawMap(panel, size, scale) {
     cell.setAttribute("aria-label", cell.dataset.tip);
     if (head === null) cell.style.setProperty("--tall", share / scale.layer);
     else cell.className = `h${step(share / scale.head)}`;
-    cell.setAttribute("aria-pressed", String(state.place === place && state.head === head));
+    cell.setAttribute("aria-selected", String(state.place === place && state.head === head));
     cell.classList.toggle("chosen-layer", state.place === place && state.head === null && head !== null);
   }
 }

@@ -16,32 +16,49 @@ function panelOf(policy, index) {
   head.append(panel.title, panel.numbers, panel.map, panel.strip);
   panel.answer = document.createElement("p");
   panel.answer.className = "answer-line";
-  panel.text = textOf(panel);
-  panel.box.append(head, panel.answer, panel.text);
+  panel.box.append(head, panel.answer);
   return panel;
 }
 
-function drawPanel(panel, scale) {
-  const size = panel.policy.sizes[state.size];
-  const chosen = chosenRows();
+function count(panel) {
   const key = `${state.size} ${state.place} ${state.head}`;
+  if (panel.counted === key) return;
+  panel.counted = key;
+  panel.counts = tokenCounts(panel.policy.sizes[state.size].bits, chosenRows());
+}
+
+// By how many heads more than under any other shown policy each token is kept.
+function surplus(panel, shown) {
+  const others = shown.filter((other) => other !== panel);
+  return panel.counts.map((count, token) => Math.max(count - Math.max(...others.map(({ counts }) => counts[token])), 0));
+}
+
+function largestSurplus(shown) {
+  return Math.max(...shown.map((panel) => surplus(panel, shown).reduce((most, count) => Math.max(most, count), 0)), 1);
+}
+
+function drawPanel(panel, shown, scale) {
+  if (!panel.spans) panel.box.append(textOf(panel));
+  const size = panel.policy.sizes[state.size];
+  const key = `${panel.counted} ${differing()} ${[...state.shown]}`;
   if (panel.key !== key) {
     panel.key = key;
-    panel.counts = tokenCounts(size.bits, chosen);
-    drawText(panel, panel.counts, chosen.length);
+    const counts = differing() ? surplus(panel, shown) : panel.counts;
+    panel.bins = binsOf(counts, scale.text);
+    drawText(panel, counts, scale.text);
+    drawMap(panel, size, scale);
   }
-  drawMap(panel, size, scale);
-  drawToken(panel, size, chosen.length);
+  drawToken(panel, size);
   const perHead = `${size.perHead.toLocaleString("en")} of ${numTokens.toLocaleString("en")} a head, at most ${percentage(Math.max(...size.headShares))}`;
   panel.numbers.textContent = `${size.kept} kept, ${perHead}; ${size.bytes} (${size.share}); loss ${size.loss}`;
   panel.answer.hidden = size.answer === null;
   if (size.answer !== null) drawAnswer(panel.answer, size.answer);
 }
 
-function drawToken(panel, size, numHeads) {
+function drawToken(panel, size) {
   moveMark(panel);
   drawKeepers(panel, size.bits);
-  drawStrip(panel, panel.counts, numHeads);
+  drawStrip(panel);
 }
 
 function moveMark(panel) {

@@ -7,12 +7,17 @@ const state = {
   head: null,
   token: null,
   pinned: false,
+  differences: false,
 };
 const listeners = [];
 
 function change(values) {
   Object.assign(state, values);
   for (const listener of listeners) listener();
+}
+
+function differing() {
+  return state.differences && state.shown.size > 1;
 }
 
 function chosenRows() {
@@ -30,5 +35,5 @@ function choiceName() {
 
 function percentage(share) {
   const value = 100 * share;
-  return `${value >= 9.95 || value === 0 ? value.toFixed(0) : value.toFixed(1)} %`;
+  return `${value >= 9.95 || value === 0 ? value.toFixed(0) : value.toFixed(1)}\u00a0%`;
 }

@@ -15,26 +15,29 @@ function stripOf(panel) {
   return strip;
 }
 
-function drawStrip(panel, counts, numHeads) {
-  const { strip } = panel;
+// Mean share of the chosen heads over each stretch of tokens.
+function binsOf(counts, numHeads) {
+  const num = Math.min(BINS, numTokens);
+  return Array.from({ length: num }, (_, bin) => {
+    const start = Math.floor((bin * numTokens) / num);
+    const part = counts.subarray(start, Math.max(Math.floor(((bin + 1) * numTokens) / num), start + 1));
+    return part.reduce((sum, count) => sum + count, 0) / part.length / numHeads;
+  });
+}
+
+function drawStrip({ strip, bins }) {
   const scale = devicePixelRatio || 1;
   strip.width = strip.clientWidth * scale;
   strip.height = strip.clientHeight * scale;
   const pen = strip.getContext("2d");
   const style = getComputedStyle(strip);
-  const bins = Math.min(BINS, numTokens);
-  for (let bin = 0; bin < bins; bin++) {
-    const start = Math.floor((bin * numTokens) / bins);
-    const end = Math.max(Math.floor(((bin + 1) * numTokens) / bins), start + 1);
-    let sum = 0;
-    for (let token = start; token < end; token++) sum += counts[token];
-    const share = sum / (end - start) / numHeads;
-    pen.fillStyle = style.color;
+  pen.fillStyle = style.color;
+  const wide = strip.width / bins.length;
+  bins.forEach((share, bin) => {
     const tall = share * strip.height;
-    pen.fillRect((bin * strip.width) / bins, strip.height - tall, Math.max(strip.width / bins - scale * 0.5, 1), tall);
-  }
-  if (state.token !== null) {
-    pen.fillStyle = style.outlineColor;
-    pen.fillRect(((state.token + 0.5) / numTokens) * strip.width - scale, 0, 2 * scale, strip.height);
-  }
+    pen.fillRect(bin * wide, strip.height - tall, Math.max(wide - scale * 0.5, 1), tall);
+  });
+  if (state.token === null) return;
+  pen.fillStyle = style.outlineColor;
+  pen.fillRect(((state.token + 0.5) / numTokens) * strip.width - scale, 0, 2 * scale, strip.height);
 }

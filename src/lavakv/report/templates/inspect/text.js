@@ -14,7 +14,7 @@ function textOf(panel) {
     span.dataset.token = token;
     return span;
   });
-  text.append(...panel.spans);
+  text.append(...chunksOf(panel.spans));
   text.addEventListener("pointerover", (event) => {
     const token = event.target.dataset?.token;
     if (token !== undefined && event.pointerType === "mouse" && !state.pinned) change({ token: Number(token) });
@@ -28,6 +28,17 @@ function textOf(panel) {
   });
   text.addEventListener("keydown", (event) => walk(panel, event));
   return text;
+}
+
+// Blocks that end where a line ends: the browser lays out only those in sight.
+function chunksOf(spans) {
+  const chunks = [document.createElement("div")];
+  for (const span of spans) {
+    const last = chunks.at(-1);
+    last.append(span);
+    if (last.childElementCount >= 200 && span.textContent.endsWith("\n")) chunks.push(document.createElement("div"));
+  }
+  return chunks;
 }
 
 function walk(panel, event) {
