@@ -30,8 +30,8 @@ def test_all_records_come_back_in_order(found, tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         ({"schema": 2}, "expected schema 1, got 2"),
-        ({"score": 1.5}, "expected score between 0 and 1, got 1.5"),
-        ({"score": float("nan")}, "expected score between 0 and 1, got nan"),
+        ({"score": float("nan")}, "expected a finite score, got nan"),
+        ({"kept_fraction": 1.5}, "expected kept_fraction between 0 and 1, got 1.5"),
         ({"score": "high"}, "expected score of another type, got 'high'"),
         ({"head_entries": [["many"]]}, "expected head_entries as a list of whole numbers"),
         ({"head_entries": [3]}, "expected head_entries as a list of whole numbers"),

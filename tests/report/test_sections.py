@@ -70,6 +70,24 @@ def test_differences_are_paired_and_counted(small) -> None:
     ]  # fmt: skip
 
 
+def test_leads_are_told_by_task_group() -> None:
+    found = [
+        record(policy, "64", f"e{i}", score, task=task, task_group=group, benchmark="B")
+        for task, group, scores in (
+            ("one", "QA", {"lava": 0.6, "snapkv": 0.5}),
+            ("two", "Code", {"lava": 0.2, "snapkv": 0.4}),
+        )
+        for policy, score in scores.items()
+        for i in range(3)
+    ]
+    gains = report_of(run_of(found)).gains
+    assert [column.name for column in gains.columns] == ["QA", "Code"]
+    ((contender, cells),) = gains.rows
+    assert contender.policy == "snapkv"
+    assert [(cell.mean, cell.low, cell.high) for cell in cells] == [pytest.approx((10,) * 3), pytest.approx((-20,) * 3)]
+    assert report_of(run_of(found[:6])).gains is None
+
+
 def test_the_baseline_can_be_named(small) -> None:
     assert {duel.first.policy for duel in report_of(small, "snapkv").rivals} == {"snapkv"}
     with pytest.raises(InputError, match="--baseline: expected a policy of the run: snapkv, lava, got 'h2o'"):
@@ -109,7 +127,7 @@ def test_needle_maps_have_depths_down_and_lengths_across() -> None:
 
 
 def test_costs_are_the_measured_ones() -> None:
-    seconds = {"prefill": 2.0, "fill": 0.5, "decode": 2.0}
+    seconds = {"prefill": 2.0, "fill": 0.4, "decode": 2.0, "score": 0.1}
     found = [
         record("full cache", "all", "e0", 1.0, kv_bytes=1000, full_kv_bytes=1000, new_tokens=11, seconds=seconds),
         record("lava", "128", "e0", 1.0, kv_bytes=250, full_kv_bytes=1000, new_tokens=21, seconds=seconds),
@@ -117,7 +135,7 @@ def test_costs_are_the_measured_ones() -> None:
     costs = report_of(run_of(found)).costs
     full, lava = costs.rows
     assert (full.share, full.decode_rate, full.fill_seconds, full.overhead) == (1.0, 5.0, None, None)
-    assert (lava.share, lava.decode_rate, lava.fill_seconds, lava.overhead) == (0.25, 10.0, 0.5, 1.25)
+    assert (lava.share, lava.decode_rate, lava.fill_seconds, lava.overhead) == (0.25, 10.0, 0.4, 1.25)
     assert costs.prefill_seconds == 2.0
 
 

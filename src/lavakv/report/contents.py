@@ -13,6 +13,7 @@ from lavakv.report.sections.curves import Curve, curves
 from lavakv.report.sections.duels import Duel, against_full, against_rivals
 from lavakv.report.sections.failures import Failure, failures
 from lavakv.report.sections.findings import cautions, findings
+from lavakv.report.sections.gains import GainTable, gain_table
 from lavakv.report.sections.needle import NeedleTask, needle_tasks
 from lavakv.report.sections.shares import ShareMap, share_maps
 from lavakv.report.sections.slices import slice_tables
@@ -35,6 +36,7 @@ class Report:
     curves: list[Curve]
     rivals: list[Duel]
     gaps: list[Duel]
+    gains: GainTable | None
     needles: list[NeedleTask]
     costs: Costs
     shares: list[ShareMap]
@@ -67,6 +69,7 @@ def report_of(run: Run, baseline: str | None = None, max_failures: int = DEFAULT
         curves=curves(analysis),
         rivals=against_rivals(analysis),
         gaps=against_full(analysis),
+        gains=gain_table(analysis),
         needles=needle_tasks(analysis),
         costs=cost,
         shares=share_maps(analysis),

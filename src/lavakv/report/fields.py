@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,10 @@ def checked(line: str, place: str) -> dict[str, Any]:
             raise _broken(place, f"a field {name}", "none")
         if not isinstance(record[name], kinds):
             raise _broken(place, f"{name} of another type", repr(record[name])[:60])
-    for name in ("score", "kept_fraction"):
-        if record[name] is not None and not 0 <= record[name] <= 1:
-            raise _broken(place, f"{name} between 0 and 1", repr(record[name]))
+    if not 0 <= record["kept_fraction"] <= 1:
+        raise _broken(place, "kept_fraction between 0 and 1", repr(record["kept_fraction"]))
+    if record["score"] is not None and not math.isfinite(record["score"]):
+        raise _broken(place, "a finite score", repr(record["score"]))
     record["head_entries"] = _entries(record["head_entries"], place)
     return record
 

@@ -55,6 +55,11 @@ class Column(NamedTuple):
     num: int
 
 
+def column_groups(columns: list[Column]) -> list[tuple[str, int]]:
+    """Name and width of each group of columns."""
+    return [(name, len(list(own))) for name, own in groupby(column.group for column in columns)]
+
+
 class ScoreTable(NamedTuple):
     """A table of scores; the average's column is not among `columns`.
 
@@ -71,7 +76,7 @@ class ScoreTable(NamedTuple):
     @property
     def groups(self) -> list[tuple[str, int]]:
         """Name and width of each group of columns."""
-        return [(name, len(list(own))) for name, own in groupby(column.group for column in self.columns)]
+        return column_groups(self.columns)
 
     @property
     def decimals(self) -> int:

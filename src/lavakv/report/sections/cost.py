@@ -19,8 +19,8 @@ class Cost(NamedTuple):
         kv_bytes: median bytes of keys and values that were allocated.
         share: mean of these bytes over the full cache's.
         decode_rate: new tokens a second, all prompts together, the first token of each left out; None if none came.
-        fill_seconds: median of scoring and selecting; None for the full cache.
-        overhead: (filling + decoding) over decoding alone; None where it cannot be told.
+        fill_seconds: median of scoring entries and selecting; None for the full cache.
+        overhead: (filling + decoding + scoring the answer) over decoding alone; None where it cannot be told.
         prompts: records behind it.
     """
 
@@ -72,17 +72,18 @@ def costs(analysis: Analysis) -> Costs:
 
 def _cost(contender: Contender, records: Sequence[Mapping[str, Any]], kept: float) -> Cost:
     decode, fill = sum(_times(records, "decode")), _times(records, "fill")
+    added = sum(fill) + sum(_times(records, "score"))
     steps = sum(max(record["new_tokens"] - 1, 0) for record in records)
     shares = [record["kv_bytes"] / record["full_kv_bytes"] for record in records if record["full_kv_bytes"] > 0]
-    filled = sum(fill) if fill and not contender.is_full else None
+    filled = bool(fill) and not contender.is_full
     return Cost(
         contender,
         kept,
         int(median(record["kv_bytes"] for record in records)),
         fmean(shares) if shares else float("nan"),
         steps / decode if steps and decode > 0 else None,
-        median(fill) if filled is not None else None,
-        (filled + decode) / decode if filled is not None and decode > 0 else None,
+        median(fill) if filled else None,
+        (added + decode) / decode if filled and decode > 0 else None,
         len(records),
     )
 

@@ -13,12 +13,16 @@ from lavakv.report.sections.blocks import Column, ScoreTable, blocks
 def group_table(analysis: Analysis) -> ScoreTable:
     """Task groups of all benchmarks; the average is over tasks, not over groups."""
     parts = by_group(analysis.boards)
-    several = len({board.benchmark for board in analysis.boards}) > 1
-    columns = [
+    return _table(analysis, "", group_columns(parts), parts)
+
+
+def group_columns(parts: Sequence[Sequence[TaskBoard]]) -> list[Column]:
+    """A column for each group of tasks, under its benchmark where there is more than one."""
+    several = len({own[0].benchmark for own in parts}) > 1
+    return [
         Column(own[0].group, ", ".join(board.task for board in own), own[0].benchmark if several else "", _num(own))
         for own in parts
     ]
-    return _table(analysis, "", columns, parts)
 
 
 def task_tables(analysis: Analysis) -> list[ScoreTable]:
