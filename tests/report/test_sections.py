@@ -11,6 +11,7 @@ from lavakv.report.analysis import Analysis
 from lavakv.report.contender import Contender
 from lavakv.report.contents import report_of
 from lavakv.report.run import Run
+from lavakv.report.sections.about import model_name
 from lavakv.report.sections.slices import slice_tables
 from lavakv.report.sections.tables import group_table, task_tables
 from tests.report.made_up import records
@@ -190,6 +191,30 @@ def test_findings_claim_a_lead_only_where_it_holds() -> None:
         "\u221210.0 (\u221210.0 to \u221210.0) from the full cache; its lead holds over snapkv."
     )
     assert report_of(run_of(unclear)).findings[-1].endswith("its lead over the others could be chance.")
+
+
+def test_a_handful_of_prompts_settles_nothing() -> None:
+    for num, verdict in ((9, "open"), (10, "ahead")):
+        found = [record(p, "64", f"e{i}", s) for p, s in (("lava", 0.9), ("snapkv", 0.1)) for i in range(num)]
+        report = report_of(run_of(found))
+        assert [duel.difference.verdict for duel in report.rivals] == [verdict]
+        assert ("could be chance" in report.findings[0]) == (verdict == "open")
+    behind = report_of(run_of(found), "snapkv")
+    assert behind.rivals[0].difference.verdict == "behind"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("smollm2", "smollm2"),
+        ("org/name-7B", "org/name-7B"),
+        ("/a/b/name/", "name"),
+        ("./x.gguf", "x.gguf"),
+        (r"C:\m\x", "x"),
+    ],
+)
+def test_a_model_s_path_is_shortened_to_its_name(given, shown) -> None:
+    assert model_name(given) == shown
 
 
 def test_cautions_name_what_is_missing() -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lavakv.report.board import Scores, TaskBoard
 
-NUM_DRAWS, LEVEL, FEW = 2000, 95, 10
+NUM_DRAWS, LEVEL = 2000, 95
+FEW = 10  # prompts below which no difference is said to hold
 
 
 class Estimate(NamedTuple):
@@ -39,9 +40,19 @@ class Estimate(NamedTuple):
         return self.num > 0
 
     @property
-    def excludes_zero(self) -> bool:
-        """Of a difference: does its interval leave zero out?"""
-        return self.low > 0 or self.high < 0
+    def verdict(self) -> str:
+        """Of a difference: "ahead" or "behind" if its interval leaves zero out and it rests on `FEW` prompts or more.
+
+        Otherwise it is "open": with a handful of prompts, intervals are too narrow to be believed.
+        """
+        if self.num < FEW or self.low <= 0 <= self.high:
+            return "open"
+        return "ahead" if self.low > 0 else "behind"
+
+    @property
+    def holds(self) -> bool:
+        """Of a difference: is it more than chance explains?"""
+        return self.verdict != "open"
 
 
 class Resampled(NamedTuple):

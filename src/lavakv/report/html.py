@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lavakv.report.bootstrap import LEVEL, NUM_DRAWS
+from lavakv.report.bootstrap import FEW, LEVEL, NUM_DRAWS
 from lavakv.report.contender import Contender
 from lavakv.report.contents import Report
 from lavakv.report.draw.forest import forest
@@ -25,6 +25,7 @@ def html(report: Report) -> str:
         sections=list(_sections(report)),
         legend=_legend(report),
         level=LEVEL,
+        few=FEW,
         draws=f"{NUM_DRAWS:,}",
         kinds=KINDS,
         charts=_charts(report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lavakv.report.bootstrap import LEVEL, NUM_DRAWS
+from lavakv.report.bootstrap import FEW, LEVEL, NUM_DRAWS
 from lavakv.report.contents import Report
 from lavakv.report.page import render
 from lavakv.report.sections.failures import KINDS
@@ -23,6 +23,7 @@ def markdown(report: Report, pictures: Mapping[str, str]) -> str:
         field=report.analysis.field,
         pictures=pictures,
         level=LEVEL,
+        few=FEW,
         draws=f"{NUM_DRAWS:,}",
         kinds=KINDS,
     )

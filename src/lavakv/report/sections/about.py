@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ class About(NamedTuple):
     """Facts about a run.
 
     Attributes:
-        model: as it was named.
+        model: as it was named; of a path, the last part.
         facts: label and value, to show at the top.
         arguments: name, value, and whether the user gave it.
         versions: package and version.
@@ -41,12 +42,18 @@ def about(analysis: Analysis) -> About:
     if told.get("revision"):
         facts.append(("revision", str(told["revision"])[:12]))
     return About(
-        str(told.get("model", "unknown model")),
+        model_name(str(told.get("model") or "unknown model")),
         facts,
         [(str(name), _written(value), str(name) in given) for name, value in _items(arguments)],
         [(str(name), str(value)) for name, value in _items(versions)],
         _tasks(analysis),
     )
+
+
+def model_name(model: str) -> str:
+    """A path's last part; any other name as it is."""
+    is_path = model.startswith(("/", ".", "~")) or "\\" in model or model.count("/") > 1
+    return re.split(r"[/\\]", model.rstrip("/\\"))[-1] if is_path else model
 
 
 def _tasks(analysis: Analysis) -> list[tuple[str, str, int, int, int, int]]:

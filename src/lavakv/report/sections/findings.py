@@ -49,10 +49,10 @@ def _lead(analysis: Analysis, best: Contender, known: list[Contender]) -> str:
         return ""
     if best != baseline:
         lead = analysis.difference(baseline, best)
-        holds = lead is not None and lead.excludes_zero
+        holds = lead is not None and lead.holds
         return f"; its lead over {baseline.policy} {'holds' if holds else 'could be chance'}"
     leads = {rival: analysis.difference(baseline, rival) for rival in rivals}
-    held = [rival.policy for rival, lead in leads.items() if lead is not None and lead.excludes_zero]
+    held = [rival.policy for rival, lead in leads.items() if lead is not None and lead.holds]
     if not held:
         return "; its lead over the others could be chance"
     return (
