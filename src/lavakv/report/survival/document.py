@@ -11,6 +11,7 @@ import numpy as np
 
 from lavakv.report.numbers import TIED, percent, size
 from lavakv.report.page import render
+from lavakv.report.sections.about import model_name
 from lavakv.report.survival.inspection import Inspector, Survivors
 
 
@@ -26,7 +27,7 @@ def inspection_page(inspector: Inspector, survivors: Sequence[Survivors], model:
     Raises:
         UnsupportedError: jinja2 is not installed.
     """
-    return render("inspect/page.html", model=model, data=page_data(inspector, survivors, window))
+    return render("inspect/page.html", model=model_name(model), data=page_data(inspector, survivors, window))
 
 
 def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int) -> dict[str, Any]:
