@@ -32,6 +32,7 @@ STAGES = [
     "models",
     "tasks",
     "evaluation",
+    "report",
     "demo",
     "cli",
 ]

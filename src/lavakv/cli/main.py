@@ -12,7 +12,9 @@ from lavakv.cli.compare import compare
 from lavakv.cli.demo import demo
 from lavakv.cli.generate import generate
 from lavakv.cli.guard import guarded
+from lavakv.cli.inspect import inspect
 from lavakv.cli.models import models
+from lavakv.cli.report import report
 
 app = typer.Typer(
     name="lavakv",
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (generate, compare, models, demo):
+for command in (generate, compare, inspect, report, models, demo):
     app.command()(command)
 
 

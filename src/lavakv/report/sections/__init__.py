@@ -1,0 +1,1 @@
+"""What the report says, one section a file, ready to be written as HTML or Markdown."""

@@ -1,0 +1,28 @@
+"""All files of a report, written into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavakv.report.contents import Report
+from lavakv.report.html import html
+from lavakv.report.markdown import markdown
+from lavakv.report.page import write
+from lavakv.report.plots import plots
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write page, Markdown and its pictures, and return their paths, the page first.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        UnsupportedError: jinja2 is not installed.
+    """
+    pictures = plots(report)
+    texts = {HTML: html(report), MARKDOWN: markdown(report, {name: title for name, (title, _) in pictures.items()})}
+    texts |= {name: svg for name, (_, svg) in pictures.items()}
+    for name, text in texts.items():
+        write(folder / name, text)
+    return [folder / name for name in texts]
