@@ -30,7 +30,9 @@ STAGES = [
     "eviction",
     "hf",
     "models",
+    "tasks",
     "evaluation",
+    "report",
     "demo",
     "cli",
 ]

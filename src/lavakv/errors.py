@@ -62,3 +62,7 @@ class CacheStateError(LavaError, RuntimeError):
 
 class ModelError(LavaError, OSError):
     """A model that cannot be found, fetched or loaded."""
+
+
+class ResultsError(LavaError, RuntimeError):
+    """A results folder that cannot be used as asked, or a record in it that cannot be read or written."""
