@@ -18,6 +18,9 @@ BUILT_IN = {
     "NotEnabledError": RuntimeError,
     "CacheStateError": RuntimeError,
     "ModelError": OSError,
+    "TaskError": ValueError,
+    "MissingExtraError": ImportError,
+    "ResultsError": RuntimeError,
 }
 
 

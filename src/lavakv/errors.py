@@ -66,3 +66,11 @@ class ModelError(LavaError, OSError):
 
 class ResultsError(LavaError, RuntimeError):
     """A results folder that cannot be used as asked, or a record in it that cannot be read or written."""
+
+
+class TaskError(LavaError, ValueError):
+    """An unknown task, or one whose data or scorer cannot be used."""
+
+
+class MissingExtraError(LavaError, ImportError):
+    """A package that only some commands need, and that is not installed."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from lavakv.errors import InputError, LavaError, UnsupportedError
+from lavakv.errors import InputError, LavaError, MissingExtraError, UnsupportedError
 from lavakv.evaluation.engine import Assignment, Engine
 from lavakv.evaluation.examine import examine
 from lavakv.evaluation.prompt import Prompt
@@ -30,7 +30,7 @@ class RayEngine(Engine):
         cpus: CPU cores a prompt takes; where the cluster has GPUs, it takes one of these instead.
 
     Raises:
-        UnsupportedError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
         InputError: no cluster at that address.
     """
 
@@ -83,8 +83,8 @@ def _started(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UnsupportedError(
-            "--ray", expected="Ray", got="none installed", fix="pip install 'lavakv[ray]'"
+        raise MissingExtraError(
+            "ray", expected="an installed package", got="none", fix="Run: pip install 'lavakv[ray]'."
         ) from error
     try:
         if not ray.is_initialized():

@@ -1,0 +1,1 @@
+"""lm-evaluation-harness: its prompts, its data, its scorers."""

@@ -1,0 +1,72 @@
+"""What every task offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lavakv.errors import TaskError
+from lavakv.tasks.example import Example
+from lavakv.tasks.settings import TaskSettings
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Prompts of one task and the rules for answers to them.
+
+    Attributes:
+        name: as on the command line, `longbench_qasper`.
+        benchmark: `LongBench`.
+        group: what the benchmark files it under, `Single-document QA`.
+        metric: name for reports, `F1`.
+        max_new_tokens: most tokens of an answer.
+        chat: wrap the prompt in the model's chat template, if it has one.
+        stops_at_newline: a newline token ends the answer, except as its first token.
+        version: changes whenever prompts or scores do.
+        stop_strings: strings that end an answer. Stopping there saves time only: `score` cuts there in any case.
+    """
+
+    name: str
+    benchmark: str
+    group: str
+    metric: str
+    max_new_tokens: int
+    chat: bool = True
+    stops_at_newline: bool = False
+    version: str = "paper-1"
+    stop_strings: tuple[str, ...] = ()
+
+    @abstractmethod
+    def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        """The task's prompts, always in the same order.
+
+        Raises:
+            TaskError: data that cannot be found, read or generated.
+        """
+
+    @abstractmethod
+    def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
+        """How right a prediction is, 0 to 1. Needs no model and no data, so that records can be scored again.
+
+        Args:
+            answers: the example's.
+            classes: the example's.
+            prediction: the generated text as decoded, special tokens left out and nothing stripped.
+
+        Raises:
+            TaskError: no answers to hold it against.
+        """
+
+
+def checked(task: Task, answers: Sequence[str]) -> Sequence[str]:
+    """The answers, if there are any.
+
+    Raises:
+        TaskError: there are none.
+    """
+    if not answers:
+        raise TaskError(
+            f"answers of {task.name}", expected="at least one", got="none", fix="Remove the record, or mend the data."
+        )
+    return answers
