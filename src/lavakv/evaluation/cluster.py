@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -88,7 +89,7 @@ def _started(address: str | None) -> Any:
         ) from error
     try:
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise InputError(
             "--ray-address", expected="a running Ray cluster", got=f"none at {address}", fix="Start one: ray start"

@@ -14,8 +14,8 @@ from lavakv.errors import ResultsError
 from lavakv.evaluation.jsonl import JsonLog, cannot_write, to_line, write_whole
 from lavakv.evaluation.records import FILE, SCHEMA, RecordKey, by_key, read_records
 
-RUN, LOCK, EARLIER = "run.json", ".lock", "earlier"
-_OURS = (FILE, RUN, "summary.json", "report.html", "report.md")
+RUN, SUMMARY, LOCK, EARLIER = "run.json", "summary.json", ".lock", "earlier"
+_OURS = (FILE, RUN, SUMMARY, "report.html", "report.md")
 
 
 @contextmanager
@@ -136,6 +136,10 @@ class RunFolder:
     def rewrite(self, records: list[dict[str, Any]]) -> None:
         """Put records in another order or with other scores, all or nothing."""
         write_whole(self.path / FILE, map(to_line, records))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write what the run reports about itself."""
+        write_whole(self.path / SUMMARY, [json.dumps(summary, indent=1, ensure_ascii=False).encode() + b"\n"])
 
 
 def _differences(name: str, stored: Any, wanted: Any) -> Iterator[str]:

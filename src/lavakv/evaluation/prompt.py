@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class PromptKey(NamedTuple):
     depth: float | None
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> PromptKey:
+    def of(cls, record: Mapping[str, Any]) -> PromptKey:
         """The key of the prompt that a record belongs to."""
         return cls(*(record[name] for name in cls._fields))
 

@@ -11,7 +11,7 @@ from lavakv.errors import ResultsError
 from lavakv.evaluation.engine import Assignment, Engine
 from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.prompt import Prompt, PromptKey
-from lavakv.evaluation.provenance import provenance
+from lavakv.evaluation.provenance import provenance, versions
 from lavakv.evaluation.records import SCHEMA, RecordKey, assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.workload import longest_first, prompts_of
@@ -120,6 +120,12 @@ class Evaluation:
     @staticmethod
     def _key(prompt: Prompt, variant: Any) -> RecordKey:
         return RecordKey(prompt.key, variant.label, variant.budget_label)
+
+
+def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What can be told of a run before its model is loaded, for `RunFolder.require`."""
+    run = {"arguments": settings.arguments(), "versions": versions()}
+    return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
 
 
 def _described(run: Mapping[str, Any], tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,13 +86,6 @@ class EvalSettings:
     def arguments(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_arguments(cls, arguments: dict[str, Any]) -> EvalSettings:
-        """The inverse of `arguments`."""
-        known = {field.name for field in fields(cls)}
-        chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
-        return cls(**{name: value for name, value in chosen.items() if name in known})
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
