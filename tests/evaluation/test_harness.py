@@ -18,6 +18,13 @@ from lavakv.models.load import load
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 _ROOT = Path(__file__).parents[2]
 _WORDS = " ".join(f"word{7 * each % 80}" for each in range(60))
+_LM_EVAL = """
+from functools import partialmethod
+from lm_eval.tasks import TaskManager
+TaskManager.__init__ = partialmethod(TaskManager.__init__, include_defaults=False)  # reading them takes 10 s
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
 _TASK = """
 task: made_up_words
 dataset_path: json
@@ -99,7 +106,7 @@ def test_the_command_finds_the_model_by_name(model_dir, loaded, tmp_path) -> Non
     (tmp_path / "data.jsonl").write_text(json.dumps({"text": _WORDS, "target": _expected_text(loaded, _WORDS)}))
     (tmp_path / "words.yaml").write_text(_TASK.format(data=tmp_path / "data.jsonl"))
     command = [
-        *(sys.executable, "-m", "lm_eval", "--model", "lavakv", "--tasks", str(tmp_path / "words.yaml")),
+        *(sys.executable, "-c", _LM_EVAL, "--model", "lavakv", "--tasks", str(tmp_path / "words.yaml")),
         *("--model_args", f"pretrained={model_dir},budget=20,window=8,dtype=float32", "--device", "cpu"),
         *("--output_path", str(tmp_path / "results")),
     ]

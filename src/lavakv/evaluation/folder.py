@@ -114,7 +114,7 @@ class RunFolder:
         Raises:
             ResultsError: as `require`, or the disk is full.
         """
-        self.require({name: value for name, value in settings.items() if name != "passed"})
+        self.require({name: settings[name] for name in ("schema", "run", "tasks")})
         stored = self.settings()
         if stored is None:
             write_whole(self.path / RUN, [json.dumps(settings, indent=1, ensure_ascii=False).encode() + b"\n"])

@@ -76,6 +76,12 @@ class PromptMaker:
         if self._positions is not None:
             around = len(self._ids(self._wrapped(task, example, HERE).replace(HERE, "")))
             limit = min(limit, self._positions - task.max_new_tokens - around - _SPARE)
+        if limit < 2:
+            raise InputError(
+                f"task {task.name}", expected="a model with room for a prompt",
+                got=f"{self._positions} positions for {task.max_new_tokens} new tokens and the chat template",
+                fix="Use a model with more positions.",
+            )  # fmt: skip
         return middle_truncated(self._tokenizer, text, limit)
 
     def _wrapped(self, task: Task, example: Example, text: str) -> str:
