@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 import lavakv
-from lavakv.evaluation.distance import distance
+from lavakv.evaluation.distance import distance, log_probabilities
 from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
 from tests.hf import zoo
@@ -48,14 +48,16 @@ def _full(model, context, question) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_variant_s_numbers_are_those_of_a_run_alone(kind, aware) -> None:
     model, context = zoo.tiny(kind, torch.float64), zoo.prompt(PROMPT)
     questions = [] if aware else [zoo.prompt(6, seed=1), zoo.prompt(3, seed=2)]
-    variants = [Variant(policy, budget=30, window=WINDOW) for policy in ("lava", "layer-defensivekv", "cake", "h2o")]
+    sizes = [{"budget": 30}, {"keep": 0.2}, {"budget": 99}]
+    policies = ("lava", "layer-defensivekv", "cake", "h2o")
+    variants = [Variant(policy, window=WINDOW, **size) for policy in policies for size in sizes]
     rows = list(Sweep(model, context, questions, POSITIONS).run(variants))
     assert len(rows) == len(variants) * max(len(questions), 1)
     for row in rows:
         tokens, full = _full(model, context, None if aware else questions[row.question])
         _, logits = _alone(model, context, row.variant, tokens)
-        expected = distance(full, logits[-POSITIONS:])
-        assert row.kl_nats == pytest.approx(expected.kl_nats, rel=1e-6)
+        expected = distance(log_probabilities(full), logits[-POSITIONS:])
+        assert row.kl_nats == pytest.approx(expected.kl_nats, rel=1e-6, abs=1e-12)
         assert row.top1_agreement == expected.top1_agreement
         fresh = row.variant.new_cache(model.config)
         with lavakv.enabled(model), torch.no_grad():
@@ -63,6 +65,38 @@ def test_a_variant_s_numbers_are_those_of_a_run_alone(kind, aware) -> None:
         assert row.kept_entries == int(fresh.lengths().sum())
         assert row.kv_bytes == fresh.nbytes
         assert row.estimated_loss == pytest.approx(float(fresh.budgets().estimated_loss.sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_question_asked_later_needs_no_second_prefill(attention) -> None:
+    model, prompt = zoo.tiny("llama", torch.float64), zoo.prompt(PROMPT)
+    model.set_attn_implementation(attention)
+    context, question = prompt[:, :60], prompt[:, 60:]
+    variants = [Variant(policy, budget=30, window=WINDOW) for policy in ("lava", "layer-defensivekv", "h2o")]
+    once = list(Sweep(model, prompt, num_positions=POSITIONS).asked_later(60).run(variants))
+    for mine, other in zip(once, Sweep(model, context, [question], POSITIONS).run(variants), strict=True):
+        assert mine.kl_nats == pytest.approx(other.kl_nats, rel=1e-6)
+        assert (mine.kept_entries, mine.kv_bytes) == (other.kept_entries, other.kv_bytes)
+        assert mine.estimated_loss == pytest.approx(other.estimated_loss, rel=1e-9)
+
+
+def test_what_cannot_be_asked_later() -> None:
+    with pytest.raises(lavakv.UnsupportedError, match="sliding"):
+        Sweep(zoo.tiny("gemma3_text"), zoo.prompt(PROMPT)).asked_later(60)
+    with pytest.raises(lavakv.InputError, match="part of one prompt"):
+        Sweep(zoo.tiny("llama"), zoo.prompt(PROMPT)).asked_later(PROMPT)
+
+
+@pytest.mark.parametrize("store", ["ragged", "masked"])
+def test_rows_of_one_batch_take_the_bytes_they_take_alone(store) -> None:
+    model, context = zoo.tiny("gemma3_text"), zoo.prompt(PROMPT)
+    variants = [Variant("lava", budget=budget, window=WINDOW, store=store) for budget in (20, 45, PROMPT)]
+    rows = list(Sweep(model, context, num_positions=POSITIONS).run(variants))
+    for row in rows:
+        cache = row.variant.new_cache(model.config)
+        with lavakv.enabled(model), torch.no_grad():
+            model(context, past_key_values=cache)
+        assert row.kv_bytes == cache.nbytes
 
 
 @pytest.mark.parametrize("policy", list(lavakv.policies()))
@@ -103,10 +137,10 @@ def test_generated_text_is_that_of_generate() -> None:
 
 def test_distance_is_zero_for_the_same_and_known_for_two() -> None:
     logits = torch.tensor([[0.0, 0.0], [1.0, 3.0]])
-    assert distance(logits, logits) == (0.0, 1.0)
+    assert distance(log_probabilities(logits), logits) == (0.0, 1.0)
     halves, thirds = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(1), math.log(3)]])
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
-    assert distance(halves, thirds).kl_nats == pytest.approx(expected, rel=1e-6)
+    assert distance(log_probabilities(halves), thirds).kl_nats == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_a_sweep_refuses() -> None:

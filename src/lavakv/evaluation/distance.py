@@ -19,14 +19,19 @@ class Distance(NamedTuple):
     top1_agreement: float
 
 
-def distance(full: Tensor, compressed: Tensor) -> Distance:
-    """Compare logits at the same positions.
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax in float32 or wider, same shape."""
+    return (logits if logits.itemsize >= 4 else logits.float()).log_softmax(dim=-1)
+
+
+def distance(reference: Tensor, logits: Tensor) -> Distance:
+    """Compare distributions at the same positions.
 
     Args:
-        full: `[positions, vocabulary]`.
-        compressed: the same shape.
+        reference: `[positions, vocabulary]`, log-probabilities with the full cache.
+        logits: the same shape, with the compressed one.
     """
-    reference, other = full.float().log_softmax(dim=-1), compressed.float().log_softmax(dim=-1)
+    other = log_probabilities(logits)
     divergence = (reference.exp() * (reference - other)).sum(dim=-1).double()
     agreement = (reference.argmax(dim=-1) == other.argmax(dim=-1)).double()
     return Distance(max(float(divergence.mean()), 0.0), float(agreement.mean()))

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.evaluation.distance import distance
+from lavakv.evaluation.distance import distance, log_probabilities
 from lavakv.evaluation.encode import room_for_answer
 from lavakv.evaluation.greedy import Generated, greedy
-from lavakv.evaluation.variant import Variant
+from lavakv.evaluation.variant import Variant, batches, fan_out
 from lavakv.hf import LavaCache, enabled
 from lavakv.hf.recorder import record
 from lavakv.hf.recording import Recording
 
 DEFAULT_POSITIONS = 32
+_MAX_ROWS = 8
+
+
+class Continuation(NamedTuple):
+    """What the full cache says after a context.
+
+    Attributes:
+        tokens: int64 `[1, tokens]`, what is fed after the context: the question, if it comes later, and greedy tokens.
+        log_probabilities: `[positions, vocabulary]`, of the next token at the last positions.
+    """
+
+    tokens: Tensor
+    log_probabilities: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +97,66 @@ class Sweep:
         self._num_positions = room_for_answer(model.config, context.shape[1] + longest, num_positions)
         with enabled(model), torch.no_grad():
             self.recording: Recording = record(model, context.to(model.device))
-            self.num_tokens = context.shape[1]
             self._full = [self._continue_greedily(question) for question in self._questions]
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are compressed."""
+        return self.recording.inputs.shape[1]
+
+    def asked_later(self, num_tokens: int) -> Sweep:
+        """The same prompt query-agnostic: its first `num_tokens` are the context, the rest is asked afterwards.
+
+        Nothing is read anew, as a context's keys and values do not depend on what follows.
+
+        Raises:
+            InputError: nothing would be left to ask.
+            UnsupportedError: a model with sliding or recurrent layers.
+        """
+        asked = self.recording.inputs[:, num_tokens:]
+        if self._questions != [None] or not asked.shape[1]:
+            raise InputError("num_tokens", expected="a part of one prompt", got=str(num_tokens), fix="Lower it.")
+        twin = copy.copy(self)
+        twin.recording, twin._questions = self.recording.prefix(num_tokens), [asked]
+        tokens, reference = self._full[0]
+        first = log_probabilities(self.recording.next_logits)[None]
+        twin._full = [Continuation(torch.cat([asked, tokens[:, :-1]], dim=1), torch.cat([first, reference[:-1]]))]
+        return twin
+
     def run(self, variants: Sequence[Variant]) -> Iterator[Comparison]:
-        """Compare variants one by one, each with every question.
+        """Compare variants, each with every question; budgets of one policy share a forward.
 
         Raises:
             LavaError: a bad budget or policy, or one that this model cannot serve.
         """
-        for variant in variants:
-            start = time.perf_counter()
-            with enabled(self._model), torch.no_grad():
-                cache = self.filled(variant)
-                about = self._about(cache, variant)
-                for index, (tokens, logits) in enumerate(self._full):
-                    last = index == len(self._full) - 1
-                    mine = self._logits(cache if last else self.filled(variant), tokens)
-                    result = distance(logits, mine[-logits.shape[0] :])
-                    seconds = time.perf_counter() - start
-                    yield replace(about, question=index, seconds=seconds, **result._asdict())
-                    start = time.perf_counter()
+        for rows in batches(variants, _MAX_ROWS if self.recording.can_repeat else 1):
+            yield from self._run_rows(rows)
+
+    def _run_rows(self, rows: Sequence[Variant]) -> Iterator[Comparison]:
+        start = time.perf_counter()
+        with enabled(self._model), torch.no_grad():
+            cache = self._filled(rows)
+            about = self._about(cache, rows)
+            found: list[list[Comparison]] = [[] for _ in rows]
+            for index, (tokens, reference) in enumerate(self._full):
+                cache = cache if index == 0 else self._filled(rows)
+                logits = self._logits(cache, tokens.expand(len(rows), -1), reference.shape[0])
+                for row, mine in enumerate(logits):
+                    found[row].append(replace(about[row], question=index, **distance(reference, mine)._asdict()))
+        seconds = (time.perf_counter() - start) / (len(rows) * len(self._full))
+        yield from (replace(comparison, seconds=seconds) for row in found for comparison in row)
 
     def filled(self, variant: Variant) -> LavaCache:
         """A cache that holds the context as a variant compresses it; the full cache is a variant that keeps it all."""
-        if variant.policy is None:
-            variant = Variant("lava", budget=max(self.num_tokens, 1))
-        cache = variant.new_cache(self._model.config)
+        return self._filled([variant])
+
+    def _filled(self, rows: Sequence[Variant]) -> LavaCache:
+        if rows[0].policy is None:
+            rows = [Variant("lava", budget=max(self.num_tokens, 1))]
+        cache = rows[0].new_cache(self._model.config) if len(rows) == 1 else fan_out(rows, self._model.config)
         assert isinstance(cache, LavaCache)
         with enabled(self._model), torch.no_grad():
-            return self.recording.fill(cache)
+            return self.recording.fill(cache, len(rows))
 
     def generate(self, variant: Variant, question: int, max_new_tokens: int) -> Generated:
         """Answer a question from a compressed cache, greedily.
@@ -127,33 +171,34 @@ class Sweep:
             self._model.config, self.num_tokens + (0 if asked is None else asked.shape[1]), max_new_tokens
         )
         with enabled(self._model), torch.no_grad():
-            logits = self.recording.next_logits if asked is None else self._logits(cache, asked)[-1]
+            logits = self.recording.next_logits if asked is None else self._logits(cache, asked, 1)[0, 0]
             return greedy(self._model, cache, logits, room)
 
-    def _about(self, cache: LavaCache, variant: Variant) -> Comparison:
-        budgets = cache.budgets()
-        kept = int(budgets.layer_entries.sum())
-        total = self.num_tokens * int((budgets.head_entries > 0).sum())
-        return Comparison(
-            variant, 0, 0.0, 0.0, float(budgets.estimated_loss.sum()), kept, kept / total, cache.nbytes, 0.0
-        )
+    def _about(self, cache: LavaCache, rows: Sequence[Variant]) -> list[Comparison]:
+        entries, _, heads, loss = cache.budgets()
+        total = self.num_tokens * int((heads[:, 0] > 0).sum())
+        kept, losses = entries.sum(dim=0).tolist(), loss.sum(dim=0).tolist()
+        return [
+            Comparison(variant, 0, 0.0, 0.0, losses[row], kept[row], kept[row] / total, num_bytes, 0.0)
+            for row, (variant, num_bytes) in enumerate(zip(rows, cache.bytes_by_sequence(), strict=True))
+        ]
 
-    def _continue_greedily(self, question: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What to feed after the context, `[1, tokens]`, and the full cache's logits, `[positions, vocabulary]`."""
+    def _continue_greedily(self, question: Tensor | None) -> Continuation:
+        """What the full cache says after the context and a question."""
         cache = self.filled(Variant(None))
         collected: list[Tensor] = []
         if question is None:
-            fed, logits = list[Tensor](), self.recording.next_logits
+            fed, logits = [self.recording.inputs[:, :0]], self.recording.next_logits
         else:
-            fed, logits = [question], self._logits(cache, question)[-1]
+            fed, logits = [question], self._logits(cache, question, 1)[0, 0]
             collected.append(logits)
         while len(collected) < self._num_positions:
             fed.append(logits.argmax().view(1, 1))
-            logits = self._logits(cache, fed[-1])[-1]
+            logits = self._logits(cache, fed[-1], 1)[0, 0]
             collected.append(logits)
-        return torch.cat(fed, dim=1), torch.stack(collected)
+        return Continuation(torch.cat(fed, dim=1), log_probabilities(torch.stack(collected)))
 
-    def _logits(self, cache: LavaCache, tokens: Tensor) -> Tensor:
-        """Logits after each of some tokens, `[tokens, vocabulary]`."""
-        logits: Tensor = self._model(tokens, past_key_values=cache).logits[0]
+    def _logits(self, cache: LavaCache, tokens: Tensor, num_last: int) -> Tensor:
+        """Logits after the last tokens of each row, `[rows, num_last, vocabulary]`."""
+        logits: Tensor = self._model(tokens, past_key_values=cache, logits_to_keep=num_last).logits
         return logits

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from transformers import DynamicCache
 
-from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW
+from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec
 from lavakv.hf import LavaCache
+from lavakv.hf.fan_out import FanOutCache
 from lavakv.policy import Policy
 
 
@@ -59,3 +62,30 @@ class Variant:
         return LavaCache(
             config, self.budget, self.policy, self.window, self.store, keep=self.keep, max_bytes=self.max_bytes
         )
+
+    def spec(self) -> BudgetSpec:
+        """The budget, checked.
+
+        Raises:
+            BudgetError: a bad one.
+        """
+        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window)
+
+
+def batches(variants: Sequence[Variant], max_rows: int) -> Iterator[list[Variant]]:
+    """Neighbours that differ in the budget only, as many as fit in one batch; the full cache stands alone."""
+    for (policy, _, _), group in groupby(variants, key=lambda variant: (variant.policy, variant.window, variant.store)):
+        waiting = list(group)
+        step = 1 if policy is None else max_rows
+        yield from (waiting[start : start + step] for start in range(0, len(waiting), step))
+
+
+def fan_out(variants: Sequence[Variant], config: Any) -> FanOutCache:
+    """An empty cache with a row for each of some variants that differ in the budget only.
+
+    Raises:
+        LavaError: as `Variant.new_cache`.
+    """
+    first = variants[0]
+    assert first.policy is not None
+    return FanOutCache(config, [variant.spec() for variant in variants], first.policy, first.store)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class LavaCache(Refusals, Cache):
     def batch_size(self) -> int:
         """Sequences the cache holds, -1 while it is empty."""
         return self._state.batch
+
+    def bytes_by_sequence(self) -> list[int]:
+        """`nbytes`, told apart by sequence of the batch."""
+        return memory.bytes_by_sequence(self.layers, self.batch_size)
 
     def lengths(self) -> Tensor:
         """Entries held now, int64 `[compressed layers, batch, kv_heads]` on the CPU; padding is not counted.
@@ -210,14 +214,29 @@ class LavaCache(Refusals, Cache):
         self._state.prompt_step()
         return super().update_recurrent_state(*args, **kwargs)
 
-    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
+    def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
+        """The budget `b` of each sequence of a batch of prompts.
+
+        Args:
+            num_tokens: real tokens of each sequence.
+            columns: length of each, padding included.
+            itemsize: bytes of one number in keys and values.
+
+        Raises:
+            BudgetError: a budget within the window for a longer prompt, or too few bytes.
+        """
+        return self._resolved(self._spec, num_tokens, columns, itemsize)
+
+    def _resolved(self, spec: BudgetSpec, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         fixed = token = 0
-        if self._spec.max_bytes is not None:
-            token = 2 * sum(self._geometry.num_heads) * self._geometry.head_dim * keys.itemsize
-            batch, columns = step.real.shape
-            fixed = memory.other_layers_bytes(self.layers, self._config, batch, columns, keys.itemsize)
+        if spec.max_bytes is not None:
+            token = 2 * sum(self._geometry.num_heads) * self._geometry.head_dim * itemsize
+            fixed = memory.other_layers_bytes(self.layers, self._config, len(num_tokens), columns, itemsize)
+        return spec.tokens_per_head(num_tokens, fixed, token)
+
+    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
         tokens, padding = tokens_and_padding(step.real)
-        budgets = self._spec.tokens_per_head(tokens, fixed, token)
+        budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
         plans = [PromptPlan(*row, self._spec.window) for row in zip(tokens, padding, budgets, strict=True)]
         step.eviction = PromptEviction(self._policy, plans, self._stores(), self._geometry.num_heads, ranker)
 

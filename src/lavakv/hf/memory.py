@@ -26,6 +26,17 @@ def layer_bytes(layer: Any) -> int:
     return sum(storages.values())
 
 
+def bytes_by_sequence(layers: Iterable[Any], batch: int) -> list[int]:
+    """Bytes allocated for each sequence of a batch; what is shared evenly is counted evenly."""
+    totals = [0] * batch
+    for layer in layers:
+        parts = (
+            layer.store.bytes_by_sequence() if isinstance(layer, LavaLayer) else [layer_bytes(layer) // batch] * batch
+        )
+        totals = [total + part for total, part in zip(totals, parts, strict=True)]
+    return totals
+
+
 def detach_states(layers: Iterable[Any]) -> None:
     """Cut what uncompressed layers hold off the autograd graph, which would keep every layer's full keys alive."""
     for layer in layers:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lavakv.errors import UnsupportedError
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.records import RankedPrompt
 from lavakv.hf.cache import LavaCache
@@ -28,6 +29,19 @@ class RecordedPrompt(LayerPrompt):
         if plan.window not in self.windows:
             self.windows[plan.window] = super().window(sequence, plan, visible, layer)
         return self.windows[plan.window].with_budget(plan.tokens_per_head)
+
+    def prefix(self, num_tokens: int) -> RecordedPrompt:
+        """The first columns alone; nothing is copied."""
+        parts = {name: getattr(self, name)[:, :, :num_tokens] for name in ("queries", "keys", "values")}
+        mask = (
+            self.mask[:, :, :num_tokens, :num_tokens] if isinstance(self.mask, Tensor) and self.mask.ndim == 4 else None
+        )
+        return replace(self, **parts, mask=mask, windows={})
+
+    def in_rows(self, count: int) -> RecordedPrompt:
+        """The same prompt as a batch of `count` equal sequences; nothing is copied, windows are shared."""
+        parts = {name: getattr(self, name) for name in ("queries", "keys", "values")}
+        return replace(self, **{name: part.expand(count, -1, -1, -1) for name, part in parts.items()})
 
 
 class Recording(NamedTuple):
@@ -51,15 +65,48 @@ class Recording(NamedTuple):
     seconds: float
     ranked: dict[Hashable, RankedPrompt]
 
-    def fill(self, cache: LavaCache) -> LavaCache:
+    def prefix(self, num_tokens: int) -> Recording:
+        """The first tokens alone, as if nothing had followed them; what the model expects after them is not known.
+
+        Raises:
+            UnsupportedError: layers whose state at that point is gone (sliding windows, recurrent ones), or flex masks.
+        """
+        if self.other_layers or self._has_block_masks:
+            raise UnsupportedError(
+                "recording", expected="full-attention layers only, without flex attention",
+                got="sliding or recurrent ones, or flex attention", fix="Record the context alone.",
+            )  # fmt: skip
+        layers = {index: prompt.prefix(num_tokens) for index, prompt in self.layers.items()}
+        return self._replace(inputs=self.inputs[:, :num_tokens], layers=layers, ranked={})
+
+    @property
+    def can_repeat(self) -> bool:
+        """Can the prompt be a batch of several rows? Recurrent states and flex masks offer no way to repeat them."""
+        repeatable = all(hasattr(layer, "batch_repeat_interleave") for layer in self.other_layers.values())
+        return repeatable and not self._has_block_masks
+
+    @property
+    def _has_block_masks(self) -> bool:
+        return any(hasattr(prompt.mask, "mask_mod") for prompt in self.layers.values())
+
+    def fill(self, cache: LavaCache, num_rows: int = 1) -> LavaCache:
         """Let an empty cache take the prompt, as if it had been there when the model read it.
+
+        Args:
+            cache: an empty cache.
+            num_rows: how many times the prompt stands in the batch; more than once only if `can_repeat`.
 
         Raises:
             LavaError: as a forward of the model would; the cache is unchanged.
         """
-        cache.begin(self.decoder, self.inputs, None)
+        layers, others = self.layers, copy.deepcopy(self.other_layers)
+        if num_rows > 1:
+            layers = {index: prompt.in_rows(num_rows) for index, prompt in layers.items()}
+            for layer in others.values():
+                layer.batch_repeat_interleave(num_rows)
+        cache.begin(self.decoder, self.inputs.expand(num_rows, -1), None)
         try:
-            cache.take_recorded(self.layers, copy.deepcopy(self.other_layers), self._rank)
+            cache.take_recorded(layers, others, self._rank)
         except BaseException:
             cache.end(succeeded=False)
             raise

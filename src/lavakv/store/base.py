@@ -61,3 +61,7 @@ class LayerStore(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes of keys and values allocated now, spare room included."""
+
+    @abstractmethod
+    def bytes_by_sequence(self) -> list[int]:
+        """`nbytes` once the prompt is evicted, told apart by sequence: what each would take alone."""

@@ -77,3 +77,9 @@ class MaskedStore(LayerStore):
     @override
     def nbytes(self) -> int:
         return 0 if self.dense is None else self.dense.nbytes
+
+    @override
+    def bytes_by_sequence(self) -> list[int]:
+        assert self.dense is not None
+        batch = self.dense.keys.shape[0]
+        return [self.dense.nbytes // batch] * batch

@@ -57,6 +57,11 @@ class RaggedPast:
         return [stop - start for start, stop in pairwise(self.offsets)]
 
     @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry's key and value."""
+        return self.keys.shape[1] * self.keys.itemsize + self.values.shape[1] * self.values.itemsize
+
+    @property
     def nbytes(self) -> int:
         """Bytes of keys and values."""
         return self.keys.nbytes + self.values.nbytes

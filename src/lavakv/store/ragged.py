@@ -83,3 +83,10 @@ class RaggedStore(LayerStore):
     def nbytes(self) -> int:
         whole = 0 if self._whole is None else sum(tensor.nbytes for tensor in self._whole)
         return whole + sum(part.nbytes for part in (self.past, self.tail) if part is not None)
+
+    @override
+    def bytes_by_sequence(self) -> list[int]:
+        assert self.past is not None
+        assert self.tail is not None
+        tail = self.tail.nbytes // self._shape[0]
+        return [sum(row) * self.past.entry_bytes + tail for row in self.past_counts()]
