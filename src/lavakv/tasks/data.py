@@ -1,25 +1,25 @@
-"""Records from JSON lines files."""
+"""Records of a task, parsed one by one, broken ones named."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lavakv.errors import TaskError
 
 Item = TypeVar("Item")
+Parse = Callable[[dict[str, Any], int], Item]
+"""Makes an item of a record and its index; raises `LookupError`, `TypeError` or `ValueError` for a bad record."""
 
 
-def read_lines(
-    path: Path, parse: Callable[[dict[str, Any], int], Item], *, skip_broken: bool = False
-) -> Iterator[Item]:
-    r"""Every record of a file, parsed. Only `\n` ends a line: records hold other line ends inside their strings.
+def read_lines(path: Path, parse: Parse[Item], *, skip_broken: bool = False) -> Iterator[Item]:
+    r"""Every record of a JSON lines file. Only `\n` ends a line: records hold other line ends inside their strings.
 
     Args:
         path: the file, UTF-8.
-        parse: makes an item of a record and its index; raises `KeyError`, `TypeError` or `ValueError` for a bad one.
+        parse: makes an item of each.
         skip_broken: leave broken lines out.
 
     Raises:
@@ -31,25 +31,67 @@ def read_lines(
         raise TaskError(
             str(path), expected="a data file", got=error.strerror or str(error), fix="Check --data-dir."
         ) from error
-    for index, line in enumerate(lines):
-        if not line.strip():
-            continue
+
+    def parse_line(line: bytes, index: int) -> Item:
+        record = json.loads(line.decode("utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError(f"{type(record).__name__}, not an object")
+        return parse(record, index)
+
+    numbered = [(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return _parsed(numbered, parse_line, skip_broken)
+
+
+def read_records(
+    records: Iterable[dict[str, Any]], name: str, parse: Parse[Item], *, skip_broken: bool = False
+) -> Iterator[Item]:
+    """Every record of a loaded data set.
+
+    Args:
+        records: as they come.
+        name: of the data set, for errors.
+        parse: makes an item of each.
+        skip_broken: leave broken records out.
+
+    Raises:
+        TaskError: a broken record, with its index.
+    """
+    return _parsed(((f"{name}, record {index}", record) for index, record in enumerate(records)), parse, skip_broken)
+
+
+def _parsed(places: Iterable[tuple[str, Any]], parse: Callable[[Any, int], Item], skip_broken: bool) -> Iterator[Item]:
+    for index, (place, record) in enumerate(places):
         try:
-            yield parse(_record(line), index)
-        except (KeyError, TypeError, ValueError) as error:
-            if not skip_broken:
-                raise _broken(path, index + 1, error) from error
+            item = parse(record, index)
+        except (LookupError, TypeError, ValueError) as error:
+            if skip_broken:
+                continue
+            what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            fix = "Mend it, or ask to skip broken records."
+            raise TaskError(place, expected="a record of the task", got=what, fix=fix) from error
+        yield item
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    record = json.loads(line.decode("utf-8"))
-    if not isinstance(record, dict):
-        raise TypeError(f"a record is a JSON object, this is {type(record).__name__}")
-    return record
+def strings(values: Any) -> tuple[str, ...]:
+    """A record's answers, a list or a single one, as text.
+
+    Raises:
+        ValueError: none, or only empty ones.
+    """
+    answers = tuple(str(value) for value in (values if isinstance(values, list | tuple) else [values]))
+    if not any(answer.strip() for answer in answers):
+        raise ValueError("no answers")
+    return answers
 
 
-def _broken(path: Path, number: int, error: Exception) -> TaskError:
-    what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-    return TaskError(
-        f"{path}, line {number}", expected="a record of the task", got=what, fix="Mend it, or ask to skip broken lines."
-    )
+def text(record: dict[str, Any], field: str) -> str:
+    """A field that must be text.
+
+    Raises:
+        KeyError: no such field.
+        TypeError: something else is in it.
+    """
+    value = record[field]
+    if not isinstance(value, str):
+        raise TypeError(f"{field} is {type(value).__name__}, not text")
+    return value

@@ -70,3 +70,14 @@ def checked(task: Task, answers: Sequence[str]) -> Sequence[str]:
             f"answers of {task.name}", expected="at least one", got="none", fix="Remove the record, or mend the data."
         )
     return answers
+
+
+def refuse_harness(task: Task, settings: TaskSettings) -> None:
+    """Keep official scores from being given to the harness's prompts.
+
+    Raises:
+        TaskError: the settings ask for the harness's protocol.
+    """
+    if settings.protocol != "paper":
+        fix = f"Take get_task({task.name!r}, 'harness')."
+        raise TaskError("protocol", expected=f"paper, {task.name} is official", got=settings.protocol, fix=fix)

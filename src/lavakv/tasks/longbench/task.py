@@ -9,14 +9,15 @@ from typing import Any
 
 from typing_extensions import override
 
+from lavakv.tasks.data import Parse, read_lines, read_records, strings, text
 from lavakv.tasks.example import Example
+from lavakv.tasks.harness.config import task_config
 from lavakv.tasks.harness.prompt import filled, split_after
+from lavakv.tasks.hub import hub_records
 from lavakv.tasks.longbench.prompt import official_template
 from lavakv.tasks.longbench.table import ROWS
-from lavakv.tasks.metrics.scorer import Scorer
-from lavakv.tasks.records import parsed_records, strings
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked
+from lavakv.tasks.task import Task, checked, refuse_harness
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,10 @@ class LongBenchTask(Task):
     Attributes:
         dataset: its name there, without `_e`.
         extended: LongBench-E.
-        scorer: the official metric.
     """
 
     dataset: str = ""
     extended: bool = False
-    scorer: Scorer | None = None
 
     @property
     def file(self) -> str:
@@ -40,20 +39,25 @@ class LongBenchTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
         template = official_template(self.dataset, self.file)
-        folder = "longbench_e" if self.extended else "longbench"
 
         def parse(record: dict[str, Any], index: int) -> Example:
             return self._example(template, record, index)
 
-        harness_file = f"longbench/{self.file}.yaml"
-        return islice(parsed_records(settings, f"{folder}/{self.file}.jsonl", harness_file, parse), settings.limit)
+        return islice(self._parsed(settings, parse), settings.limit)
+
+    def _parsed(self, settings: TaskSettings, parse: Parse[Example]) -> Iterator[Example]:
+        if settings.data_dir is not None:
+            folder = settings.data_dir / ("longbench_e" if self.extended else "longbench")
+            return read_lines(folder / f"{self.file}.jsonl", parse, skip_broken=settings.skip_broken)
+        records = hub_records(task_config(f"longbench/{self.file}.yaml"))
+        return read_records(records, self.name, parse, skip_broken=settings.skip_broken)
 
     def _example(self, template: str, record: dict[str, Any], index: int) -> Example:
-        context = record["context"]
-        question = record["input"] if "input" in record else record["question"]  # the harness's copy renamed it
-        prompt = filled(template, {"context": context, "question": question})
-        before, after = split_after(prompt, context)
+        context = text(record, "context")
+        question = text(record, "input" if "input" in record else "question")  # the harness's copy renamed it
+        before, after = split_after(filled(template, {"context": context, "question": question}), context)
         return Example(
             task=self.name,
             name=str(record.get("_id") or index),
@@ -66,8 +70,7 @@ class LongBenchTask(Task):
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        assert self.scorer is not None
-        return self.scorer(prediction, checked(self, answers), classes)
+        return ROWS[self.dataset].kind.scorer(prediction, checked(self, answers), classes)
 
 
 def _bucket(length: int) -> str:
@@ -93,5 +96,4 @@ def _task(dataset: str, extended: bool) -> LongBenchTask:
         stops_at_newline=row.stops_at_newline,
         dataset=dataset,
         extended=extended,
-        scorer=row.kind.scorer,
     )

@@ -1,0 +1,49 @@
+"""Data from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lavakv.errors import TaskError
+from lavakv.tasks.extras import needed
+
+
+def hub_records(config: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The records that a harness description names, through `datasets`.
+
+    Raises:
+        MissingExtraError: no package `datasets`.
+        TaskError: they cannot be loaded.
+    """
+    datasets, path = needed("datasets"), config["dataset_path"]
+    try:
+        records: Iterable[dict[str, Any]] = datasets.load_dataset(
+            path, config.get("dataset_name"), split=config["test_split"]
+        )
+    except Exception as error:  # whatever hub, network and disk raise
+        raise _unreachable(path, error) from error
+    return records
+
+
+def hub_file(repository: str, file: str) -> Path:
+    """A file of a data set, fetched into the hub's cache.
+
+    Raises:
+        TaskError: it cannot be fetched.
+    """
+    try:
+        return Path(needed("huggingface_hub").hf_hub_download(repository, file, repo_type="dataset"))
+    except Exception as error:  # whatever hub, network and disk raise
+        raise _unreachable(f"{repository}/{file}", error) from error
+
+
+def _unreachable(what: str, error: Exception) -> TaskError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return TaskError(
+        f"data set {what}",
+        expected="to load it from the hub",
+        got=lines[0],
+        fix="Check the network, or name a folder of local slices with --data-dir.",
+    )

@@ -1,0 +1,62 @@
+"""InfiniteBench's tasks, as in its own scripts (OpenBMB/InfiniteBench: src/eval_utils.py, src/compute_scores.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lavakv.tasks.infinitebench.answers import lettered, plain, values
+from lavakv.tasks.metrics.bug_choice import bug_choice
+from lavakv.tasks.metrics.choice import choice
+from lavakv.tasks.metrics.f1 import f1
+from lavakv.tasks.metrics.f1_characters import f1_characters
+from lavakv.tasks.metrics.first_integer import first_integer
+from lavakv.tasks.metrics.first_number import first_number
+from lavakv.tasks.metrics.last_integer import last_integer
+from lavakv.tasks.metrics.rouge_lsum import rouge_lsum
+from lavakv.tasks.metrics.scorer import Scorer, best_answer, first_answer
+from lavakv.tasks.metrics.speaker import speaker
+from lavakv.tasks.metrics.value_prefix import value_prefix
+from lavakv.tasks.metrics.word_among import word_among
+
+
+class Row(NamedTuple):
+    """One task of InfiniteBench.
+
+    Attributes:
+        official: its name there, also of its data file.
+        group: its domain.
+        metric: name in reports.
+        scorer: the official metric.
+        max_new_tokens: most tokens of an answer.
+        answers: takes what is right from a record.
+        in_harness: the harness has a prompt for it.
+    """
+
+    official: str
+    group: str
+    metric: str
+    scorer: Scorer
+    max_new_tokens: int
+    answers: Callable[[dict[str, Any]], tuple[str, ...]] = plain
+    in_harness: bool = True
+
+
+_INTEGER, _WORD = first_answer(first_integer), first_answer(word_among)
+_SPEAKER, _NUMBER, _RESULT = first_answer(speaker), first_answer(first_number), first_answer(last_integer)
+_F1, _F1_ZH = best_answer(f1), best_answer(f1_characters)
+
+ROWS = {
+    "passkey": Row("passkey", "Retrieval", "Accuracy", _INTEGER, 6),
+    "number_string": Row("number_string", "Retrieval", "Accuracy", _INTEGER, 12),
+    "kv_retrieval": Row("kv_retrieval", "Retrieval", "Accuracy", _WORD, 50),
+    "longbook_sum_en": Row("longbook_sum_eng", "Novels", "ROUGE-Lsum", rouge_lsum, 1200),
+    "longbook_choice_en": Row("longbook_choice_eng", "Novels", "Accuracy", choice, 40, lettered),
+    "longbook_qa_en": Row("longbook_qa_eng", "Novels", "F1", _F1, 40),
+    "longbook_qa_chn": Row("longbook_qa_chn", "Novels", "F1 (characters)", _F1_ZH, 40),
+    "longdialogue_qa_en": Row("longdialogue_qa_eng", "Dialogue", "Accuracy", _SPEAKER, 40),
+    "math_find": Row("math_find", "Mathematics", "Accuracy", _NUMBER, 3),
+    "math_calc": Row("math_calc", "Mathematics", "Right beginning", value_prefix, 30000, values, in_harness=False),
+    "code_run": Row("code_run", "Code", "Accuracy", _RESULT, 5),
+    "code_debug": Row("code_debug", "Code", "Accuracy", bug_choice, 5, lettered),
+}

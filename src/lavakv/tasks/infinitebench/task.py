@@ -1,0 +1,75 @@
+"""A task of InfiniteBench under the paper's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from typing_extensions import override
+
+from lavakv.tasks.data import read_lines, text
+from lavakv.tasks.example import Example
+from lavakv.tasks.harness.prompt import split_after
+from lavakv.tasks.hub import hub_file
+from lavakv.tasks.infinitebench.prompt import prompt_of
+from lavakv.tasks.infinitebench.table import ROWS
+from lavakv.tasks.settings import TaskSettings
+from lavakv.tasks.task import Task, checked, refuse_harness
+
+_HUB = "xinrongzhang2022/InfiniteBench"
+
+
+@dataclass(frozen=True)
+class InfiniteBenchTask(Task):
+    """One task of InfiniteBench.
+
+    Attributes:
+        dataset: the harness's name of it, without the benchmark's.
+    """
+
+    dataset: str = ""
+
+    @override
+    def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
+        row = ROWS[self.dataset]
+        folder = settings.data_dir / "infinitebench" if settings.data_dir is not None else None
+        file = f"{row.official}.jsonl"
+        path = hub_file(_HUB, file) if folder is None else folder / file
+
+        def parse(record: dict[str, Any], index: int) -> Example:
+            prompt = prompt_of(self.dataset, row, record, folder)
+            context, question = split_after(prompt, text(record, "context"))
+            return Example(
+                task=self.name,
+                name=str(record.get("id", index)),
+                context=context,
+                question=question,
+                answers=row.answers(record),
+                classes=tuple(str(option) for option in record.get("options") or ()),
+            )
+
+        return islice(read_lines(path, parse, skip_broken=settings.skip_broken), settings.limit)
+
+    @override
+    def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
+        return ROWS[self.dataset].scorer(prediction, checked(self, answers), classes)
+
+
+def infinitebench_tasks() -> dict[str, InfiniteBenchTask]:
+    """All twelve, by name."""
+    tasks = (
+        InfiniteBenchTask(
+            name=f"infinitebench_{name}",
+            benchmark="InfiniteBench",
+            group=row.group,
+            metric=row.metric,
+            max_new_tokens=row.max_new_tokens,
+            chat=False,
+            dataset=name,
+        )
+        for name, row in ROWS.items()
+    )
+    return {task.name: task for task in tasks}

@@ -1,0 +1,86 @@
+"""The needle test: one fact in a long text, at all lengths and depths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+from lavakv.errors import TaskError
+from lavakv.tasks.example import Example
+from lavakv.tasks.generated import needed_tokenizer, random_of
+from lavakv.tasks.haystack import haystack_text
+from lavakv.tasks.metrics.scorer import best_answer
+from lavakv.tasks.metrics.words_found import words_found
+from lavakv.tasks.needle.facts import made_up, published
+from lavakv.tasks.needle.hide import ROOM, hidden
+from lavakv.tasks.settings import TaskSettings
+from lavakv.tasks.task import Task, checked, refuse_harness
+
+DEFAULT_LENGTHS = (1000, 2000, 4000)
+PAPER_LENGTHS = tuple(range(1000, 31_401, 400))
+PAPER_DEPTHS = (0.0, 11.0, 22.0, 33.0, 44.0, 56.0, 67.0, 78.0, 89.0, 100.0)
+_BEFORE = "Read the following text. A question about one sentence in it comes at the end.\n\n"
+_AFTER = "\n\nAnswer from the text alone and in one short sentence. {}"
+
+
+@dataclass(frozen=True)
+class NeedleTask(Task):
+    """Needles made up from the seed, another one in each cell of the grid, or the published one.
+
+    Attributes:
+        is_published: take the published test's needle.
+    """
+
+    is_published: bool = False
+
+    @override
+    def examples(self, settings: TaskSettings) -> Iterator[Example]:
+        refuse_harness(self, settings)
+        tokenizer = needed_tokenizer(settings, self.name)
+        haystack = haystack_text(settings.haystack, settings.seed)
+        depths = _spread(settings.depths or PAPER_DEPTHS, settings.limit)
+        for length in settings.lengths or DEFAULT_LENGTHS:
+            if length <= 2 * ROOM:
+                raise TaskError("length", expected=f"more than {2 * ROOM} tokens", got=str(length), fix="Ask for more.")
+            for depth in depths:
+                fact = published() if self.is_published else made_up(random_of(settings.seed, length, depth))
+                yield Example(
+                    task=self.name,
+                    name=f"{length}-{depth:g}-{settings.seed}",
+                    context=_BEFORE + hidden(tokenizer, haystack, fact, length, depth),
+                    question=_AFTER.format(fact.question),
+                    answers=(fact.answer,),
+                    length=length,
+                    depth=depth,
+                )
+
+    @override
+    def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
+        return best_answer(words_found)(prediction, checked(self, answers), classes)
+
+
+def _spread(depths: Sequence[float], limit: int | None) -> Sequence[float]:
+    """As many depths as asked for, from end to end."""
+    if limit is None or limit >= len(depths):
+        return depths
+    last = len(depths) - 1
+    return [depths[round(last * step / (limit - 1))] for step in range(limit)] if limit > 1 else [depths[last // 2]]
+
+
+def needle_tasks() -> dict[str, NeedleTask]:
+    """Both, by name."""
+    tasks = (
+        NeedleTask(
+            name=name,
+            benchmark="Needle in a Haystack",
+            group="Retrieval",
+            metric="Answer words found",
+            max_new_tokens=30,
+            stops_at_newline=True,
+            is_published=name == "needle_published",
+        )
+        for name in ("needle", "needle_published")
+    )
+    return {task.name: task for task in tasks}

@@ -1,0 +1,1 @@
+"""RULER, generated for the model's own tokenizer."""
