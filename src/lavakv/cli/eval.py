@@ -35,6 +35,7 @@ def evaluate(
     haystack: Annotated[Path | None, typer.Option(help="Folder of .txt files for generated prompts.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of generated prompts.")] = 42,
     max_prompt_tokens: Annotated[int, typer.Option(min=2, help="The paper protocol cuts the middle beyond.")] = 31_500,
+    rows: Annotated[int, typer.Option(min=1, help="Budgets of a policy that are decoded together, at most.")] = 8,
     window: options.Window = DEFAULT_WINDOW,
     chat: options.Chat = True,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken data lines out.")] = False,
@@ -66,7 +67,7 @@ def evaluate(
         "data_dir": data_dir and str(data_dir), "mode": mode, "protocol": protocol,
         "lengths": whole_numbers("--lengths", lengths), "depths": numbers("--depths", depths),
         "haystack": haystack and str(haystack), "seed": seed, "max_prompt_tokens": max_prompt_tokens,
-        "window": window, "chat": chat, "skip_broken": skip_broken, "dtype": dtype, "device": device,
+        "window": window, "chat": chat, "skip_broken": skip_broken, "rows": rows, "dtype": dtype, "device": device,
         "attention": attention,
     }  # fmt: skip
     settings, passed = chosen_settings(context, given, preset)

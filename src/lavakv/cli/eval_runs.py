@@ -51,7 +51,7 @@ def run_evaluation(
     from lavakv.evaluation.summary import summarize
     from lavakv.tasks import get_task
 
-    tasks = {name: get_task(name) for name in settings.tasks}
+    tasks = {task.name: task for task in (get_task(name, settings.protocol) for name in settings.tasks)}
     settings.variants()  # finds unknown policies before a model is loaded
     with locked(out) as folder:
         _make_way(folder, early_identity(settings, tasks), anew)

@@ -109,4 +109,4 @@ def _about(model: ModelKey) -> dict[str, Any]:
 
 
 def _examined(model: ModelKey, assignment: Assignment) -> list[dict[str, Any]]:
-    return list(examine(_loaded(model), assignment.prompt, assignment.variants))
+    return list(examine(_loaded(model), assignment.prompt, assignment.groups))

@@ -14,10 +14,10 @@ from lavakv.models.load import LoadedModel
 
 
 class Assignment(NamedTuple):
-    """A prompt and what it is still to be answered with."""
+    """A prompt and what it is still to be answered with: variants that are decoded together stand in one group."""
 
     prompt: Prompt
-    variants: list[Variant]
+    groups: list[list[Variant]]
 
 
 class Engine(ABC):
@@ -60,6 +60,6 @@ class SerialEngine(Engine):
 
     def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
         """See `Engine`."""
-        for prompt, variants in assignments:
-            for measured in examine(self._loaded, prompt, variants):
+        for prompt, groups in assignments:
+            for measured in examine(self._loaded, prompt, groups):
                 yield prompt, measured

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lavakv.evaluation.greedy import Generated, StopRule, greedy
+from lavakv.evaluation.greedy import StopRule, greedy_rows
 from lavakv.evaluation.prompt import Prompt
-from lavakv.evaluation.variant import Variant
+from lavakv.evaluation.variant import Variant, fan_out
 from lavakv.hf import LavaCache, enabled
 from lavakv.hf.geometry import geometry_of
 from lavakv.hf.memory import layer_bytes
@@ -19,59 +19,71 @@ from lavakv.hf.recorder import record
 from lavakv.hf.recording import Recording
 from lavakv.models.load import LoadedModel
 
+Group = Sequence[Variant]
 
-def examine(loaded: LoadedModel, prompt: Prompt, variants: Sequence[Variant]) -> Iterator[dict[str, Any]]:
+
+def examine(loaded: LoadedModel, prompt: Prompt, groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     """Read a prompt once and answer it from one cache after the other.
 
     Args:
         loaded: model and tokenizer; enabled while it is used.
         prompt: what is asked.
-        variants: policies and budgets, or the full cache.
+        groups: what to answer it with; the variants of one group are decoded together.
 
     Yields:
-        The measured part of a record for each variant, in order; the prompt's part and the score are not in it.
+        The measured part of a record for each variant, in order; the prompt's part and the score are not in it. What a
+        group took is shared evenly among its variants.
 
     Raises:
         LavaError: a policy or budget that this model or prompt cannot be served with.
     """
     with enabled(loaded.model), torch.no_grad():
         recording = record(loaded.model, _ids(loaded, prompt.context))
-    for variant in variants:
-        yield _answered(loaded, prompt, variant, recording)
+    for group in groups:
+        for rows in [group] if recording.can_repeat else [[variant] for variant in group]:
+            yield from _answered(loaded, prompt, rows, recording)
 
 
-def _answered(loaded: LoadedModel, prompt: Prompt, variant: Variant, recording: Recording) -> dict[str, Any]:
+def _answered(loaded: LoadedModel, prompt: Prompt, rows: Group, recording: Recording) -> list[dict[str, Any]]:
     with enabled(loaded.model), torch.no_grad():
         start = time.perf_counter()
-        cache = _filled(loaded.model, variant, recording)
+        cache = _filled(loaded.model, rows, recording)
         kept = _kept(cache, geometry_of(loaded.model.config).num_heads, len(prompt.context))
         filled = time.perf_counter()
-        done = _generated(loaded, prompt, cache, recording.next_logits)
+        answers = _generated(loaded, prompt, cache, len(rows), recording.next_logits)
         decoded = time.perf_counter()
-    return {
-        "policy": variant.label,
-        "budget": variant.budget_label,
-        "window": variant.window,
-        **kept,
-        "full_kv_bytes": _full_bytes(recording),
-        "prediction": loaded.tokenizer.decode(done.tokens, skip_special_tokens=True),
-        "new_tokens": len(done.tokens),
-        "seconds": {"prefill": recording.seconds, "fill": filled - start, "decode": decoded - filled},
-    }
+    seconds = {"fill": (filled - start) / len(rows), "decode": (decoded - filled) / len(rows)}
+    return [
+        {
+            "policy": variant.label,
+            "budget": variant.budget_label,
+            "window": variant.window,
+            **about,
+            "full_kv_bytes": _full_bytes(recording),
+            "prediction": loaded.tokenizer.decode(tokens, skip_special_tokens=True),
+            "new_tokens": len(tokens),
+            "seconds": {"prefill": recording.seconds, **seconds},
+        }
+        for variant, about, tokens in zip(rows, kept, answers, strict=True)
+    ]
 
 
-def _filled(model: Any, variant: Variant, recording: Recording) -> LavaCache:
-    """A cache that holds the prompt; the full cache is a budget that nothing exceeds."""
-    whole = Variant("lava", budget=recording.inputs.shape[1], window=variant.window)
-    cache = (whole if variant.policy is None else variant).new_cache(model.config)
-    return recording.fill(cache)
+def _filled(model: Any, rows: Group, recording: Recording) -> LavaCache:
+    """A cache that holds the prompt in each row; the full cache is a budget that nothing exceeds."""
+    if rows[0].policy is None:
+        rows = [Variant("lava", budget=recording.inputs.shape[1], window=rows[0].window)]
+    cache = rows[0].new_cache(model.config) if len(rows) == 1 else fan_out(rows, model.config)
+    return recording.fill(cache, len(rows))
 
 
-def _generated(loaded: LoadedModel, prompt: Prompt, cache: LavaCache, next_logits: Tensor) -> Generated:
+def _generated(
+    loaded: LoadedModel, prompt: Prompt, cache: LavaCache, num_rows: int, next_logits: Tensor
+) -> list[list[int]]:
+    logits = next_logits.expand(num_rows, -1)
     if len(prompt.question):
-        asked = _ids(loaded, prompt.question)
-        next_logits = loaded.model(asked, past_key_values=cache, logits_to_keep=1).logits[0, -1]
-    return greedy(loaded.model, cache, next_logits, prompt.max_new_tokens, _stop_rule(loaded.tokenizer, prompt))
+        asked = _ids(loaded, prompt.question).expand(num_rows, -1)
+        logits = loaded.model(asked, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+    return greedy_rows(loaded.model, cache, logits, prompt.max_new_tokens, _stop_rule(loaded.tokenizer, prompt))
 
 
 def _stop_rule(tokenizer: Any, prompt: Prompt) -> StopRule:
@@ -82,20 +94,24 @@ def _stop_rule(tokenizer: Any, prompt: Prompt) -> StopRule:
     return StopRule(prompt.stop_tokens, bool(prompt.stop_tokens), ended if prompt.stop_strings else None)
 
 
-def _kept(cache: LavaCache, num_heads: Sequence[int], num_tokens: int) -> dict[str, Any]:
-    """What a cache holds of the context, in numbers that JSON can take."""
-    budgets = cache.budgets()
-    entries, total = int(budgets.layer_entries.sum()), sum(num_heads)
-    heads = [row[0, :count].tolist() for row, count in zip(budgets.head_entries, num_heads, strict=True)]
-    return {
-        "tokens_per_head": entries // total if entries % total == 0 else entries / total,
-        "kept_fraction": entries / (num_tokens * total),
-        "kept_entries": entries,
-        "layer_entries": budgets.layer_entries[:, 0].tolist(),
-        "head_entries": heads,
-        "estimated_loss": float(budgets.estimated_loss.sum()),
-        "kv_bytes": cache.nbytes,
-    }
+def _kept(cache: LavaCache, num_heads: Sequence[int], num_tokens: int) -> list[dict[str, Any]]:
+    """What each row of a cache holds of the context, in numbers that JSON can take."""
+    layers, _, heads, loss = cache.budgets()
+    total, found = sum(num_heads), []
+    for row, num_bytes in enumerate(cache.bytes_by_sequence()):
+        entries = int(layers[:, row].sum())
+        found.append(
+            {
+                "tokens_per_head": entries // total if entries % total == 0 else entries / total,
+                "kept_fraction": entries / (num_tokens * total),
+                "kept_entries": entries,
+                "layer_entries": layers[:, row].tolist(),
+                "head_entries": [each[row, :count].tolist() for each, count in zip(heads, num_heads, strict=True)],
+                "estimated_loss": float(loss[:, row].sum()),
+                "kv_bytes": num_bytes,
+            }
+        )
+    return found
 
 
 def _full_bytes(recording: Recording) -> int:

@@ -23,7 +23,7 @@ class Forecast:
     def __init__(self, waiting: Sequence[Assignment], workers: int = 1) -> None:
         self._prompts = {prompt.key: prompt.num_tokens for prompt, _ in waiting}
         self._unread = sum(self._prompts.values())
-        self._unwritten = sum(prompt.max_new_tokens * len(variants) for prompt, variants in waiting)
+        self._unwritten = sum(prompt.max_new_tokens * sum(map(len, groups)) for prompt, groups in waiting)
         self._limits = {prompt.key: prompt.max_new_tokens for prompt, _ in waiting}
         self._workers = workers
         self._read = self._written = 0

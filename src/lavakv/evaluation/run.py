@@ -14,6 +14,7 @@ from lavakv.evaluation.prompt import Prompt, PromptKey
 from lavakv.evaluation.provenance import provenance, versions
 from lavakv.evaluation.records import SCHEMA, RecordKey, assembled
 from lavakv.evaluation.settings import EvalSettings
+from lavakv.evaluation.variant import batches
 from lavakv.evaluation.workload import longest_first, prompts_of
 from lavakv.tasks.task import Task
 
@@ -49,6 +50,7 @@ class Evaluation:
     ) -> None:
         self._tasks, self._engine, self._folder = tasks, engine, folder
         self._variants = settings.variants()
+        self._groups = list(batches(self._variants, settings.rows))
         for variant in self._variants:
             variant.new_cache(engine.config)  # finds what is wrong before a prompt is read
         self.prompts = longest_first(list(prompts_of(settings, tasks, engine.tokenizer, engine.config)))
@@ -64,12 +66,19 @@ class Evaluation:
         return len(self.prompts) * len(self._variants)
 
     def waiting(self) -> list[Assignment]:
-        """What is still to be done, longest prompts first."""
-        left = [
-            Assignment(prompt, [v for v in self._variants if self._key(prompt, v) not in self.finished])
-            for prompt in self.prompts
-        ]
-        return [assignment for assignment in left if assignment.variants]
+        """What is still to be done, longest prompts first.
+
+        What is decoded together stays together, also where an interruption came while its records were written:
+        rounding in other company could tip a token.
+        """
+        left = []
+        for prompt in self.prompts:
+            groups = [
+                group for group in self._groups if any(self._key(prompt, each) not in self.finished for each in group)
+            ]
+            if groups:
+                left.append(Assignment(prompt, groups))
+        return left
 
     def run(self, listener: Listener | None = None) -> list[dict[str, Any]]:
         """Compute and write what is missing. Returns all records, in the order of the file.
@@ -83,9 +92,12 @@ class Evaluation:
         log = self._folder.log()
         try:
             for prompt, measured in self._engine.answers(self.waiting()):
+                key = RecordKey(prompt.key, measured["policy"], measured["budget"])
+                if key in self.finished:
+                    continue
                 record = self._record(prompt, measured)
                 log.append(record)
-                self.finished[RecordKey.of(record)] = record
+                self.finished[key] = record
                 if listener is not None:
                     listener(record)
         finally:

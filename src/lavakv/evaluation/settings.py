@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
 from lavakv.evaluation.compare import variants_of
 from lavakv.evaluation.variant import Variant
 
 Mode = Literal["query-aware", "query-agnostic"]
 PAPER_PROMPT_TOKENS = 31_500
+DEFAULT_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class EvalSettings:
         max_prompt_tokens: the paper protocol cuts longer prompts in the middle; at most what the model has room for.
         chat: may prompts be wrapped in the model's chat template where the task says so?
         skip_broken: leave broken data lines out.
+        rows: budgets of one policy that are decoded together, at most.
     """
 
     model: str
@@ -56,6 +58,7 @@ class EvalSettings:
     max_prompt_tokens: int = PAPER_PROMPT_TOKENS
     chat: bool = True
     skip_broken: bool = False
+    rows: int = DEFAULT_ROWS
     dtype: str = "auto"
     device: str = "auto"
     attention: str | None = None
@@ -80,7 +83,7 @@ class EvalSettings:
         """
         variants = variants_of(self.policies, self.budgets, self.keep, self.window)
         for variant in variants:
-            BudgetSpec(variant.budget, variant.keep, window=variant.window)  # raises where a number is none
+            variant.spec()
         return [Variant(None, window=self.window), *variants]
 
     def arguments(self) -> dict[str, Any]:
