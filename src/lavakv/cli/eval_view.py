@@ -66,7 +66,7 @@ def _costs(cost: dict[str, Any]) -> Table:
 def _verdict(cost: dict[str, Any]) -> str:
     added = [pair for pair in cost["pairs"] if pair["budget"] != "all"]
     return (
-        f"Prefill {cost['prefill_seconds']:.1f} s, once for each of {cost['prompts']} prompts. "
+        f"Prefill {cost['prefill_seconds']:.1f} s, once for each of the prompts: {cost['prompts']}. "
         f"Added pairs: {_ratio(cost['ratio'])} times their decoding alone; "
         f"{cost['within_goal']} of {len(added)} within the goal of {cost['goal']}."
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lavakv.errors import InputError
+from lavakv.tasks.needle.task import PAPER_DEPTHS, PAPER_LENGTHS
 
 _ENGLISH_AND_CHINESE = (
     "narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh", "hotpotqa", "2wikimqa", "musique", "dureader",
@@ -18,7 +19,7 @@ _RULER = (
     "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe",
 )  # fmt: skip
 _INFINITEBENCH = (
-    "kv_retrieval", "longbook_sum_eng", "longbook_choice_eng", "longbook_qa_eng", "longdialogue_qa_eng", "math_find",
+    "kv_retrieval", "longbook_sum_en", "longbook_choice_en", "longbook_qa_en", "longdialogue_qa_en", "math_find",
     "code_run", "code_debug",
 )  # fmt: skip
 _ABLATION = (
@@ -68,9 +69,9 @@ PRESETS: Mapping[str, Preset] = {
     "paper-needle": Preset(
         "Needle in a Haystack as in the paper: ten depths, up to 31,400 tokens, on a 7B model (a GPU)",
         _paper(
-            ("needle",),
-            lengths=tuple(range(1000, 31_401, 400)),
-            depths=(0.0, 11.0, 22.0, 33.0, 44.0, 56.0, 67.0, 78.0, 89.0, 100.0),
+            ("needle_published",),
+            lengths=PAPER_LENGTHS,
+            depths=PAPER_DEPTHS,
             budgets=(128,),
         ),
     ),
