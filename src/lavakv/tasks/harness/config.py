@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from lavakv.errors import TaskError
+from lavakv.errors import MissingExtraError, TaskError
 from lavakv.tasks.extras import folder_of, needed
 
 
@@ -27,5 +27,10 @@ def task_config(file: str, *, functions: bool = False) -> dict[str, Any]:
             f"lm_eval/tasks/{file}", expected="a file of the harness", got="none", fix="Install lm-eval 0.4.13."
         )
     loader = needed("lm_eval.tasks._yaml_loader")  # the harness's task list takes seconds to build, this does not
-    config: dict[str, Any] = loader.load_yaml(path, resolve_func=functions)
+    try:
+        config: dict[str, Any] = loader.load_yaml(path, resolve_func=functions)
+    except ImportError as error:
+        raise MissingExtraError(
+            file, expected="the packages that this task needs", got=str(error), fix="Run: pip install 'lavakv[eval]'."
+        ) from error
     return config

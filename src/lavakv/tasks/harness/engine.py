@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from lavakv.errors import TaskError
+from lavakv.errors import LavaError, TaskError
 from lavakv.tasks.extras import needed
 from lavakv.tasks.harness.config import task_config
 
@@ -32,7 +32,7 @@ def engine(file: str, data: Callable[[str], list[dict[str, Any]]] | None, **chan
     config = {
         key: value for key, value in deepcopy(task_config(file, functions=True)).items() if key not in _INDEX_ONLY
     }
-    config = {**config, **changes, "metadata": {**config.get("metadata", {}), **changes.get("metadata", {})}}
+    config = {**config, **changes, "metadata": {**(config.get("metadata") or {}), **changes.get("metadata", {})}}
     if data is not None:
         splits = {config[key] for key in _SPLITS if config.get(key)}
         config["custom_dataset"] = lambda **_: {split: _dataset(data(split)) for split in splits}
@@ -40,26 +40,38 @@ def engine(file: str, data: Callable[[str], list[dict[str, Any]]] | None, **chan
         with _quiet():
             made = needed("lm_eval.api.task").ConfigurableTask(config=config)
         made.set_fewshot_seed(SEED)
-    except TaskError:
+    except LavaError:
         raise
     except Exception as error:  # hub, network and the task's own code can raise anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         fix = "Check the network, or name local slices with --data-dir."
-        raise TaskError(f"harness task {config['task']}", expected="a loadable task", got=lines[0], fix=fix) from error
+        raise _failed(f"harness task {config['task']}", "a loadable task", error, fix) from error
     return made
 
 
 def metrics(made: Any, record: Mapping[str, Any], prediction: str) -> Mapping[str, Any]:
-    """What the harness's filters and metrics make of a prediction, by the first of its filters."""
+    """What the harness's filters and metrics make of a prediction, by the first of its filters.
+
+    Raises:
+        TaskError: they fail.
+    """
     instance = needed("lm_eval.api.instance").Instance(
         request_type="generate_until", doc=dict(record), arguments=("", {}), idx=0, metadata=("", 0, 1)
     )
     instance.resps = [prediction]
     made._instances = [instance]
-    made.apply_filters()
-    first = next(iter(instance.filtered_resps.values()))
-    found: Mapping[str, Any] = made.process_results(dict(record), [first])
+    try:
+        made.apply_filters()
+        first = next(iter(instance.filtered_resps.values()))
+        found: Mapping[str, Any] = made.process_results(dict(record), [first])
+    except Exception as error:  # the task's own code can raise anything
+        fix = "Use lm_eval itself, and tell its authors."
+        raise _failed(f"metric of harness task {made.config.task}", "a score", error, fix) from error
     return found
+
+
+def _failed(what: str, expected: str, error: Exception, fix: str) -> TaskError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return TaskError(what, expected=expected, got=lines[0], fix=fix)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class HarnessTask(Task):
         return _single(self, found)
 
 
-@cache
+@lru_cache(maxsize=32)
 def _scoring_engine(file: str, record: str) -> Any:
     """A task object on one record, so that nothing is loaded."""
     return engine(file, lambda _: [json.loads(record)], process_docs=None, fewshot_config=None, num_fewshot=0)
