@@ -22,7 +22,13 @@ _PLACES = (
     "Irthwick",
     "Kelmore",
 )
-_HABITS = ("feed a tame heron", "ring a copper bell", "plant a row of tulips", "bake a loaf of rye", "fly a paper kite")
+_PASTIMES = (
+    "feed a tame heron",
+    "ring a copper bell",
+    "plant a row of tulips",
+    "bake a loaf of rye",
+    "fly a paper kite",
+)
 _SPOTS = ("beside the tide mill", "under the chestnut tree", "behind the glass works", "on the customs steps")
 _TIMES = ("during a warm thunderstorm", "on a foggy evening", "before the autumn fair", "after the late ferry")
 
@@ -44,12 +50,9 @@ class Fact(NamedTuple):
 def made_up(random: Random) -> Fact:
     """A fact that no model knows."""
     place = random.choice(_PLACES)
-    answer = f"{random.choice(_HABITS)} {random.choice(_SPOTS)} {random.choice(_TIMES)}"
-    return Fact(
-        f"\nThe custom that every visitor to {place} must keep is to {answer}.\n",
-        f"Which custom must every visitor to {place} keep?",
-        answer,
-    )
+    answer = f"{random.choice(_PASTIMES)} {random.choice(_SPOTS)} {random.choice(_TIMES)}"
+    sentence = f"\nThe favourite pastime in {place} is to {answer}.\n"
+    return Fact(sentence, f"What is the favourite pastime in {place}?", answer)
 
 
 @cache
