@@ -111,7 +111,7 @@ class PromptMaker:
         if not asked or not context or context == whole:
             raise InputError(
                 what, expected="a question after a context", got="a prompt without one of them, or cut inside it",
-                fix="Use --mode query-aware, or a model with more positions.",
+                fix="Use --mode query-aware, more --max-prompt-tokens or a model with more positions.",
             )  # fmt: skip
         return self._tensor(context, special), self._tensor(asked, special=False)
 
