@@ -18,7 +18,7 @@ def longbench(**changes: Any) -> dict[str, Any]:
     record = {
         "input": "Who mends the clock?",
         "context": "The miller mends {{ the }} clock.\u0085 It {stopped}.",
-        "answers": ["The miller", "a miller"],
+        "answers": ["The miller 3", "a miller 3"],
         "length": 9,
         "dataset": "any",
         "language": "en",

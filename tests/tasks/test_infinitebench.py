@@ -68,8 +68,9 @@ def test_numbers_come_as_numbers_or_as_text(tmp_path: Path) -> None:
         assert one("code_run", tmp_path, answer=answer).answers == ("4",)
     for answer in ([4, 8], ["4", "8"], [[4, 8]]):
         assert one("math_calc", tmp_path, answer=answer).answers == ("4", "8")
-    with pytest.raises(TaskError, match="line 1"):
-        one("math_calc", tmp_path, answer=["four"])
+    for short in ("math_calc", "math_find", "code_run"):
+        with pytest.raises(TaskError, match="line 1"):
+            one(short, tmp_path, input="func_1(2)", answer=["four"])
 
 
 def test_the_sum_s_own_prompt_asks_for_what_the_score_wants(tmp_path: Path) -> None:

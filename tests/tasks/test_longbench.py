@@ -51,7 +51,7 @@ def test_a_prompt_holds_the_record_once_and_parts_behind_its_context(name: str, 
     assert example.prompt.count(record["context"]) == 1
     template = task_config(f"longbench/{name.removeprefix('longbench_')}.yaml")["doc_to_text"]
     assert example.question.count(record["input"]) == template.count("{{question}}")
-    assert (example.name, example.answers, example.task) == ("r1", ("The miller", "a miller"), name)
+    assert (example.name, example.answers, example.task) == ("r1", ("The miller 3", "a miller 3"), name)
 
 
 @pytest.mark.parametrize(("length", "bucket"), [(0, "0-4k"), (3999, "0-4k"), (4000, "4-8k"), (8000, "8k+")])
@@ -94,6 +94,11 @@ def test_a_broken_record_is_named_with_its_line(line: object, got: str, tmp_path
     assert caught.value.argument == f"{path}, line 3"
     skipping = TaskSettings(data_dir=tmp_path, skip_broken=True)
     assert len(list(get_task("longbench_qasper").examples(skipping))) == 2
+
+
+def test_answers_that_the_score_cannot_use_are_found_while_reading(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"line 1: .* got no number in the answer 'Paragraph'"):
+        one("longbench_passage_retrieval_en", tmp_path, answers=["Paragraph"])
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:

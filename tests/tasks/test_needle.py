@@ -33,6 +33,15 @@ def test_a_grid(tokenizer) -> None:
         assert example.length - 200 < tokens < example.length - get_task("needle").max_new_tokens
 
 
+def test_by_rouge_the_whole_needle_is_the_answer(tokenizer) -> None:
+    settings = TaskSettings(tokenizer=tokenizer, lengths=(900,), depths=(50,))
+    (whole,), (words,) = (list(get_task(name).examples(settings)) for name in ("needle_rouge", "needle"))
+    assert whole.prompt == words.prompt
+    assert f"\n{whole.answers[0]}\n" in whole.context
+    assert get_task("needle_rouge").score(whole.answers, (), whole.answers[0]) == 1
+    assert get_task("needle_rouge").score(whole.answers, (), words.answers[0]) < 0.9
+
+
 def test_another_seed_hides_another_fact() -> None:
     assert made_up(random_of(1, 1000, 50.0)) == made_up(random_of(1, 1000, 50.0))
     assert len({made_up(random_of(seed, 1000, 50.0)) for seed in range(20)}) > 10

@@ -15,7 +15,7 @@ from lavakv.evaluation.jsonl import JsonLog, cannot_write, to_line, write_whole
 from lavakv.evaluation.records import FILE, SCHEMA, RecordKey, by_key, read_records
 
 RUN, SUMMARY, LOCK, EARLIER = "run.json", "summary.json", ".lock", "earlier"
-_OURS = (FILE, RUN, SUMMARY, "report.html", "report.md")
+_OURS = (FILE, RUN, SUMMARY, "report*")
 
 
 @contextmanager
@@ -96,7 +96,7 @@ class RunFolder:
 
     def put_aside(self) -> Path | None:
         """Move what is there to a subfolder; returns it, or None if there was nothing."""
-        files = [self.path / name for name in _OURS if (self.path / name).exists()]
+        files = [file for pattern in _OURS for file in sorted(self.path.glob(pattern))]
         if not files:
             return None
         number = 1

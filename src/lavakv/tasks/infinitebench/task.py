@@ -42,12 +42,14 @@ class InfiniteBenchTask(Task):
         def parse(record: dict[str, Any], index: int) -> Example:
             prompt = prompt_of(self.dataset, row, record, folder)
             context, question = split_after(prompt, text(record, "context"))
+            answers = row.answers(record)
+            row.scorer("", answers, ())  # answers that it cannot use are found here, not after a run
             return Example(
                 task=self.name,
                 name=str(record.get("id", index)),
                 context=context,
                 question=question,
-                answers=row.answers(record),
+                answers=answers,
                 classes=tuple(str(option) for option in record.get("options") or ()),
             )
 

@@ -57,14 +57,18 @@ class LongBenchTask(Task):
     def _example(self, template: str, record: dict[str, Any], index: int) -> Example:
         context = text(record, "context")
         question = text(record, "input" if "input" in record else "question")  # the harness's copy renamed it
+        answers, classes = strings(record["answers"]), tuple(record.get("all_classes") or ())
+        ROWS[self.dataset].kind.scorer(
+            "", answers, classes
+        )  # answers that it cannot use are found here, not after a run
         before, after = split_after(filled(template, {"context": context, "question": question}), context)
         return Example(
             task=self.name,
             name=str(record.get("_id") or index),
             context=before,
             question=after,
-            answers=strings(record["answers"]),
-            classes=tuple(record.get("all_classes") or ()),
+            answers=answers,
+            classes=classes,
             group=_bucket(record["length"]) if self.extended else "",
         )
 

@@ -12,7 +12,7 @@ def rouge_l(prediction: str, answer: str) -> float:
     """`f` of rouge-l in the package `rouge` (LongBench `rouge_score`); a perfect text gets 0.999999995.
 
     Case-sensitive, no stemming, sentences end at ".", each word counts once. Where the package fails the score is 0, as
-    in LongBench: on empty text, and on sentences so long (about 500 words on each side) that it recurses too deep.
+    in LongBench: on empty text, and where two sentences have so many words (1,000 together) that it recurses too deep.
     """
     try:
         scores = _rouge().get_scores(prediction, answer)

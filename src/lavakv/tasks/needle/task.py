@@ -11,6 +11,7 @@ from lavakv.errors import TaskError
 from lavakv.tasks.example import Example
 from lavakv.tasks.generated import needed_tokenizer, random_of
 from lavakv.tasks.haystack import haystack_text
+from lavakv.tasks.metrics.rouge_1 import rouge_1
 from lavakv.tasks.metrics.scorer import best_answer
 from lavakv.tasks.metrics.words_found import words_found
 from lavakv.tasks.needle.facts import made_up, published
@@ -31,9 +32,11 @@ class NeedleTask(Task):
 
     Attributes:
         is_published: take the published test's needle.
+        by_rouge: score by ROUGE-1 against the whole needle, LAVa's other way.
     """
 
     is_published: bool = False
+    by_rouge: bool = False
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
@@ -51,14 +54,14 @@ class NeedleTask(Task):
                     name=f"{length}-{depth:g}-{settings.seed}",
                     context=_BEFORE + hidden(tokenizer, haystack, fact, length, depth),
                     question=_AFTER.format(fact.question),
-                    answers=(fact.answer,),
+                    answers=(fact.sentence.strip() if self.by_rouge else fact.answer,),
                     length=length,
                     depth=depth,
                 )
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        return best_answer(words_found)(prediction, checked(self, answers), classes)
+        return best_answer(rouge_1 if self.by_rouge else words_found)(prediction, checked(self, answers), classes)
 
 
 def _spread(depths: Sequence[float], limit: int | None) -> Sequence[float]:
@@ -70,17 +73,20 @@ def _spread(depths: Sequence[float], limit: int | None) -> Sequence[float]:
 
 
 def needle_tasks() -> dict[str, NeedleTask]:
-    """Both, by name."""
+    """All four, by name."""
+    kinds = [("needle", False, False), ("needle_rouge", False, True)]
+    kinds += [("needle_published", True, False), ("needle_published_rouge", True, True)]
     tasks = (
         NeedleTask(
             name=name,
             benchmark="Needle in a Haystack",
             group="Retrieval",
-            metric="Answer words found",
+            metric="ROUGE-1" if by_rouge else "Answer words found",
             max_new_tokens=30,
             stops_at_newline=True,
-            is_published=name == "needle_published",
+            is_published=is_published,
+            by_rouge=by_rouge,
         )
-        for name in ("needle", "needle_published")
+        for name, is_published, by_rouge in kinds
     )
     return {task.name: task for task in tasks}
