@@ -1,22 +1,24 @@
 """How far each policy's answers are from the full cache's, over prompts in JSON lines files.
 
-Each line holds `context` and `input` (LongBench's names). Contexts are cut in the middle to --tokens. Query-aware puts
-the input behind the context before compressing; query-agnostic compresses the context alone. Writes one JSON line a
-prompt, policy and kept fraction to --out, goes on where it stopped, and prints geometric means.
+Each line holds `context` and `input` (LongBench's names), or the whole prompt in `input` (RULER's), whose last line is
+taken for the question. Contexts are cut in the middle to --tokens. Query-aware puts the question behind the context
+before compressing; query-agnostic compresses the context alone; both come from one prefill. Records fall into two
+halves by a hash of their context, so that one can be chosen on and the other reported. Writes one JSON line a prompt,
+mode, policy and kept fraction to --out, goes on where it stopped, and prints geometric means.
 
-    python benchmarks/kl.py data/qasper.jsonl data/lcc.jsonl --mode aware --out kl.jsonl
+    python benchmarks/kl.py data/*.jsonl --half report --limit 20 --out kl.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
+import random
 import runpy
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +29,9 @@ from lavakv.evaluation.variant import Variant
 from lavakv.models.load import load
 
 SMALLEST = 1e-6
+HASHED_CHARACTERS = 1000
+HALVES = ("choose", "report")
+MODES = ("aware", "agnostic")
 
 
 def arguments() -> argparse.Namespace:
@@ -34,25 +39,56 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--mode", choices=["aware", "agnostic"], default="aware")
+    parser.add_argument("--half", choices=["choose", "report"], required=True)
+    parser.add_argument("--limit", type=int, default=20, help="prompts, drawn from the files in turns")
     parser.add_argument("--policies", help="separated by commas; all if not given")
     parser.add_argument("--extra", type=Path, help="Python file with a list POLICIES of further policies")
     parser.add_argument("--keep", default="0.5,0.25,0.125,0.0625")
-    parser.add_argument("--tokens", type=int, default=2500)
-    parser.add_argument("--records", default="0,1,2", help="which records of each file")
+    parser.add_argument("--tokens", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--positions", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 
-def prompts(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    """Name, context and input of every record, files in turns."""
-    for index in map(int, options.records.split(",")):
-        for file in options.files:
-            lines = file.read_text(encoding="utf-8").splitlines()
-            if index < len(lines):
-                record = json.loads(lines[index])
-                yield f"{file.stem}/{index}", record["context"], record["input"]
+class Prompt(NamedTuple):
+    """One record."""
+
+    name: str
+    context: str
+    question: str
+
+    @property
+    def half(self) -> str:
+        """The half it belongs to; the same context always to the same."""
+        digest = hashlib.sha256(self.context[:HASHED_CHARACTERS].encode()).hexdigest()
+        return HALVES[int(digest, 16) % 2]
+
+
+def prompts(options: argparse.Namespace) -> list[Prompt]:
+    """The half's records, no context twice, files in turns and in another order each turn."""
+    seen: set[str] = set()
+    found: list[list[Prompt]] = []
+    for file in sorted(options.files):
+        found.append([])
+        for index, line in enumerate(file.open(encoding="utf-8")):
+            prompt = as_prompt(f"{file.parent.name}/{file.stem}/{index}", json.loads(line))
+            if prompt.context[:HASHED_CHARACTERS] not in seen and prompt.half == options.half:
+                found[-1].append(prompt)
+            seen.add(prompt.context[:HASHED_CHARACTERS])
+    drawn: list[Prompt] = []
+    for turn in range(max(map(len, found))):
+        order = random.Random(turn).sample(found, len(found))
+        drawn += [rows[turn] for rows in order if turn < len(rows)]
+    return drawn[: options.limit]
+
+
+def as_prompt(name: str, record: dict[str, Any]) -> Prompt:
+    """A record of LongBench, or of RULER, which has everything in one text."""
+    context, question = record.get("context"), record["input"]
+    if context is None:
+        context, _, question = question.rpartition("\n")
+    return Prompt(name, context, question)
 
 
 def cut(tokenizer: Any, text: str, most: int) -> Tensor:
@@ -65,42 +101,64 @@ def cut(tokenizer: Any, text: str, most: int) -> Tensor:
 def run(options: argparse.Namespace) -> None:
     """Measure what is not in the output file yet."""
     loaded = load(options.model, dtype="float32", device="cpu")
-    done = {json.loads(line)["prompt"] for line in options.out.open()} if options.out.exists() else set()
     names: list[Any] = options.policies.split(",") if options.policies else list(lavakv.policies())
     if options.extra:
         names += runpy.run_path(str(options.extra))["POLICIES"]
     variants = [Variant(name, keep=float(keep)) for name in names for keep in options.keep.split(",")]
-    for prompt, context, question in prompts(options):
-        if prompt in done:
+    done = {key(row) for row in read(options.out)}
+    for prompt in prompts(options):
+        open_ = {m: [v for v in variants if (prompt.name, m, v.label, v.keep) not in done] for m in MODES}
+        if not any(open_.values()):
             continue
-        ids = cut(loaded.tokenizer, context, options.tokens)
-        asked = loaded.tokenizer("\n\n" + question, return_tensors="pt", add_special_tokens=False).input_ids
-        if options.mode == "aware":
-            sweep = Sweep(loaded.model, torch.cat([ids, asked], dim=1), num_positions=options.positions)
-        else:
-            sweep = Sweep(loaded.model, ids, [asked], num_positions=options.positions)
-        rows = [{"prompt": prompt, "keep": row.variant.keep, **row.record()} for row in sweep.run(variants)]
-        with options.out.open("a") as out:
-            out.writelines(json.dumps(row) + "\n" for row in rows)
-        print(f"{prompt}: {sweep.num_tokens} tokens", flush=True)
+        ids = cut(loaded.tokenizer, prompt.context, options.tokens)
+        asked = loaded.tokenizer("\n\n" + prompt.question, return_tensors="pt", add_special_tokens=False).input_ids
+        aware = Sweep(loaded.model, torch.cat([ids, asked], dim=1), num_positions=options.positions)
+        for mode, sweep in zip(MODES, (aware, aware.asked_later(ids.shape[1])), strict=True):
+            about = {"prompt": prompt.name, "mode": mode, "tokens": sweep.num_tokens}
+            with options.out.open("a") as out:
+                for row in sweep.run(open_[mode]):
+                    out.write(json.dumps({**about, "keep": row.variant.keep, **row.record()}) + "\n")
+        print(f"{prompt.name}: {ids.shape[1]} + {asked.shape[1]} tokens", flush=True)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """What is measured so far; a line that was cut off is measured again."""
+    rows = []
+    for line in file.open() if file.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            print(f"{file}: a line that was cut off is left out")
+    return rows
+
+
+def key(row: dict[str, Any]) -> tuple[str, str, str, float]:
+    """What a row is of."""
+    return row["prompt"], row["mode"], row["policy"], row["keep"]
 
 
 def summarise(options: argparse.Namespace) -> None:
-    """Geometric mean of the KL divergence a policy and kept fraction; one JSON line last."""
-    divergences = defaultdict(list)
-    for line in options.out.open():
-        row = json.loads(line)
-        divergences[row["policy"], row["keep"]].append(max(row["kl_nats"], SMALLEST))
-    means = {key: math.exp(sum(map(math.log, values)) / len(values)) for key, values in divergences.items()}
-    table: dict[str, dict[float, float]] = defaultdict(dict)
-    for (policy, keep), mean in means.items():
-        table[policy][keep] = round(mean, 4)
-    for policy, row in table.items():
-        print(f"{policy:24}", *(f"{row[keep]:8.4f}" for keep in sorted(row, reverse=True)))
-    print(json.dumps({"mode": options.mode, "model": options.model, "geometric_mean_kl_nats": table}))
+    """Geometric means over the prompts that have all policies and fractions; one JSON line last."""
+    rows = {key(row): max(row["kl_nats"], SMALLEST) for row in read(options.out)}
+    policies = list(dict.fromkeys(policy for _, _, policy, _ in rows))
+    keeps = sorted({keep for *_, keep in rows}, reverse=True)
+    columns = [(mode, keep) for mode in MODES for keep in keeps]
+    everything = [(mode, policy, keep) for mode, keep in columns for policy in policies]
+    names = [
+        name for name in dict.fromkeys(row[0] for row in rows) if all((name, *cell) in rows for cell in everything)
+    ]
+    table: dict[str, dict[str, float]] = {policy: {} for policy in policies}
+    print(f"{len(names)} prompts; {', '.join(f'{mode} {keep:g}' for mode, keep in columns)}")
+    for policy in policies:
+        for mode, keep in columns:
+            logs = [math.log(rows[name, mode, policy, keep]) for name in names]
+            table[policy][f"{mode} {keep:g}"] = round(math.exp(sum(logs) / max(len(logs), 1)), 5)
+        print(f"{policy:24}", *(f"{value:9.5f}" for value in table[policy].values()))
+    print(json.dumps({"model": options.model, "half": options.half, "prompts": len(names), "geometric_mean_kl": table}))
 
 
 if __name__ == "__main__":
     chosen = arguments()
+    torch.set_num_threads(chosen.threads)
     run(chosen)
     summarise(chosen)

@@ -11,6 +11,7 @@ from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
+from lavakv.scoring.residual import residual_score
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.tova import tova_score
@@ -55,6 +56,15 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=_TWO_STAGES,
+        ),
+        Policy(
+            "residual",
+            "lavakv's own: change of the residual stream, one pool for all layers",
+            residual_score,
+            "pooled",
+            "pool",
+            floor_share=0.1,
+            needs=("output_weight", "residual_norms"),
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy("tova", "TOVA: the last token's attention (arXiv 2401.06104)", tova_score, "equal", "equal"),

@@ -15,6 +15,7 @@ _MISSING = {
     "tokens_per_head": "the budget",
     "output_weight": "the weights of the attention's output projection, not quantised",
     "prompt": "the queries of the whole prompt",
+    "residual_norms": "the norms of the residual stream",
 }
 
 

@@ -16,7 +16,7 @@ from lavakv.scoring.window import ScoringWindow
 
 HeadRule = Literal["pooled", "equal"]
 LayerRule = Literal["entropy", "equal", "pyramid", "pool"]
-Need = Literal["tokens_per_head", "output_weight", "prompt"]
+Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms"]
 
 
 @dataclass(frozen=True, slots=True)

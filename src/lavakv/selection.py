@@ -16,7 +16,7 @@ from lavakv.policy import Policy
 from lavakv.ranking import rank
 from lavakv.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
-from lavakv.scoring.shapes import require_extras, require_shapes, require_whole
+from lavakv.scoring.shapes import require_extras, require_residual, require_shapes, require_whole
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
@@ -47,6 +47,7 @@ def scores(
     tokens_per_head: int | None = None,
     output_weight: Tensor | None = None,
     prompt_queries: Tensor | None = None,
+    residual_norms: Tensor | None = None,
 ) -> Tensor | TieredScores:
     """Score the evictable entries of one layer of one sequence.
 
@@ -64,6 +65,8 @@ def scores(
         output_weight: `[query_heads, value_dim, hidden]`, the output projection, for policies that project values.
         prompt_queries: `[query_heads, N, head_dim]`, all of the prompt's queries, for policies that look beyond the
             window; they are taken to be causal.
+        residual_norms: `[w]`, L2 norms of the hidden states that the window's queries were made from, before the
+            layer's norm, for policies that compare layers by them.
 
     Returns:
         float32 `[kv_heads, N - w]`, or such values with a mask of what is kept outright.
@@ -79,6 +82,7 @@ def scores(
     num_tokens = sum(chunk.shape[1] for chunk in key_chunks)
     require_extras(sinks, visible, q_window, num_tokens)
     require_whole(output_weight, prompt_queries, q_window, num_tokens, value_chunks[0].shape[2])
+    require_residual(residual_norms, q_window.shape[1])
     if tokens_per_head is not None:
         BudgetSpec(budget=tokens_per_head, window=q_window.shape[1]).tokens_per_head([num_tokens], 0, 1)
     num_heads = key_chunks[0].shape[0]
@@ -94,6 +98,7 @@ def scores(
         tokens_per_head=tokens_per_head,
         output_weight=None if output_weight is None else _grouped(output_weight, num_heads),
         prompt=None if prompt_queries is None else PromptRows(_grouped(prompt_queries, num_heads)),
+        residual_norms=None if residual_norms is None else residual_norms.float(),
     )
     return judge(get_policy(policy), window)
 

@@ -40,8 +40,8 @@ def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | No
         if key.layer.num_columns:
             return _append(key, query, attention_mask, settings), None
         output = _call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
-        weight = output_weight(module, key.values, query.shape[1])
-        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight))
+        weight, hidden = output_weight(module, key.values, query.shape[1]), key.layer.hidden_states()
+        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight, hidden))
         return output
 
     return lava_attention

@@ -175,6 +175,10 @@ class LavaCache(Refusals, Cache):
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
         self._state.begin(model, inputs, mask)
 
+    def note_hidden_states(self, hidden_states: Tensor) -> None:
+        """What enters a layer (called by an enabled model); see `CacheState.note_hidden_states`."""
+        self._state.note_hidden_states(hidden_states)
+
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
         was_prompt = self._state.end(succeeded)

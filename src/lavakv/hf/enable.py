@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf.attention import register
@@ -56,6 +57,8 @@ def enable(model: Model) -> Model:
         decoder.register_forward_pre_hook(_before_forward, with_kwargs=True),
         decoder.register_forward_hook(_after_forward, with_kwargs=True, always_call=True),
     ]
+    layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+    hooks += [layer.register_forward_pre_hook(_before_layer, with_kwargs=True) for layer in layers]
     decoder.__dict__[_RECORD] = (original, hooks)
     guard_generate(model)
     return model
@@ -145,6 +148,13 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         if inputs is None:
             raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
         cache.begin(decoder, inputs, given.get("attention_mask"))
+
+
+def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, LavaCache)), None)
+    hidden_states = args[0] if args else kwargs.get("hidden_states")
+    if cache is not None and isinstance(hidden_states, Tensor):
+        cache.note_hidden_states(hidden_states)
 
 
 def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -69,6 +69,10 @@ class LavaLayer(CacheLayerMixin):
         pending = PendingKeyValues(self, key_states, value_states)
         return pending, pending
 
+    def hidden_states(self) -> Tensor | None:
+        """The residual stream that entered the layer under way, `[B, columns, hidden]`, once; None if not seen."""
+        return self._state.pop_hidden_states()
+
     @storing()
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""

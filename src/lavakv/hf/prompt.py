@@ -26,6 +26,7 @@ class LayerPrompt:
         mask: the attention mask the model passed, of whatever kind.
         settings: scaling, softcap and sinks.
         output_weight: `[query_heads, value_dim, hidden]`, the output projection, or None where it is not known.
+        hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
     """
 
     queries: Tensor
@@ -34,6 +35,7 @@ class LayerPrompt:
     mask: Any
     settings: AttentionSettings
     output_weight: Tensor | None = None
+    hidden_states: Tensor | None = None
 
     def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
@@ -60,7 +62,15 @@ class LayerPrompt:
             tokens_per_head=plan.tokens_per_head,
             output_weight=None if weight is None else weight.detach().view(heads, -1, *weight.shape[1:]),
             prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
+            residual_norms=self.residual_norms(sequence, columns - plan.window),
         )
+
+    def residual_norms(self, sequence: int, first: int) -> Tensor | None:
+        """L2 norms of one sequence's residual stream from a column on, float32 `[columns - first]`."""
+        if self.hidden_states is None:
+            return None
+        norms: Tensor = self.hidden_states[sequence, first:].detach().float().norm(dim=-1)
+        return norms
 
     def _visible_rows(self, sequence: int, num_padding: int) -> Callable[[int, int], Tensor] | None:
         """What the rows `start` to `stop` of one sequence see, padding cut away; None for causal."""

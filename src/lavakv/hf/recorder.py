@@ -23,8 +23,7 @@ class _RecordingLayer(LavaLayer):
 
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Note it, by reference."""
-        parts = {name: getattr(prompt, name) for name in LayerPrompt.__dataclass_fields__}
-        self.recorded = RecordedPrompt(**parts)
+        self.recorded = RecordedPrompt.of(prompt)
         self.num_columns = prompt.keys.shape[2]
 
 

@@ -20,9 +20,25 @@ from lavakv.scoring.window import ScoringWindow
 
 @dataclass(frozen=True)
 class RecordedPrompt(LayerPrompt):
-    """A layer's prompt of one sequence that remembers the windows cut from it, with all that was computed on them."""
+    """A layer's prompt of one sequence that remembers the windows cut from it, with all that was computed on them.
 
+    Attributes:
+        norms: float32 `[columns]`, of the residual stream, in place of the hidden states, or None.
+        windows: by their size.
+    """
+
+    norms: Tensor | None = None
     windows: dict[int, ScoringWindow] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prompt: LayerPrompt) -> RecordedPrompt:
+        """Take a layer's prompt over, all but the hidden states."""
+        parts = {name: getattr(prompt, name) for name in LayerPrompt.__dataclass_fields__}
+        return cls(**{**parts, "hidden_states": None}, norms=prompt.residual_norms(0, 0))
+
+    def residual_norms(self, sequence: int, first: int) -> Tensor | None:
+        """See `LayerPrompt.residual_norms`."""
+        return None if self.norms is None else self.norms[first:]
 
     def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """See `LayerPrompt.window`; attention and norms are computed once for all budgets."""
@@ -36,7 +52,8 @@ class RecordedPrompt(LayerPrompt):
         mask = (
             self.mask[:, :, :num_tokens, :num_tokens] if isinstance(self.mask, Tensor) and self.mask.ndim == 4 else None
         )
-        return replace(self, **parts, mask=mask, windows={})
+        norms = None if self.norms is None else self.norms[:num_tokens]
+        return replace(self, **parts, mask=mask, norms=norms, windows={})
 
     def in_rows(self, count: int) -> RecordedPrompt:
         """The same prompt as a batch of `count` equal sequences; nothing is copied, windows are shared."""

@@ -94,6 +94,17 @@ class CacheState:
         store.hold(prompt.keys, prompt.values)
         self.budgets = step.eviction.add_layer(windows)
 
+    def note_hidden_states(self, hidden_states: Tensor) -> None:
+        """Keep what enters a layer of the prompt's forward, by reference, until its attention is done."""
+        if isinstance(self._step, PromptStep):
+            self._step.hidden_states = hidden_states
+
+    def pop_hidden_states(self) -> Tensor | None:
+        """What `note_hidden_states` kept, once."""
+        assert isinstance(self._step, PromptStep)
+        hidden_states, self._step.hidden_states = self._step.hidden_states, None
+        return hidden_states
+
     def check_layer(self, index: int, keys: Tensor) -> None:
         """Raise UnsupportedError where a layer has other KV heads than its configuration says."""
         check_heads(index, self._geometry.num_heads[self._geometry.layer_indices.index(index)], keys)

@@ -18,11 +18,13 @@ class PromptStep:
     Attributes:
         real: bool `[B, columns]`, which columns are no padding.
         eviction: the driver; made when the first keys arrive and tell their dtype.
+        hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
     """
 
     def __init__(self, real: Tensor) -> None:
         self.real = real
         self.eviction: PromptEviction | None = None
+        self.hidden_states: Tensor | None = None
         self._window_rows: Tensor | None = None
         self._rows_known = False
 

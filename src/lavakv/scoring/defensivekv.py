@@ -25,6 +25,10 @@ def defensivekv_score(window: ScoringWindow) -> TieredScores:
 
 def defensive_attention(window: ScoringWindow) -> Tensor:
     """Group and row maximum of the pooled attention, not below its mean over positions, float32 `[H, n]`."""
+    return window.remember("defensive_attention", lambda: _worst_case(window))
+
+
+def _worst_case(window: ScoringWindow) -> Tensor:
     rows = window.attention[..., : window.num_evictable]
     pooled = average_pool(rows, KERNEL_SIZE)
     tiny = torch.finfo(pooled.dtype).tiny

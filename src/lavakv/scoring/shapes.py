@@ -74,6 +74,26 @@ def require_whole(
         )
 
 
+def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
+    """Insist on one positive norm a window query.
+
+    Raises:
+        InputError: another shape, or a norm that is zero, negative or not finite (looked at on the CPU only).
+    """
+    if residual_norms is None:
+        return
+    fits = tuple(residual_norms.shape) == (num_rows,)
+    if fits and residual_norms.device.type == "cpu":
+        fits = bool(((residual_norms > 0) & residual_norms.isfinite()).all())
+    if not fits:
+        raise InputError(
+            "residual_norms",
+            expected=f"one positive norm for each of the window's {num_rows} queries",
+            got=f"shape {tuple(residual_norms.shape)}",
+            fix="Pass the L2 norms of the layer's input at these tokens.",
+        )
+
+
 def _fit(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
     if not keys or not values or any(tensor.ndim != 3 for tensor in (q_window, *keys, *values)):
         return False

@@ -32,6 +32,8 @@ class ScoringWindow:
         output_weight: `[H, G, value_dim, hidden]`, what the output projection does to each query head's values, or
             None where it is not known.
         prompt: all rows of the prompt, for scores that look beyond the window, or None.
+        residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from, or None
+            where it is not known.
     """
 
     queries: Tensor
@@ -45,6 +47,7 @@ class ScoringWindow:
     tokens_per_head: int | None = None
     output_weight: Tensor | None = None
     prompt: PromptRows | None = None
+    residual_norms: Tensor | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_budget(self, tokens_per_head: int) -> ScoringWindow:
@@ -66,24 +69,25 @@ class ScoringWindow:
     @property
     def attention(self) -> Tensor:
         """`A`: what each window query pays to each position, window included, float32 `[H, G, w, N]`."""
-        return self._once("attention", self._attention)
+        return self.remember("attention", self._attention)
 
     @property
     def mean_attention(self) -> Tensor:
         """`a_q[i]`: the window's mean attention to each evictable position, float32 `[H, G, n]` (method, step 1)."""
-        return self._once("mean_attention", self._mean_attention)
+        return self.remember("mean_attention", self._mean_attention)
 
     @property
     def value_norms(self) -> Tensor:
         """`||V_h[i]||_1` of every position, float32 `[H, N]`."""
-        return self._once("value_norms", self._value_norms)
+        return self.remember("value_norms", self._value_norms)
 
     @property
     def projected_norms(self) -> Tensor:
         """`||V_h[i] W_O,q||_1` of every evictable position, float32 `[H, G, n]`."""
-        return self._once("projected_norms", self._projected_norms)
+        return self.remember("projected_norms", self._projected_norms)
 
-    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def remember(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Compute something once for this window and all its twins of other budgets."""
         if name not in self._computed:
             self._computed[name] = compute()
         return self._computed[name]
