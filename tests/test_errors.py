@@ -19,6 +19,7 @@ BUILT_IN = {
     "CacheStateError": RuntimeError,
     "ModelError": OSError,
     "TaskError": ValueError,
+    "DataUnavailableError": ValueError,
     "MissingExtraError": ImportError,
     "ResultsError": RuntimeError,
 }

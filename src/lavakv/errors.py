@@ -72,5 +72,9 @@ class TaskError(LavaError, ValueError):
     """An unknown task, or one whose data or scorer cannot be used."""
 
 
+class DataUnavailableError(TaskError):
+    """A task's data set that cannot be loaded from the hub."""
+
+
 class MissingExtraError(LavaError, ImportError):
     """A package that only some commands need, and that is not installed."""

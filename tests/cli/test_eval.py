@@ -132,8 +132,12 @@ def test_rescoring_needs_no_model(command, tmp_path, model_dir, capsys) -> None:
     assert run(["eval", "--rescore", "--out", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changed"] == 1
     assert file.read_bytes() == whole
-    assert run(["eval", "--rescore", "--out", str(tmp_path / "nothing")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert run(["eval", "--rescore", "--out", str(tmp_path / "empty")]) == 2
     assert "expected records in records.jsonl, got none" in capsys.readouterr().err
+    assert run(["eval", "--rescore", "--out", str(tmp_path / "nothing")]) == 2
+    assert "--out: expected a folder of results" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_table_for_people_at_80_columns(command, capsys, monkeypatch) -> None:

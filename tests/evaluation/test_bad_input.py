@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 import lavakv
+from lavakv.evaluation.engine import SerialEngine
 from lavakv.evaluation.folder import locked
 from lavakv.evaluation.records import read_records
+from lavakv.evaluation.run import Evaluation
+from lavakv.models.load import load
 from lavakv.tasks import Example
 from tests.evaluation import madeup
 
@@ -145,6 +148,28 @@ def _long(*names: str, words: int) -> _Long:
 def test_a_prompt_that_must_not_be_cut_and_does_not_fit(protocol, model_dir, tmp_path) -> None:
     with pytest.raises(lavakv.InputError, match="expected at most 250 prompt tokens, the model's 256 positions less 6"):
         madeup.run(madeup.settings(model_dir, protocol=protocol), tmp_path, _long("e0", words=300))
+
+
+class _Unavailable(madeup.Echo):
+    def examples(self, settings: object) -> list[Example]:
+        raise lavakv.DataUnavailableError("data set x", expected="to load it", got="no network", fix="Check it.")
+
+
+def test_data_that_cannot_be_had_is_an_error_but_for_parts_of_ruler(model_dir, tmp_path) -> None:
+    engine = SerialEngine(load(model_dir, dtype="float32", device="cpu"))
+    settings = madeup.settings(model_dir, tasks=("echo", "more"))
+    for benchmark, skipped in (("LongBench", None), ("RULER", ["more"])):
+        more = _Unavailable("more", benchmark, "Words", "Share", 6)
+        with locked(tmp_path) as folder:
+            try:
+                found = Evaluation(settings, {"echo": madeup.echo(), "more": more}, engine, folder)
+            except lavakv.DataUnavailableError:
+                assert skipped is None
+            else:
+                assert list(found.skipped) == skipped
+                assert len(found.prompts) == 3
+    with pytest.raises(lavakv.InputError, match="tasks: expected at least one prompt, got none"):
+        madeup.run(settings, tmp_path, more)
 
 
 def test_two_examples_of_one_name(model_dir, tmp_path) -> None:

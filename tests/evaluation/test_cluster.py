@@ -45,6 +45,7 @@ def _always_lost(model: object, assignment: object) -> object:
 def test_two_workers_give_the_serial_run_s_records(model_dir, whole, tmp_path) -> None:
     settings = madeup.settings(model_dir)
     engine = cluster.RayEngine(settings)
+    assert engine.num_workers == 2
     assert engine.about_model() == {"dtype": "float32", "device": "cpu", "revision": None}
     madeup.run(settings, tmp_path, engine=engine)
     assert without_seconds(tmp_path) == without_seconds(whole)

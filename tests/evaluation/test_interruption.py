@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import lavakv
+from lavakv.evaluation.disk import JsonLog
 from lavakv.evaluation.engine import SerialEngine
 from lavakv.evaluation.folder import locked
-from lavakv.evaluation.jsonl import JsonLog
 from lavakv.evaluation.records import read_records
 from lavakv.models.load import load
 from tests.evaluation import madeup

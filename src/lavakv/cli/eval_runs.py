@@ -14,6 +14,7 @@ from rich.text import Text
 from lavakv.cli.console import notes, print_json, progress, results, working
 from lavakv.cli.eval_view import print_summary
 from lavakv.cli.loading import load_quietly, quieten
+from lavakv.errors import InputError
 
 if TYPE_CHECKING:
     from lavakv.evaluation.engine import Engine
@@ -58,8 +59,9 @@ def run_evaluation(
         engine = engines.start(settings)
         with working("Preparing prompts"):
             evaluation = Evaluation(settings, tasks, engine, folder, passed)
-        records = _run_with_progress(evaluation, out)
-        summary = summarize(records)
+        for reason in evaluation.skipped.values():
+            notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
+        summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
         folder.write_summary(summary)
     if as_json:
         print_json({"out": str(out), **summary})
@@ -78,7 +80,7 @@ def _make_way(folder: RunFolder, identity: dict[str, Any], anew: bool) -> None:
 def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]]:
     from lavakv.evaluation.forecast import Forecast
 
-    forecast, done = Forecast(evaluation.waiting()), len(evaluation.finished)
+    forecast, done = Forecast(evaluation.waiting(), evaluation.num_workers), len(evaluation.finished)
     if done:
         notes.print(f"{done} of {evaluation.num_records} records are there already", highlight=False)
     with progress(_TimeLeft()) as bar:
@@ -117,6 +119,8 @@ def run_rescoring(out: Path, as_json: bool) -> None:
     from lavakv.evaluation.rescore import rescore
     from lavakv.evaluation.summary import summarize
 
+    if not out.is_dir():
+        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
     with locked(out) as folder, working("Scoring"):
         records, changed = rescore(folder)
         summary = summarize(records)

@@ -32,7 +32,7 @@ class RayEngine(Engine):
 
     Raises:
         MissingExtraError: Ray is not installed.
-        InputError: no cluster at that address.
+        InputError: no cluster at that address, or one with too few cores.
     """
 
     def __init__(self, settings: EvalSettings, address: str | None = None, cpus: int = 1) -> None:
@@ -40,8 +40,15 @@ class RayEngine(Engine):
         source = resolve(settings.model)
         self.tokenizer, self.config = AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(source)
         self._model: ModelKey = (settings.model, settings.dtype, settings.device, settings.attention)
-        has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0 and settings.device != "cpu"
+        offered = self._ray.cluster_resources()
+        has_gpus = offered.get("GPU", 0) > 0 and settings.device != "cpu"
         self._needs = {"num_gpus": 1, "num_cpus": 0} if has_gpus else {"num_cpus": cpus}
+        self.num_workers = int(offered["GPU"] if has_gpus else offered.get("CPU", 0) // cpus)
+        if not self.num_workers:
+            raise InputError(
+                "--ray-cpus", expected=f"at most the {offered.get('CPU', 0):g} cores of the cluster", got=str(cpus),
+                fix="Ask for fewer.",
+            )  # fmt: skip
 
     def about_model(self) -> dict[str, Any]:
         """See `Engine`; a worker is asked."""

@@ -26,10 +26,12 @@ class Engine(ABC):
     Attributes:
         tokenizer: the model's.
         config: the model's.
+        num_workers: prompts that are worked on at a time.
     """
 
     tokenizer: Any
     config: Any
+    num_workers: int = 1
 
     @abstractmethod
     def about_model(self) -> dict[str, Any]:

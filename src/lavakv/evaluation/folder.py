@@ -11,7 +11,8 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from lavakv.errors import ResultsError
-from lavakv.evaluation.jsonl import JsonLog, cannot_write, to_line, write_whole
+from lavakv.evaluation.disk import JsonLog, cannot_write, write_whole
+from lavakv.evaluation.jsonl import to_line
 from lavakv.evaluation.records import FILE, SCHEMA, RecordKey, by_key, read_records
 
 RUN, SUMMARY, LOCK, EARLIER = "run.json", "summary.json", ".lock", "earlier"

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from lavakv.errors import ResultsError
+from lavakv.evaluation.disk import write_whole
 from lavakv.evaluation.folder import RUN, RunFolder
-from lavakv.evaluation.jsonl import write_whole
 from lavakv.evaluation.records import FILE
 from lavakv.tasks import get_task
 

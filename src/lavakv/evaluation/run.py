@@ -15,7 +15,7 @@ from lavakv.evaluation.provenance import provenance, versions
 from lavakv.evaluation.records import SCHEMA, RecordKey, assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
-from lavakv.evaluation.workload import longest_first, prompts_of
+from lavakv.evaluation.workload import workload
 from lavakv.tasks.task import Task
 
 Listener = Callable[[dict[str, Any]], None]
@@ -37,6 +37,7 @@ class Evaluation:
 
     Attributes:
         prompts: all prompts, longest first.
+        skipped: tasks that were left out, with the reason.
         finished: records by key.
     """
 
@@ -53,12 +54,17 @@ class Evaluation:
         self._groups = list(batches(self._variants, settings.rows))
         for variant in self._variants:
             variant.new_cache(engine.config)  # finds what is wrong before a prompt is read
-        self.prompts = longest_first(list(prompts_of(settings, tasks, engine.tokenizer, engine.config)))
+        self.prompts, self.skipped = workload(settings, tasks, engine.tokenizer, engine.config)
         _check_budgets(settings, self.prompts)
         run = provenance(settings, engine.about_model(), passed)
         self._run = folder.claim(_described(run, tasks, self._variants))["run"]
         self.finished = folder.records()
         self._check_finished()
+
+    @property
+    def num_workers(self) -> int:
+        """Prompts that are worked on at a time."""
+        return self._engine.num_workers
 
     @property
     def num_records(self) -> int:

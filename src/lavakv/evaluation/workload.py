@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lavakv.errors import InputError
+from lavakv.errors import DataUnavailableError, InputError
 from lavakv.evaluation.prompt import Prompt, PromptKey
 from lavakv.evaluation.prompt_maker import PromptMaker
 from lavakv.evaluation.settings import EvalSettings
@@ -14,23 +14,46 @@ from lavakv.tasks.settings import TaskSettings
 from lavakv.tasks.task import Task
 
 
-def prompts_of(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, config: Any) -> Iterator[Prompt]:
-    """Prompts of all tasks, in the tasks' order.
+class Workload(NamedTuple):
+    """What a run has to do.
+
+    Attributes:
+        prompts: of all tasks, longest first.
+        skipped: tasks that were left out, with the reason.
+    """
+
+    prompts: list[Prompt]
+    skipped: dict[str, str]
+
+
+def workload(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, config: Any) -> Workload:
+    """Prompts of all tasks. Parts of RULER whose source texts cannot be had are left out; all else must be there.
 
     Raises:
         LavaError: data that cannot be found or read, two examples of one name, or a prompt that cannot be used.
     """
-    maker, seen = PromptMaker(settings, tokenizer, config), set[PromptKey]()
+    maker = PromptMaker(settings, tokenizer, config)
+    prompts, skipped = dict[PromptKey, Prompt](), dict[str, str]()
     for task in tasks.values():
-        for example in task.examples(task_settings(settings, tokenizer)):
-            prompt = maker.make(task, example)
-            if prompt.key in seen:
-                raise InputError(
-                    f"task {task.name}", expected="a name of its own for each example",
-                    got=f"{example.name!r} twice", fix="Mend the data.",
-                )  # fmt: skip
-            seen.add(prompt.key)
-            yield prompt
+        try:
+            for example in task.examples(task_settings(settings, tokenizer)):
+                _add(prompts, maker.make(task, example))
+        except DataUnavailableError as error:
+            if task.benchmark != "RULER":
+                raise
+            skipped[task.name] = str(error)
+    if not prompts:
+        raise InputError("tasks", expected="at least one prompt", got="none", fix="Check the data and --limit.")
+    return Workload(longest_first(list(prompts.values())), skipped)
+
+
+def _add(prompts: dict[PromptKey, Prompt], prompt: Prompt) -> None:
+    if prompt.key in prompts:
+        raise InputError(
+            f"task {prompt.key.task}", expected="a name of its own for each example",
+            got=f"{prompt.key.example!r} twice", fix="Mend the data.",
+        )  # fmt: skip
+    prompts[prompt.key] = prompt
 
 
 def longest_first(prompts: list[Prompt]) -> list[Prompt]:
