@@ -10,7 +10,7 @@ setup: $(VENV)/.ready $(OLDEST)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,eval,ray,report,dev]'
 	touch $@
 
 # The oldest supported transformers, beside the newest one that .venv holds.

@@ -19,7 +19,9 @@ BUILT_IN = {
     "CacheStateError": RuntimeError,
     "ModelError": OSError,
     "TaskError": ValueError,
+    "DataUnavailableError": ValueError,
     "MissingExtraError": ImportError,
+    "ResultsError": RuntimeError,
 }
 
 

@@ -32,6 +32,7 @@ STAGES = [
     "models",
     "tasks",
     "evaluation",
+    "_lm_eval",
     "report",
     "demo",
     "cli",

@@ -64,8 +64,16 @@ class ModelError(LavaError, OSError):
     """A model that cannot be found, fetched or loaded."""
 
 
+class ResultsError(LavaError, RuntimeError):
+    """A results folder that cannot be used as asked, or a record in it that cannot be read or written."""
+
+
 class TaskError(LavaError, ValueError):
     """An unknown task, or one whose data or scorer cannot be used."""
+
+
+class DataUnavailableError(TaskError):
+    """A task's data set that cannot be loaded from the hub."""
 
 
 class MissingExtraError(LavaError, ImportError):

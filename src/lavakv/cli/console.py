@@ -9,7 +9,15 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 results = Console()
 notes = Console(stderr=True)
@@ -25,10 +33,10 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def progress() -> Progress:
-    """A progress bar on stderr, off when it is no terminal."""
+def progress(*more: ProgressColumn) -> Progress:
+    """A progress bar on stderr, off when it is no terminal; with more columns at its end."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=notes, disable=not notes.is_terminal, transient=True)
+    return Progress(*columns, *more, console=notes, disable=not notes.is_terminal, transient=True)
 
 
 def print_json(record: Any) -> None:

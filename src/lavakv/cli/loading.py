@@ -14,15 +14,20 @@ if TYPE_CHECKING:
 
 def load_quietly(name: str, dtype: str, device: str, attention: str | None) -> LoadedModel:
     """Load a model; see `lavakv.models.load.load`."""
-    if not notes.is_terminal:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when the conversion's bars are made
     with working(f"Loading {name}"):
-        from huggingface_hub.utils import logging as hub_logging
-        from transformers.utils import logging
-
+        quieten()
         from lavakv.models.load import load
 
-        hub_logging.set_verbosity(CRITICAL)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
         return load(name, dtype=dtype, device=device, attention=attention)
+
+
+def quieten() -> None:
+    """Keep the bars and warnings of transformers and its hub client off the terminal."""
+    if not notes.is_terminal:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when the conversion's bars are made
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity(CRITICAL)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -10,6 +10,7 @@ import typer
 from lavakv._version import __version__
 from lavakv.cli.compare import compare
 from lavakv.cli.demo import demo
+from lavakv.cli.eval import evaluate
 from lavakv.cli.generate import generate
 from lavakv.cli.guard import guarded
 from lavakv.cli.inspect import inspect
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (generate, compare, inspect, report, models, demo):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def _version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lavakv.errors import InputError
 from lavakv.hf.positions import max_positions
 
-_HERE = "\u2063question\u2063"  # invisible separators: in no one's text
+HERE = "\u2063question\u2063"  # invisible separators: in no one's text
 
 
 def encode(tokenizer: Any, text: str, *, chat: bool = True) -> Tensor:
@@ -61,9 +61,9 @@ def encode_parts(
         raise InputError("--question", expected="some text", got="none", fix="Leave it out, or ask something.")
     if not (chat and tokenizer.chat_template):
         return encode(tokenizer, context, chat=False), [_bare(tokenizer, f"\n\n{question}") for question in questions]
-    turns = [{"role": "user", "content": f"{context}\n\n{_HERE}"}]
+    turns = [{"role": "user", "content": f"{context}\n\n{HERE}"}]
     wrapped = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    before, after = wrapped.split(_HERE)
+    before, after = wrapped.split(HERE)
     return _bare(tokenizer, before), [_bare(tokenizer, question + after) for question in questions]
 
 

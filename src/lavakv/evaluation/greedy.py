@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,7 +15,7 @@ class Generated(NamedTuple):
     """What was generated, and how fast.
 
     Attributes:
-        tokens: ids, the end-of-sequence token included if it came.
+        tokens: ids, the token that ended the answer included if one came.
         decode_seconds: from the first new token to the last.
         kv_bytes: bytes of keys and values allocated at the end, all layers.
     """
@@ -27,7 +30,22 @@ class Generated(NamedTuple):
         return (len(self.tokens) - 1) / self.decode_seconds if len(self.tokens) > 1 else None
 
 
-def greedy(model: Any, cache: Any, next_logits: Tensor, max_new_tokens: int) -> Generated:
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """What ends an answer, besides the model's own end of sequence and the limit.
+
+    Attributes:
+        tokens: ids that end it, too.
+        not_first: may none of the ending tokens be the first one? Then the likeliest other token is taken there.
+        ended: is asked after every token whether these ids are a whole answer; None never ends one.
+    """
+
+    tokens: frozenset[int] = frozenset()
+    not_first: bool = False
+    ended: Callable[[list[int]], bool] | None = None
+
+
+def greedy(model: Any, cache: Any, next_logits: Tensor, max_new_tokens: int, stop: StopRule | None = None) -> Generated:
     """Take the likeliest token until the model ends or the limit is reached.
 
     Args:
@@ -35,12 +53,43 @@ def greedy(model: Any, cache: Any, next_logits: Tensor, max_new_tokens: int) -> 
         cache: a `LavaCache` that holds everything before the first new token.
         next_logits: `[vocabulary]`, what the model expects next.
         max_new_tokens: most tokens to generate, at least one.
+        stop: what else ends the answer.
     """
-    ends = model.generation_config.eos_token_id
-    stops = set(ends) if isinstance(ends, list) else {ends}
-    token = next_logits.argmax().view(1, 1)
-    tokens, start = [int(token)], time.perf_counter()
-    while len(tokens) < max_new_tokens and tokens[-1] not in stops:
-        token = model(token, past_key_values=cache).logits[:, -1].argmax(dim=-1, keepdim=True)
-        tokens.append(int(token))
+    start = time.perf_counter()
+    (tokens,) = greedy_rows(model, cache, next_logits[None], max_new_tokens, stop)
     return Generated(tokens, time.perf_counter() - start, cache.nbytes)
+
+
+def greedy_rows(
+    model: Any, cache: Any, next_logits: Tensor, max_new_tokens: int, stop: StopRule | None = None
+) -> list[list[int]]:
+    """The same for a batch of equally long rows: one forward a token, until the last row has ended.
+
+    Args:
+        model: as in `greedy`.
+        cache: as in `greedy`, with the rows as its sequences.
+        next_logits: `[rows, vocabulary]`.
+        max_new_tokens: most tokens of each row.
+        stop: what else ends an answer.
+    """
+    stop = stop or StopRule()
+    ends = model.generation_config.eos_token_id
+    stops = stop.tokens | (set(ends) if isinstance(ends, list) else {ends} - {None})
+    if stop.not_first and stops:
+        next_logits = next_logits.clone()
+        next_logits[:, sorted(stops)] = float("-inf")
+    latest = next_logits.argmax(dim=-1, keepdim=True)
+    rows: list[list[int]] = [[] for _ in latest]
+    going = list(range(len(rows)))
+    while True:
+        new = latest.flatten().tolist()
+        for row in going:
+            rows[row].append(new[row])
+        going = [row for row in going if not _is_whole(rows[row], max_new_tokens, stops, stop)]
+        if not going:
+            return rows
+        latest = model(latest, past_key_values=cache).logits[:, -1].argmax(dim=-1, keepdim=True)
+
+
+def _is_whole(tokens: list[int], max_new_tokens: int, stops: AbstractSet[int], stop: StopRule) -> bool:
+    return len(tokens) >= max_new_tokens or tokens[-1] in stops or (stop.ended is not None and stop.ended(tokens))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lavakv.errors import TaskError
+from lavakv.errors import DataUnavailableError
 from lavakv.tasks.extras import needed
 
 
@@ -15,7 +15,7 @@ def hub_records(config: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
     Raises:
         MissingExtraError: no package `datasets`.
-        TaskError: they cannot be loaded.
+        DataUnavailableError: they cannot be loaded.
     """
     datasets, path = needed("datasets"), config["dataset_path"]
     try:
@@ -31,7 +31,7 @@ def hub_file(repository: str, file: str) -> Path:
     """A file of a data set, fetched into the hub's cache.
 
     Raises:
-        TaskError: it cannot be fetched.
+        DataUnavailableError: it cannot be fetched.
     """
     try:
         return Path(needed("huggingface_hub").hf_hub_download(repository, file, repo_type="dataset"))
@@ -39,9 +39,9 @@ def hub_file(repository: str, file: str) -> Path:
         raise _unreachable(f"{repository}/{file}", error) from error
 
 
-def _unreachable(what: str, error: Exception) -> TaskError:
+def _unreachable(what: str, error: Exception) -> DataUnavailableError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return TaskError(
+    return DataUnavailableError(
         f"data set {what}",
         expected="to load it from the hub",
         got=lines[0],

@@ -1,0 +1,146 @@
+"""What `lavakv eval` does, with progress."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import ProgressColumn, Task
+from rich.table import Table
+from rich.text import Text
+
+from lavakv.cli.console import notes, print_json, progress, results, working
+from lavakv.cli.eval_view import print_summary
+from lavakv.cli.loading import load_quietly, quieten
+from lavakv.errors import InputError
+
+if TYPE_CHECKING:
+    from lavakv.evaluation.engine import Engine
+    from lavakv.evaluation.folder import RunFolder
+    from lavakv.evaluation.run import Evaluation
+    from lavakv.evaluation.settings import EvalSettings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Engines:
+    """Who is to answer: this process, or a Ray cluster."""
+
+    ray: bool = False
+    address: str | None = None
+    cpus: int = 1
+
+    def start(self, settings: EvalSettings) -> Engine:
+        """Load the model here, or find the cluster."""
+        from lavakv.evaluation.cluster import RayEngine
+        from lavakv.evaluation.engine import SerialEngine
+
+        if self.ray:
+            quieten()
+            with working("Starting Ray"):
+                return RayEngine(settings, self.address, self.cpus)
+        return SerialEngine(load_quietly(settings.model, settings.dtype, settings.device, settings.attention))
+
+
+def run_evaluation(
+    settings: EvalSettings, passed: Sequence[str], out: Path, engines: Engines, *, anew: bool, as_json: bool
+) -> None:
+    """Evaluate, and show what came out."""
+    from lavakv.evaluation.folder import locked
+    from lavakv.evaluation.run import Evaluation, early_identity
+    from lavakv.evaluation.summary import summarize
+    from lavakv.tasks import get_task
+
+    tasks = {task.name: task for task in (get_task(name, settings.protocol) for name in settings.tasks)}
+    settings.variants()  # finds unknown policies before a model is loaded
+    with locked(out) as folder:
+        _make_way(folder, early_identity(settings, tasks), anew)
+        engine = engines.start(settings)
+        with working("Preparing prompts"):
+            evaluation = Evaluation(settings, tasks, engine, folder, passed)
+        for reason in evaluation.skipped.values():
+            notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
+        summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
+        folder.write_summary(summary)
+    if as_json:
+        print_json({"out": str(out), **summary})
+    else:
+        print_summary(summary, out)
+
+
+def _make_way(folder: RunFolder, identity: dict[str, Any], anew: bool) -> None:
+    if anew:
+        place = folder.put_aside()
+        if place is not None:
+            notes.print(f"What was in {folder.path} is in {place} now", highlight=False, markup=False)
+    folder.require(identity)
+
+
+def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]]:
+    from lavakv.evaluation.forecast import Forecast
+
+    forecast, done = Forecast(evaluation.waiting(), evaluation.num_workers), len(evaluation.finished)
+    if done:
+        notes.print(f"{done} of {evaluation.num_records} records are there already", highlight=False)
+    with progress(_TimeLeft()) as bar:
+        row = bar.add_task("Records", total=evaluation.num_records, completed=done, left=None)
+
+        def note(record: dict[str, Any]) -> None:
+            forecast.note(record)
+            bar.update(row, advance=1, description=record["task"], left=forecast.seconds_left)
+
+        try:
+            return evaluation.run(note)
+        except BaseException:
+            kept = len(evaluation.finished)
+            notes.print(
+                f"Stopped. {kept} of {evaluation.num_records} records are in {out}; the same command goes on there",
+                highlight=False, markup=False,
+            )  # fmt: skip
+            raise
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left by the run's own forecast."""
+
+    def render(self, task: Task) -> Text:
+        """Hours, minutes and seconds, or nothing while nothing is known."""
+        left = task.fields.get("left")
+        if left is None:
+            return Text("-:--:-- left", style="progress.remaining")
+        minutes, seconds = divmod(int(left), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", style="progress.remaining")
+
+
+def run_rescoring(out: Path, as_json: bool) -> None:
+    """Score the records of a folder again, and show what changed."""
+    from lavakv.evaluation.folder import locked
+    from lavakv.evaluation.rescore import rescore
+    from lavakv.evaluation.summary import summarize
+
+    if not out.is_dir():
+        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
+    with locked(out) as folder, working("Scoring"):
+        records, changed = rescore(folder)
+        summary = summarize(records)
+        folder.write_summary(summary)
+    if as_json:
+        print_json({"out": str(out), "changed": changed, **summary})
+        return
+    results.print(f"{len(records)} records scored, {changed} with another score than before", highlight=False)
+    print_summary(summary, out)
+
+
+def show_tasks(as_json: bool) -> None:
+    """All tasks."""
+    from lavakv.tasks import task_names
+
+    known = dict(task_names())
+    if as_json:
+        print_json(known)
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for name, line in known.items():
+        table.add_row(name, line)
+    results.print(table)

@@ -1,0 +1,67 @@
+"""Who answers the prompts: this process, or the workers of a cluster (`cluster.py`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from lavakv.evaluation.examine import examine
+from lavakv.evaluation.prompt import Prompt
+from lavakv.evaluation.provenance import about
+from lavakv.evaluation.variant import Variant
+from lavakv.models.load import LoadedModel
+
+
+class Assignment(NamedTuple):
+    """A prompt and what it is still to be answered with: variants that are decoded together stand in one group."""
+
+    prompt: Prompt
+    groups: list[list[Variant]]
+
+
+class Engine(ABC):
+    """Something that has the model.
+
+    Attributes:
+        tokenizer: the model's.
+        config: the model's.
+        num_workers: prompts that are worked on at a time.
+    """
+
+    tokenizer: Any
+    config: Any
+    num_workers: int = 1
+
+    @abstractmethod
+    def about_model(self) -> dict[str, Any]:
+        """The model's dtype, kind of device and hub revision."""
+
+    @abstractmethod
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+        """Work off assignments. Yields each prompt with what `examine` measured, once for each of its variants.
+
+        Raises:
+            LavaError: what `examine` raises, or workers that are lost again and again.
+        """
+
+
+class SerialEngine(Engine):
+    """This process: one prompt after the other, in the order given.
+
+    Args:
+        loaded: model and tokenizer.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded, self.tokenizer, self.config = loaded, loaded.tokenizer, loaded.model.config
+
+    def about_model(self) -> dict[str, Any]:
+        """See `Engine`."""
+        return about(self._loaded.model)
+
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+        """See `Engine`."""
+        for prompt, groups in assignments:
+            for measured in examine(self._loaded, prompt, groups):
+                yield prompt, measured

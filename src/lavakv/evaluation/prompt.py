@@ -1,0 +1,69 @@
+"""One example as token ids, ready to be read, and all that its records say about it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SHOWN = 400
+
+
+class PromptKey(NamedTuple):
+    """What tells one prompt of a run from all others."""
+
+    task: str
+    example: str
+    length: int | None
+    depth: float | None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> PromptKey:
+        """The key of the prompt that a record belongs to."""
+        return cls(*(record[name] for name in cls._fields))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked, and how its answer ends.
+
+    Attributes:
+        about: the record's fields that describe task, example and prompt, the same for all policies and budgets.
+        context: int32 `[N]`, what is read once and compressed.
+        question: int32 `[tokens]`, what comes afterwards; empty where the context holds it (query-aware).
+        max_new_tokens: most tokens of an answer.
+        stop_tokens: ids that end an answer, besides the model's own; none of these may be its first token.
+        stop_strings: texts that end an answer.
+    """
+
+    about: dict[str, Any]
+    context: Tensor
+    question: Tensor
+    max_new_tokens: int
+    stop_tokens: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> PromptKey:
+        """What tells it from all others of a run."""
+        return PromptKey.of(self.about)
+
+    @property
+    def num_tokens(self) -> int:
+        """Context and question."""
+        return len(self.context) + len(self.question)
+
+
+def prompt_hash(context: Tensor, question: Tensor) -> str:
+    """SHA-256 in hex of all token ids as little-endian 64-bit integers."""
+    ids = torch.cat([context, question]).to(torch.int64).numpy()
+    return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+
+
+def head_and_tail(text: str) -> dict[str, str]:
+    """The first and the last characters of a prompt's text, for reports."""
+    return {"prompt_head": text[:SHOWN], "prompt_tail": text[-SHOWN:]}

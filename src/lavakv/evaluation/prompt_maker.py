@@ -1,0 +1,138 @@
+"""From a task's example to token ids: middle truncation, chat template, answer prefix, context and question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lavakv.errors import InputError
+from lavakv.evaluation.encode import HERE
+from lavakv.evaluation.prompt import Prompt, head_and_tail, prompt_hash
+from lavakv.evaluation.settings import EvalSettings
+from lavakv.hf.positions import max_positions
+from lavakv.tasks.example import Example
+from lavakv.tasks.task import Task
+from lavakv.tasks.truncation import middle_truncated
+
+_DATE = "26 Jul 2024"  # for templates that tell the date: a rerun must make the same prompt on another day
+_SPARE = 32  # tokens that may come on top when a truncated text is tokenized anew
+
+
+class PromptMaker:
+    """Makes prompts for one model as one protocol wants them.
+
+    Args:
+        settings: protocol, mode, limits.
+        tokenizer: the model's.
+        config: the model's.
+    """
+
+    def __init__(self, settings: EvalSettings, tokenizer: Any, config: Any) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self._positions = max_positions(config.get_text_config(decoder=True))
+
+    def make(self, task: Task, example: Example) -> Prompt:
+        """One example's prompt.
+
+        Raises:
+            InputError: no answers, nothing to compress or to ask, or more tokens than the model has positions for.
+        """
+        what = f"task {task.name}, example {example.name}"
+        if not example.answers:
+            raise InputError(what, expected="at least one right answer", got="none", fix="Mend the data.")
+        text = example.context + example.question
+        shorter = self._truncated(task, example, text)
+        whole = self._wrapped(task, example, shorter)
+        context, question = self._split(what, task, example, whole)
+        self._require_room(what, len(context) + len(question), task.max_new_tokens)
+        about = {
+            "task": task.name,
+            "task_version": task.version,
+            "benchmark": task.benchmark,
+            "task_group": task.group,
+            "metric": task.metric,
+            "example": example.name,
+            "group": example.group,
+            "length": example.length,
+            "depth": example.depth,
+            "prompt_hash": prompt_hash(context, question),
+            "prompt_tokens": len(context) + len(question),
+            "truncated": shorter != text,
+            "mode": self._settings.mode,
+            "answers": list(example.answers),
+            "classes": list(example.classes),
+            **head_and_tail(whole),
+        }
+        newline = frozenset(self._newline()) if task.stops_at_newline else frozenset()
+        return Prompt(about, context, question, task.max_new_tokens, newline, tuple(task.stop_strings))
+
+    def _truncated(self, task: Task, example: Example, text: str) -> str:
+        """The middle left out where the protocol says so; a generated prompt was made to measure and stays whole."""
+        if self._settings.protocol != "paper" or example.length is not None:
+            return text
+        limit = self._settings.max_prompt_tokens
+        if self._positions is not None:
+            around = len(self._ids(self._wrapped(task, example, HERE).replace(HERE, "")))
+            limit = min(limit, self._positions - task.max_new_tokens - around - _SPARE)
+        if limit < 2:
+            raise InputError(
+                f"task {task.name}", expected="a model with room for a prompt",
+                got=f"{self._positions} positions for {task.max_new_tokens} new tokens and the chat template",
+                fix="Use a model with more positions.",
+            )  # fmt: skip
+        return middle_truncated(self._tokenizer, text, limit)
+
+    def _wrapped(self, task: Task, example: Example, text: str) -> str:
+        """A user's text with the chat template around it and the answer's prefix behind it."""
+        if not self._uses_chat(task):
+            return text + example.answer_prefix
+        turns = [{"role": "user", "content": text}]
+        whole: str = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False, date_string=_DATE
+        )
+        return whole + example.answer_prefix
+
+    def _uses_chat(self, task: Task) -> bool:
+        """Does the template go around this task's prompts? In the paper's scripts never for models named Mistral."""
+        mistral = self._settings.protocol == "paper" and "mistral" in self._settings.model.lower()
+        return bool(self._settings.chat and task.chat and self._tokenizer.chat_template and not mistral)
+
+    def _split(self, what: str, task: Task, example: Example, whole: str) -> tuple[Tensor, Tensor]:
+        """Ids of context and question. A chat template brings its special tokens itself."""
+        special = not self._uses_chat(task)
+        if self._settings.mode == "query-aware":
+            return self._tensor(whole, special), torch.zeros(0, dtype=torch.int32)
+        after = self._wrapped(task, example, HERE).rpartition(HERE)[2]
+        question = example.question if whole.endswith(example.question + after) else example.question.rstrip()
+        asked = question + after  # many templates strip what the user says
+        context = whole.removesuffix(asked)
+        if not asked or not context or context == whole:
+            raise InputError(
+                what, expected="a question after a context", got="a prompt without one of them, or cut inside it",
+                fix="Use --mode query-aware, more --max-prompt-tokens or a model with more positions.",
+            )  # fmt: skip
+        return self._tensor(context, special), self._tensor(asked, special=False)
+
+    def _require_room(self, what: str, num_tokens: int, max_new_tokens: int) -> None:
+        if self._positions is not None and num_tokens + max_new_tokens > self._positions:
+            raise InputError(
+                what,
+                expected=f"at most {self._positions - max_new_tokens} prompt tokens, the model's {self._positions} "
+                f"positions less {max_new_tokens} for the answer",
+                got=str(num_tokens),
+                fix="Ask for shorter --lengths, use --protocol paper, which cuts the middle out, "
+                "or a model with more positions.",
+            )
+
+    def _newline(self) -> list[int]:
+        """The id of a newline, as LongBench takes it: the last of its tokens."""
+        return self._ids("\n")[-1:]
+
+    def _ids(self, text: str, special: bool = False) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
+    def _tensor(self, text: str, special: bool) -> Tensor:
+        return torch.tensor(self._ids(text, special), dtype=torch.int32)

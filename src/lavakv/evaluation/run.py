@@ -1,0 +1,168 @@
+"""A run: every prompt through the full cache and every policy and budget, each finished record on disk at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lavakv.budgets.spec import BudgetSpec
+from lavakv.errors import ResultsError
+from lavakv.evaluation.engine import Assignment, Engine
+from lavakv.evaluation.folder import RunFolder
+from lavakv.evaluation.prompt import Prompt, PromptKey
+from lavakv.evaluation.provenance import provenance, versions
+from lavakv.evaluation.records import SCHEMA, RecordKey, assembled
+from lavakv.evaluation.settings import EvalSettings
+from lavakv.evaluation.variant import batches
+from lavakv.evaluation.workload import workload
+from lavakv.tasks.task import Task
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Evaluation:
+    """One evaluation in one folder; goes on where an earlier one with the same settings stopped.
+
+    Args:
+        settings: what to compute.
+        tasks: the tasks of the settings by name.
+        engine: who answers.
+        folder: held by this process.
+        passed: names of the settings that the user gave.
+
+    Raises:
+        LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another run; no record of the
+            folder is touched.
+
+    Attributes:
+        prompts: all prompts, longest first.
+        skipped: tasks that were left out, with the reason.
+        finished: records by key.
+    """
+
+    def __init__(
+        self,
+        settings: EvalSettings,
+        tasks: Mapping[str, Task],
+        engine: Engine,
+        folder: RunFolder,
+        passed: Sequence[str] = (),
+    ) -> None:
+        self._tasks, self._engine, self._folder = tasks, engine, folder
+        self._variants = settings.variants()
+        self._groups = list(batches(self._variants, settings.rows))
+        for variant in self._variants:
+            variant.new_cache(engine.config)  # finds what is wrong before a prompt is read
+        self.prompts, self.skipped = workload(settings, tasks, engine.tokenizer, engine.config)
+        _check_budgets(settings, self.prompts)
+        run = provenance(settings, engine.about_model(), passed)
+        self._run = folder.claim(_described(run, tasks, self._variants))["run"]
+        self.finished = folder.records()
+        self._check_finished()
+
+    @property
+    def num_workers(self) -> int:
+        """Prompts that are worked on at a time."""
+        return self._engine.num_workers
+
+    @property
+    def num_records(self) -> int:
+        """Records of the whole run."""
+        return len(self.prompts) * len(self._variants)
+
+    def waiting(self) -> list[Assignment]:
+        """What is still to be done, longest prompts first.
+
+        What is decoded together stays together, also where an interruption came while its records were written:
+        rounding in other company could tip a token.
+        """
+        left = []
+        for prompt in self.prompts:
+            groups = [
+                group for group in self._groups if any(self._key(prompt, each) not in self.finished for each in group)
+            ]
+            if groups:
+                left.append(Assignment(prompt, groups))
+        return left
+
+    def run(self, listener: Listener | None = None) -> list[dict[str, Any]]:
+        """Compute and write what is missing. Returns all records, in the order of the file.
+
+        Args:
+            listener: gets each record once it is on disk.
+
+        Raises:
+            LavaError: what went wrong; all records finished before are on disk.
+        """
+        log = self._folder.log()
+        try:
+            for prompt, measured in self._engine.answers(self.waiting()):
+                key = RecordKey(prompt.key, measured["policy"], measured["budget"])
+                if key in self.finished:
+                    continue
+                record = self._record(prompt, measured)
+                log.append(record)
+                self.finished[key] = record
+                if listener is not None:
+                    listener(record)
+        finally:
+            log.close()
+        return self._in_order()
+
+    def _record(self, prompt: Prompt, measured: Mapping[str, Any]) -> dict[str, Any]:
+        start = time.perf_counter()
+        about = prompt.about
+        score = self._tasks[about["task"]].score(about["answers"], about["classes"], measured["prediction"])
+        return assembled(about, measured, score, time.perf_counter() - start, self._run)
+
+    def _in_order(self) -> list[dict[str, Any]]:
+        """All records by prompt and variant; the file is put in this order where workers left it in another."""
+        keys = [self._key(prompt, variant) for prompt in self.prompts for variant in self._variants]
+        ordered = [self.finished[key] for key in keys]
+        if list(self._folder.records()) != keys:
+            self._folder.rewrite(ordered)
+        return ordered
+
+    def _check_finished(self) -> None:
+        """Are the folder's records answers to these very prompts?"""
+        hashes = {prompt.key: prompt.about["prompt_hash"] for prompt in self.prompts}
+        for key, record in self.finished.items():
+            if hashes.get(key.prompt) != record["prompt_hash"]:
+                raise ResultsError(
+                    str(self._folder.path), expected="records of the same prompts",
+                    got=f"another prompt for {_named(key.prompt)}",
+                    fix="The data or the tokenizer changed: give another --out, or --anew to start anew.",
+                )  # fmt: skip
+
+    @staticmethod
+    def _key(prompt: Prompt, variant: Any) -> RecordKey:
+        return RecordKey(prompt.key, variant.label, variant.budget_label)
+
+
+def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What can be told of a run before its model is loaded, for `RunFolder.require`."""
+    run = {"arguments": settings.arguments(), "versions": versions()}
+    return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
+
+
+def _described(run: Mapping[str, Any], tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:
+    """What `run.json` holds."""
+    return {
+        "schema": SCHEMA,
+        "tasks": {name: task.version for name, task in tasks.items()},
+        "policies": list(dict.fromkeys(variant.label for variant in variants)),
+        "budgets": list(dict.fromkeys(variant.budget_label for variant in variants)),
+        "run": dict(run),
+    }
+
+
+def _check_budgets(settings: EvalSettings, prompts: Sequence[Prompt]) -> None:
+    """Raise BudgetError for a budget within the window of a prompt longer than it."""
+    lengths = [len(prompt.context) for prompt in prompts]
+    for budget in settings.budgets if lengths else ():
+        BudgetSpec(budget, window=settings.window).tokens_per_head(lengths, 0, 1)
+
+
+def _named(key: PromptKey) -> str:
+    return ", ".join(str(part) for part in key if part is not None)

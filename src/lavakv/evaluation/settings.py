@@ -1,0 +1,107 @@
+"""All that decides what an evaluation computes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.errors import InputError
+from lavakv.evaluation.compare import variants_of
+from lavakv.evaluation.variant import Variant
+
+Mode = Literal["query-aware", "query-agnostic"]
+PAPER_PROMPT_TOKENS = 31_500
+DEFAULT_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """One model on some tasks through some policies and budgets. Two runs with equal settings give equal records.
+
+    Attributes:
+        model: as in `lavakv.models.load.load`, like `dtype`, `device` and `attention`.
+        tasks: names from `lavakv.tasks.task_names()`.
+        policies: names from `lavakv.policies()`; the full cache is always evaluated, too.
+        budgets: mean entries per KV head.
+        keep: kept fractions of the prompt, beside the budgets.
+        window: last tokens of what is compressed: always kept, and they score.
+        mode: is the question inside what is compressed (query-aware), or does it come afterwards?
+        protocol: `paper`: middle truncation, official prompts and scores; `harness`: lm-evaluation-harness's own.
+        data_dir: local data, or None for the hub.
+        limit: first examples of each task, None for all.
+        seed: of generated examples.
+        lengths: tokens of generated prompts.
+        depths: of the needle, in percent.
+        haystack: folder of text files for generated prompts, or None for noise.
+        max_prompt_tokens: the paper protocol cuts longer prompts in the middle; at most what the model has room for.
+        chat: may prompts be wrapped in the model's chat template where the task says so?
+        skip_broken: leave broken data lines out.
+        rows: budgets of one policy that are decoded together, at most.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    policies: tuple[str, ...] = ("lava",)
+    budgets: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+    window: int = DEFAULT_WINDOW
+    mode: Mode = "query-aware"
+    protocol: Literal["paper", "harness"] = "paper"
+    data_dir: str | None = None
+    limit: int | None = None
+    seed: int = 42
+    lengths: tuple[int, ...] = ()
+    depths: tuple[float, ...] = ()
+    haystack: str | None = None
+    max_prompt_tokens: int = PAPER_PROMPT_TOKENS
+    chat: bool = True
+    skip_broken: bool = False
+    rows: int = DEFAULT_ROWS
+    dtype: str = "auto"
+    device: str = "auto"
+    attention: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_one_of("mode", self.mode, ("query-aware", "query-agnostic"))
+        _require_one_of("protocol", self.protocol, ("paper", "harness"))
+        if not self.tasks:
+            raise InputError("tasks", expected="at least one", got="none", fix="`--tasks` takes names.")
+        if not (self.budgets or self.keep):
+            raise InputError("budgets", expected="at least one", got="none", fix="Give --budgets or --keep.")
+        for name in ("tasks", "policies", "budgets", "keep", "lengths", "depths"):
+            _require_distinct(name, getattr(self, name))
+        for name in ("data_dir", "haystack"):
+            _require_folder(name, getattr(self, name))
+
+    def variants(self) -> list[Variant]:
+        """The full cache, then every policy with every budget.
+
+        Raises:
+            LavaError: an unknown policy, or a bad budget.
+        """
+        variants = variants_of(self.policies, self.budgets, self.keep, self.window)
+        for variant in variants:
+            variant.spec()
+        return [Variant(None, window=self.window), *variants]
+
+    def arguments(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"--{name}", expected=" or ".join(allowed), got=repr(value), fix="Choose one.")
+
+
+def _require_distinct(name: str, values: tuple[Any, ...]) -> None:
+    if len(set(values)) < len(values):
+        raise InputError(name, expected="each one once", got=", ".join(map(str, values)), fix="Leave the second out.")
+
+
+def _require_folder(name: str, value: str | None) -> None:
+    if value is not None and not Path(value).is_dir():
+        option = f"--{name.replace('_', '-')}"
+        raise InputError(option, expected="a folder", got=f"{value}, which is none", fix="Check the path.")

@@ -1,0 +1,79 @@
+"""All prompts of a run, longest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lavakv.errors import DataUnavailableError, InputError
+from lavakv.evaluation.prompt import Prompt, PromptKey
+from lavakv.evaluation.prompt_maker import PromptMaker
+from lavakv.evaluation.settings import EvalSettings
+from lavakv.tasks.settings import TaskSettings
+from lavakv.tasks.task import Task
+
+
+class Workload(NamedTuple):
+    """What a run has to do.
+
+    Attributes:
+        prompts: of all tasks, longest first.
+        skipped: tasks that were left out, with the reason.
+    """
+
+    prompts: list[Prompt]
+    skipped: dict[str, str]
+
+
+def workload(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, config: Any) -> Workload:
+    """Prompts of all tasks. Parts of RULER whose source texts cannot be had are left out; all else must be there.
+
+    Raises:
+        LavaError: data that cannot be found or read, two examples of one name, or a prompt that cannot be used.
+    """
+    maker = PromptMaker(settings, tokenizer, config)
+    prompts, skipped = dict[PromptKey, Prompt](), dict[str, str]()
+    for task in tasks.values():
+        try:
+            for example in task.examples(task_settings(settings, tokenizer)):
+                _add(prompts, maker.make(task, example))
+        except DataUnavailableError as error:
+            if task.benchmark != "RULER":
+                raise
+            skipped[task.name] = str(error)
+    if not prompts:
+        raise InputError("tasks", expected="at least one prompt", got="none", fix="Check the data and --limit.")
+    return Workload(longest_first(list(prompts.values())), skipped)
+
+
+def _add(prompts: dict[PromptKey, Prompt], prompt: Prompt) -> None:
+    if prompt.key in prompts:
+        raise InputError(
+            f"task {prompt.key.task}", expected="a name of its own for each example",
+            got=f"{prompt.key.example!r} twice", fix="Mend the data.",
+        )  # fmt: skip
+    prompts[prompt.key] = prompt
+
+
+def longest_first(prompts: list[Prompt]) -> list[Prompt]:
+    """Sorted so that what does not fit into memory fails first, and the time left is over- rather than underestimated.
+
+    Ties go by task, name, length and depth, so that the order does not depend on where the examples came from.
+    """
+    return sorted(prompts, key=lambda prompt: (-prompt.num_tokens, *map(str, prompt.key)))
+
+
+def task_settings(settings: EvalSettings, tokenizer: Any) -> TaskSettings:
+    """The part of a run's settings that tasks read."""
+    return TaskSettings(
+        protocol=settings.protocol,
+        data_dir=None if settings.data_dir is None else Path(settings.data_dir),
+        limit=settings.limit,
+        seed=settings.seed,
+        lengths=settings.lengths,
+        depths=settings.depths,
+        tokenizer=tokenizer,
+        haystack=None if settings.haystack is None else Path(settings.haystack),
+        skip_broken=settings.skip_broken,
+    )

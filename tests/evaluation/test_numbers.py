@@ -1,0 +1,115 @@
+"""What a run reports about itself: costs, scores, time left, and what the ablation settles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lavakv.evaluation.ablation import ablation_summary, bootstrap_interval, task_kind
+from lavakv.evaluation.cost import cost_summary
+from lavakv.evaluation.engine import Assignment
+from lavakv.evaluation.forecast import Forecast
+from lavakv.evaluation.prompt import Prompt
+from lavakv.evaluation.scores import score_summary
+from lavakv.evaluation.variant import Variant
+
+_PROMPT = {"task": "echo", "task_group": "Code completion", "group": "", "length": None, "depth": None}
+_PREFILL = {"a": 4.0, "b": 5.0}
+
+
+def _record(example: str, policy: str, budget: str, score: float = 0.5, **seconds: float) -> dict:
+    taken = {"prefill": _PREFILL[example[0]], "fill": 0.0, "decode": 1.0, "score": 0.0}
+    taken |= {name.removesuffix("_seconds"): value for name, value in seconds.items()}
+    return {**_PROMPT, "example": example, "policy": policy, "budget": budget, "score": score, "seconds": taken}
+
+
+def test_costs_are_added_up_by_pair_and_prefill_counts_once_a_prompt() -> None:
+    records = [
+        _record(example, policy, budget, fill=fill, decode=2.0, score_seconds=0.1)
+        for example in "ab"
+        for policy, budget, fill in (("full cache", "all", 9.0), ("lava", "128", 0.0), ("lava", "256", 0.3))
+    ]
+    cost = cost_summary(records)
+    assert cost["prefill_seconds"] == 9.0
+    assert cost["prompts"] == 2
+    assert [pair["ratio"] for pair in cost["pairs"]] == pytest.approx([11.1 / 2, 2.1 / 2, 2.4 / 2])
+    assert cost["ratio"] == pytest.approx(4.5 / 4)
+    assert cost["within_goal"] == 1
+    assert cost["added_pairs_decode_seconds"] == pytest.approx(8.0)
+
+
+def test_nothing_decoded_is_no_ratio() -> None:
+    cost = cost_summary([_record("a", "lava", "128", decode=0.0)])
+    assert cost["ratio"] is None
+    assert cost["within_goal"] == 0
+
+
+def test_scores_tell_apart_what_the_benchmark_tells_apart() -> None:
+    records = [
+        _record("a", "lava", "128", score=1 / 3) | {"length": 4096},
+        _record("b", "lava", "128", score=1.0) | {"length": 4096},
+        _record("b", "lava", "128", score=0.0) | {"group": "8k+"},
+    ]
+    assert score_summary(records) == [
+        {"row": "echo (4096 tokens)", "policy": "lava", "budget": "128", "score": 66.67, "prompts": 2},
+        {"row": "echo (8k+)", "policy": "lava", "budget": "128", "score": 0.0, "prompts": 1},
+    ]
+
+
+def test_the_time_left_follows_what_was_measured() -> None:
+    def prompt(name: str, tokens: int) -> Prompt:
+        about = {**_PROMPT, "example": name}
+        return Prompt(about, torch.zeros(tokens, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 10)
+
+    groups = [[Variant(None)], [Variant("lava", budget=1), Variant("lava", budget=2)]]
+    forecast = Forecast([Assignment(prompt("a", 200), groups), Assignment(prompt("b", 100), groups)])
+    assert forecast.seconds_left is None
+    forecast.note(_record("a", "full cache", "all", fill=0.5, decode=1.0, score_seconds=0.5))
+    assert forecast.seconds_left == pytest.approx(4.0 * 100 / 200 + 2.0 * 5)
+    forecast.note(_record("a", "lava", "1", decode=4.0))
+    assert forecast.seconds_left == pytest.approx(2.0 + 3.0 * 4)
+
+
+def _ablation(gain: float) -> list[dict]:
+    """Twenty prompts on which layer budgets gain what is asked, head budgets nothing on average."""
+    records = []
+    for index in range(20):
+        name, noise = f"a{index}", 0.02 * (index % 2) - 0.01
+        records.append(_record(name, "lava", "128", score=0.5 + noise))
+        records.append(_record(name, "lava-uniform-layers", "128", score=0.5 - gain))
+        records.append(_record(name, "lava-uniform-heads", "128", score=0.5))
+    return records
+
+
+@pytest.mark.parametrize(("gain", "holds"), [(0.1, "yes"), (0.0, "not settled"), (-0.1, "reversed")])
+def test_an_insight_holds_if_its_interval_does(gain, holds) -> None:
+    found = {(each["kind"], each["without"]): each for each in ablation_summary(_ablation(gain))}
+    layers = found["generation", "layer budgets"]
+    assert (layers["gain"], layers["holds"], layers["insight"]) == (pytest.approx(100 * gain), holds, True)
+    assert layers["interval"][0] <= layers["gain"] <= layers["interval"][1]
+    assert (layers["prompts"], layers["tasks"]) == (20, 1)
+    heads = found["generation", "head budgets"]
+    assert (heads["holds"], heads["insight"]) == ("not settled", False)
+    assert found["Code completion", "layer budgets"]["gain"] == layers["gain"]
+
+
+def test_only_prompts_that_both_answered_are_compared() -> None:
+    gain = ablation_summary(_ablation(0.1)[:4])[0]
+    assert gain["prompts"] == 1
+
+
+def test_the_interval_is_the_bootstrap_s() -> None:
+    """Of 0 and 1 in equal numbers the mean of n has the standard error 0.5 / sqrt(n)."""
+    low, high = bootstrap_interval([np.array([0.0, 1.0] * 50)])
+    step, quantile_error = 0.01, (0.025 * 0.975 / 2000) ** 0.5 * 0.05 / 0.0584  # of means; 0.0584: density at 1.96
+    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=step + 3 * quantile_error)
+    assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=step + 3 * quantile_error)
+    assert bootstrap_interval([np.array([0.25] * 3), np.array([0.75])]) == (0.5, 0.5)
+
+
+def test_tasks_are_generation_or_extraction() -> None:
+    assert task_kind("Summarization", "longbench_gov_report") == "generation"
+    assert task_kind("Single-document QA", "longbench_qasper") == "extraction"
+    assert task_kind("Aggregation", "ruler_cwe") == task_kind("Retrieval", "needle") == "extraction"
+    assert task_kind("Few-shot learning", "longbench_trec") == "other"
