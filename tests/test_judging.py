@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 import lavakv
 from lavakv import PolicyError
 from lavakv.judging import judge, layer_weight, score_weight
-from lavakv.policy import Policy
+from lavakv.policy import Need, Policy
 from lavakv.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.tiers import TieredScores
@@ -27,6 +28,7 @@ WINDOW = ScoringWindow(
     tokens_per_head=6,
     output_weight=torch.randn(2, 2, 6, 4),
     prompt=PromptRows(QUERIES),
+    residual_norms=torch.rand(3) + 1,
 )
 GOOD = torch.rand(2, 7)
 NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name).needs]
@@ -35,7 +37,8 @@ NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name)
 def test_some_of_the_family_need_more_than_a_window() -> None:
     two_stages = [(name, need) for name in ("criticalkv", "defensivekv", "layer-defensivekv") for need in
                   ("tokens_per_head", "output_weight")]  # fmt: skip
-    assert [*two_stages, ("h2o", "prompt")] == NEEDS
+    residual = [("residual", "output_weight"), ("residual", "residual_norms")]
+    assert [*two_stages, *residual, ("h2o", "prompt")] == NEEDS
 
 
 @pytest.mark.parametrize(("name", "need"), NEEDS)
@@ -47,7 +50,7 @@ def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
 
 @pytest.mark.parametrize("name", lavakv.policies())
 def test_a_policy_asks_for_all_that_it_reads(name: str) -> None:
-    policy, absent = get_policy(name), {"tokens_per_head": None, "output_weight": None, "prompt": None}
+    policy, absent = get_policy(name), dict.fromkeys(get_args(Need))
     given = {need: getattr(WINDOW, need) for need in policy.needs}
     judge(policy, replace(WINDOW, **{**absent, **given}))
 

@@ -93,6 +93,36 @@ def test_queries_of_less_than_the_whole_prompt_are_refused(shape: tuple[int, ...
     assert_all_parts(caught.value, got=str(shape))
 
 
+BAD_NORMS = {
+    "one too few": torch.ones(2),
+    "one a token": torch.ones(10),
+    "one a head": torch.ones(4, 3),
+    "one for all": torch.tensor(1.0),
+    "a zero": torch.tensor([1.0, 0.0, 1.0]),
+    "a negative one": torch.tensor([1.0, 1.0, -1.0]),
+    "NaN": torch.tensor([torch.nan, 1.0, 1.0]),
+    "infinity": torch.tensor([1.0, torch.inf, 1.0]),
+}
+
+
+@pytest.mark.parametrize("norms", BAD_NORMS.values(), ids=BAD_NORMS.keys())
+def test_norms_that_are_not_one_positive_number_a_row_are_refused(norms: torch.Tensor) -> None:
+    """Whether or not the policy reads them."""
+    for policy in ("residual", "lava"):
+        with pytest.raises(InputError, match="residual_norms: expected one positive norm for each of the window's 3 "
+                           "queries") as caught:  # fmt: skip
+            lavakv.scores(policy, QUERIES, KEYS, VALUES, output_weight=OUTPUT_WEIGHT, residual_norms=norms)
+        assert_all_parts(caught.value, got=f"shape {tuple(norms.shape)}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_norms_of_any_dtype_are_widened_before_they_are_squared(dtype: torch.dtype) -> None:
+    norms = torch.tensor([3.0, 300.0, 30.0])  # 300 squared is more than float16 holds
+    given = {"output_weight": OUTPUT_WEIGHT}
+    plain = lavakv.scores("residual", QUERIES, KEYS, VALUES, residual_norms=norms, **given)
+    assert torch.equal(lavakv.scores("residual", QUERIES, KEYS, VALUES, residual_norms=norms.to(dtype), **given), plain)
+
+
 @pytest.mark.parametrize("budget", [0, 2, 3, -1])
 def test_a_score_for_a_budget_within_the_window_is_refused(budget: int) -> None:
     for policy in ("criticalkv", "defensivekv"):

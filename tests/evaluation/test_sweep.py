@@ -49,7 +49,7 @@ def test_a_variant_s_numbers_are_those_of_a_run_alone(kind, aware) -> None:
     model, context = zoo.tiny(kind, torch.float64), zoo.prompt(PROMPT)
     questions = [] if aware else [zoo.prompt(6, seed=1), zoo.prompt(3, seed=2)]
     sizes = [{"budget": 30}, {"keep": 0.2}, {"budget": 99}]
-    policies = ("lava", "layer-defensivekv", "cake", "h2o")
+    policies = ("lava", "layer-defensivekv", "residual", "cake", "h2o")
     variants = [Variant(policy, window=WINDOW, **size) for policy in policies for size in sizes]
     rows = list(Sweep(model, context, questions, POSITIONS).run(variants))
     assert len(rows) == len(variants) * max(len(questions), 1)
@@ -72,7 +72,7 @@ def test_a_question_asked_later_needs_no_second_prefill(attention) -> None:
     model, prompt = zoo.tiny("llama", torch.float64), zoo.prompt(PROMPT)
     model.set_attn_implementation(attention)
     context, question = prompt[:, :60], prompt[:, 60:]
-    variants = [Variant(policy, budget=30, window=WINDOW) for policy in ("lava", "layer-defensivekv", "h2o")]
+    variants = [Variant(policy, budget=30, window=WINDOW) for policy in ("lava", "residual", "h2o")]
     once = list(Sweep(model, prompt, num_positions=POSITIONS).asked_later(60).run(variants))
     for mine, other in zip(once, Sweep(model, context, [question], POSITIONS).run(variants), strict=True):
         assert mine.kl_nats == pytest.approx(other.kl_nats, rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -65,7 +66,7 @@ def test_two_rows_that_look_elsewhere() -> None:
 
 
 def test_attention_that_stays_counts_as_it_is_and_attention_that_moves_is_flattened() -> None:
-    """Of two window rows each pays `e` to 1 for one entry, not for the other; they agree on which, or they do not."""
+    """Both rows of the first head prefer the first entry; those of the second head each prefer another one."""
     queries, weight = torch.tensor([[[[1.0], [1.0]]], [[[1.0], [-1.0]]]]), torch.ones(2, 1, 1, 1)
     keys, values = torch.tensor([[0.5], [-0.5], [0.0], [0.0]]), torch.tensor([[1.0], [-1.0], [0.0], [0.0]])
     window = ScoringWindow(
@@ -83,6 +84,15 @@ def test_attention_that_stays_counts_as_it_is_and_attention_that_moves_is_flatte
     assert moves == pytest.approx(twin[1])
     assert stays[0] > stays[1]
     assert moves[1] > moves[0], "the later row, which weighs twice, looks at the second entry"
+
+
+def test_an_entry_that_leaves_nothing_to_the_others_is_taken_to_leave_a_thousandth() -> None:
+    """Both rows pay all but 2^-12 to the first entry, whose value is zero, and the rest to themselves."""
+    keys = torch.tensor([[[math.log(2**12 - 1)], [0.0], [0.0]]])
+    visible = torch.tensor([[True, True, False], [True, False, True]])
+    window = _window([0.0, 1.0, 1.0], rows=2, norms=[1.0, 1.0], visible=visible)
+    score = residual_score(replace(window, keys=[keys]))
+    assert score.item() == pytest.approx((1 - 2**-12) * 2**-12 / 2**-10, rel=1e-3)  # an ulp of 1 is 2^-11 of 2^-12
 
 
 @given(full_windows(), st.randoms(use_true_random=False))
