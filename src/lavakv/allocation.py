@@ -51,10 +51,11 @@ class DividedAllocation(Allocation):
         """See `Allocation.add`."""
         self._weights.append(weight)
         known = len(self._weights)
-        weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64)
-        split = layer_budgets(self._total, weights, self._num_heads[: len(weights)], self._num_evictable)
-        self._totals = split[:known].tolist()
-        self._pooled.append(ranking.pooled_heads[: self._totals[-1]].cpu().clone())
+        if self._known_beforehand is None or not self._totals:
+            weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64)
+            split = layer_budgets(self._total, weights, self._num_heads[: len(weights)], self._num_evictable)
+            self._totals = split.tolist()
+        self._pooled.append(ranking.pooled_heads[: self._totals[known - 1]].cpu().clone())
 
     def most(self, layer: int) -> int:
         """See `Allocation.most`."""

@@ -73,7 +73,12 @@ def test_scaling_defaults_to_the_head_size(policy: str) -> None:
     prompt, keys, values = torch.randn(4, 20, 16), torch.randn(2, 20, 16), torch.randn(2, 20, 7)
 
     def scored(**scaling: float) -> tuple[torch.Tensor, ...]:
-        extras = {"tokens_per_head": 9, "output_weight": torch.ones(4, 7, 5), "prompt_queries": prompt}
+        extras = {
+            "tokens_per_head": 9,
+            "output_weight": torch.ones(4, 7, 5),
+            "prompt_queries": prompt,
+            "residual_norms": torch.ones(3),
+        }
         score = lavakv.scores(policy, prompt[:, 17:], keys, values, **extras, **scaling)
         return tuple(score) if isinstance(score, TieredScores) else (score,)
 

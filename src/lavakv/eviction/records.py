@@ -34,6 +34,28 @@ class Budgets(NamedTuple):
     estimated_loss: Tensor
 
 
+class Judged(NamedTuple):
+    """One sequence in one layer, scored.
+
+    Attributes:
+        score: what the policy's score says, `[H, n]`.
+        weight: the layer's weight in the split over layers.
+    """
+
+    score: Tensor | TieredScores
+    weight: float
+
+
+def judged(policy: Policy, window: ScoringWindow) -> Judged:
+    """Score a layer's entries.
+
+    Raises:
+        PolicyError: the policy's scores cannot be used, named with the layer.
+    """
+    score = judge(policy, window)
+    return Judged(score, layer_weight(policy, window, score.values if isinstance(score, TieredScores) else score))
+
+
 @dataclass(slots=True)
 class RankedPrompt:
     """One sequence in one layer, ranked.
@@ -57,10 +79,13 @@ class RankedPrompt:
         Raises:
             PolicyError: the policy's scores cannot be used, named with the layer.
         """
-        score = judge(policy, window)
-        weight = layer_weight(policy, window, score.values if isinstance(score, TieredScores) else score)
-        ranking, loss = rank(score, num_guaranteed), eviction_loss(window)
-        return cls(ranking, weight, loss.gather(1, ranking.positions), float(loss.sum(dtype=torch.float64)))
+        return cls.ranked(judged(policy, window), window, num_guaranteed)
+
+    @classmethod
+    def ranked(cls, scored: Judged, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
+        """Rank a layer's entries by scores that are at hand."""
+        ranking, loss = rank(scored.score, num_guaranteed), eviction_loss(window)
+        return cls(ranking, scored.weight, loss.gather(1, ranking.positions), float(loss.sum(dtype=torch.float64)))
 
     def settle(self, most_ranks: int) -> Settled:
         """What is still needed once the entries stand in rank order in their store, and no head keeps more ranks."""

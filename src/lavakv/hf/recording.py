@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
 from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.records import RankedPrompt
+from lavakv.eviction.records import Judged, RankedPrompt, judged
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.policy import Policy
@@ -71,6 +71,7 @@ class Recording(NamedTuple):
         other_layers: cache layers that are not compressed, by index.
         next_logits: `[vocabulary]`, what the model expects after the prompt.
         seconds: what the prefill took.
+        judged: scores worked out so far.
         ranked: rankings worked out so far.
     """
 
@@ -80,6 +81,7 @@ class Recording(NamedTuple):
     other_layers: dict[int, Any]
     next_logits: Tensor
     seconds: float
+    judged: dict[Hashable, Judged]
     ranked: dict[Hashable, RankedPrompt]
 
     def prefix(self, num_tokens: int) -> Recording:
@@ -94,7 +96,7 @@ class Recording(NamedTuple):
                 got="sliding or recurrent ones, or flex attention", fix="Record the context alone.",
             )  # fmt: skip
         layers = {index: prompt.prefix(num_tokens) for index, prompt in self.layers.items()}
-        return self._replace(inputs=self.inputs[:, :num_tokens], layers=layers, ranked={})
+        return self._replace(inputs=self.inputs[:, :num_tokens], layers=layers, judged={}, ranked={})
 
     @property
     def can_repeat(self) -> bool:
@@ -134,7 +136,9 @@ class Recording(NamedTuple):
         """`RankedPrompt.of`, remembered by all that it depends on."""
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
         budget = window.tokens_per_head if "tokens_per_head" in policy.needs else None
-        key = (policy.score, rule, budget, num_guaranteed, window.layer, window.queries.shape[2])
-        if key not in self.ranked:
-            self.ranked[key] = RankedPrompt.of(policy, window, num_guaranteed)
-        return self.ranked[key]
+        key = (policy.score, rule, budget, window.layer, window.queries.shape[2])
+        if key not in self.judged:
+            self.judged[key] = judged(policy, window)
+        if (*key, num_guaranteed) not in self.ranked:
+            self.ranked[*key, num_guaranteed] = RankedPrompt.ranked(self.judged[key], window, num_guaranteed)
+        return self.ranked[*key, num_guaranteed]

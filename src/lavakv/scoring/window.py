@@ -12,6 +12,8 @@ from torch import Tensor
 from lavakv.scoring.logits import QueryRows, masked_logits
 from lavakv.scoring.prompt import PromptRows
 
+_CACHED_TOKENS = 256  # projected values of so many tokens stay in a core's cache
+
 
 @dataclass(frozen=True)
 class ScoringWindow:
@@ -138,5 +140,8 @@ def _projected(values: Tensor, weight: Tensor) -> Tensor:
     """L1 norms of one chunk's projected values, `[H, G, tokens]`; a query head at a time, never all at once."""
     heads, group = weight.shape[:2]
     pairs = [(values[head].float(), weight[head, query].float()) for head in range(heads) for query in range(group)]
-    norms = [torch.matmul(tokens, projection).abs().sum(-1) for tokens, projection in pairs]
+    norms = [
+        torch.cat([torch.matmul(part, projection).abs().sum(-1) for part in torch.split(tokens, _CACHED_TOKENS)])
+        for tokens, projection in pairs
+    ]
     return torch.stack(norms).view(heads, group, -1)
