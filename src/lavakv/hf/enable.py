@@ -153,7 +153,7 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, LavaCache)), None)
     hidden_states = args[0] if args else kwargs.get("hidden_states")
-    if cache is not None and isinstance(hidden_states, Tensor):
+    if cache is not None and isinstance(hidden_states, Tensor) and hidden_states.ndim == 3:  # Gemma 3n's are several
         cache.note_hidden_states(hidden_states)
 
 
