@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import ModuleType
 
@@ -91,6 +92,11 @@ def test_plugins_are_listed_after_the_family(plugins: ModuleType) -> None:
 
 def test_a_plugin_is_loaded_by_its_name(plugins: ModuleType) -> None:
     assert get_policy("mine") is MINE
+
+
+def test_a_plugin_reports_under_the_name_it_was_asked_by(plugins: ModuleType) -> None:
+    plugins.mine = replace(MINE, name="another")  # type: ignore[attr-defined]
+    assert get_policy("mine") == MINE
 
 
 def test_built_in_names_come_first(plugins: ModuleType) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
+from lavakv.evaluation.comparison import Comparison, Continuation
 from lavakv.evaluation.distance import distance, log_probabilities
 from lavakv.evaluation.encode import room_for_answer
 from lavakv.evaluation.greedy import Generated, greedy
@@ -22,50 +23,6 @@ from lavakv.hf.recording import Recording
 
 DEFAULT_POSITIONS = 32
 _MAX_ROWS = 8
-
-
-class Continuation(NamedTuple):
-    """What the full cache says after a context.
-
-    Attributes:
-        tokens: int64 `[1, tokens]`, what is fed after the context: the question, if it comes later, and greedy tokens.
-        log_probabilities: `[positions, vocabulary]`, of the next token at the last positions.
-    """
-
-    tokens: Tensor
-    log_probabilities: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One variant, one question.
-
-    Attributes:
-        variant: policy and budget.
-        question: index of the question; 0 where the prompt holds it already.
-        kl_nats: mean KL divergence from the full cache's next-token distributions, over its own greedy continuation.
-        top1_agreement: share of these positions where the likeliest token is the same.
-        estimated_loss: the paper's bound, summed over layers.
-        kept_entries: entries of the prompt that compressed layers hold.
-        kept_fraction: the same as a share of all.
-        kv_bytes: bytes of keys and values right after the prompt, all layers.
-        seconds: what scoring, selecting and the short forward took.
-    """
-
-    variant: Variant
-    question: int
-    kl_nats: float
-    top1_agreement: float
-    estimated_loss: float
-    kept_entries: int
-    kept_fraction: float
-    kv_bytes: int
-    seconds: float
-
-    def record(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "variant"}
-        return {"policy": self.variant.label, "budget": self.variant.budget_label, **named}
 
 
 class Sweep:
