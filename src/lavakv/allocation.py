@@ -44,31 +44,42 @@ class DividedAllocation(Allocation):
         elif policy.layer_rule == "pyramid":
             self._known_beforehand = pyramid_weights(mean_entries, num_evictable, num_heads)
         self._weights: list[float] = []
-        self._pooled: list[Tensor] = []
+        self._pooled: list[Tensor] = []  # of the first layers only what their totals reach, of new ones all
+        self._num_settled = 0
         self._totals: list[int] = []
 
     def add(self, ranking: Ranking, weight: float) -> None:
         """See `Allocation.add`."""
         self._weights.append(weight)
-        known = len(self._weights)
-        if self._known_beforehand is None or not self._totals:
-            weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64)
-            split = layer_budgets(self._total, weights, self._num_heads[: len(weights)], self._num_evictable)
-            self._totals = split.tolist()
-        self._pooled.append(ranking.pooled_heads[: self._totals[known - 1]].cpu().clone())
+        self._pooled.append(ranking.pooled_heads)
 
     def most(self, layer: int) -> int:
         """See `Allocation.most`."""
+        self._settle()
         heads = self._num_heads[layer]
         return min(self._totals[layer] + worst_case_spare(heads), self._num_evictable * heads)
 
     def counts(self, layer: int, final: bool) -> Tensor:
         """See `Allocation.counts`."""
+        self._settle()
         total = self._totals[layer]
         weights = self._policy.head_weights(self._pooled[layer], self._num_heads[layer], total)
         if final:
             return head_budgets(weights, total, self._num_evictable)
         return retained_while_trimming(weights, total, self._num_evictable)
+
+    def _settle(self) -> None:
+        """Divide the total over the layers known by now and let go of what is beyond each one's share."""
+        known = len(self._weights)
+        if self._num_settled == known:
+            return
+        if self._known_beforehand is None or not self._totals:
+            weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64)
+            split = layer_budgets(self._total, weights, self._num_heads[: len(weights)], self._num_evictable)
+            self._totals = split.tolist()
+        for layer in range(self._num_settled, known):
+            self._pooled[layer] = self._pooled[layer][: self._totals[layer]].cpu().clone()
+        self._num_settled = known
 
 
 class PooledAllocation(Allocation):

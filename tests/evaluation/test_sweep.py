@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 import lavakv
-from lavakv.evaluation.distance import distance, log_probabilities
+from lavakv.evaluation.distance import Reference, distance, log_probabilities
 from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
 from tests.hf import zoo
@@ -56,7 +56,7 @@ def test_a_variant_s_numbers_are_those_of_a_run_alone(kind, aware) -> None:
     for row in rows:
         tokens, full = _full(model, context, None if aware else questions[row.question])
         _, logits = _alone(model, context, row.variant, tokens)
-        expected = distance(log_probabilities(full), logits[-POSITIONS:])
+        expected = distance(Reference(log_probabilities(full)), logits[-POSITIONS:])
         assert row.kl_nats == pytest.approx(expected.kl_nats, rel=1e-6, abs=1e-12)
         assert row.top1_agreement == expected.top1_agreement
         fresh = row.variant.new_cache(model.config)
@@ -137,10 +137,10 @@ def test_generated_text_is_that_of_generate() -> None:
 
 def test_distance_is_zero_for_the_same_and_known_for_two() -> None:
     logits = torch.tensor([[0.0, 0.0], [1.0, 3.0]])
-    assert distance(log_probabilities(logits), logits) == (0.0, 1.0)
+    assert distance(Reference(log_probabilities(logits)), logits) == (0.0, 1.0)
     halves, thirds = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(1), math.log(3)]])
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
-    assert distance(log_probabilities(halves), thirds).kl_nats == pytest.approx(expected, rel=1e-6)
+    assert distance(Reference(log_probabilities(halves)), thirds).kl_nats == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_a_sweep_refuses() -> None:

@@ -43,7 +43,10 @@ class Prefill:
     def plans(self) -> list[PromptPlan]:
         lengths = [row.shape[1] for row in self.layers[0]]
         rows = zip(lengths, self.budgets, strict=True)
-        return [PromptPlan(length, max(lengths) - length, budget, self.window) for length, budget in rows]
+        return [
+            PromptPlan(length, max(lengths) - length, budget, self.window, CONTROLLED[self.policy])
+            for length, budget in rows
+        ]
 
     @property
     def num_heads(self) -> list[int]:
@@ -60,7 +63,7 @@ class Prefill:
     def run(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[PromptEviction, Budgets]:
         """Prefill all layers; records the most entries held at any time."""
         self.stores = [store() for _ in self.layers]
-        eviction = PromptEviction(CONTROLLED[self.policy], self.plans, self.stores, self.num_heads)
+        eviction = PromptEviction(self.plans, self.stores, self.num_heads)
         budgets = None
         for layer, one in enumerate(self.stores):
             keys, values = self.columns(layer)
@@ -75,7 +78,7 @@ class Prefill:
     def run_at_once(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[PromptEviction, Budgets]:
         """The same with all layers known beforehand."""
         self.stores = [store() for _ in self.layers]
-        eviction = PromptEviction(CONTROLLED[self.policy], self.plans, self.stores, self.num_heads)
+        eviction = PromptEviction(self.plans, self.stores, self.num_heads)
         windows = []
         for layer, one in enumerate(self.stores):
             keys, values = self.columns(layer)

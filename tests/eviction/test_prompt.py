@@ -38,7 +38,7 @@ def _window(layer: int = 0, tokens: int = 40, window: int = 4) -> ScoringWindow:
 def test_a_plan_counts_the_window_inside_the_budget(
     num_tokens: int, evictable: int, keeps_all: bool, mean: int
 ) -> None:
-    plan = PromptPlan(num_tokens, num_padding=0, tokens_per_head=10, window=4)
+    plan = PromptPlan(num_tokens, num_padding=0, tokens_per_head=10, window=4, policy=get_policy("lava"))
     assert (plan.num_evictable, plan.keeps_all, plan.mean_entries) == (evictable, keeps_all, mean)
 
 
@@ -70,7 +70,7 @@ def test_the_report_has_a_column_a_head(store: type[RaggedStore]) -> None:
 
 def test_the_estimated_loss_is_the_bounds_evicted_sum() -> None:
     windows, stores = [_window(layer) for layer in range(3)], [RaggedStore() for _ in range(3)]
-    eviction = PromptEviction(get_policy("lava"), [PromptPlan(40, 0, 12, 4)], stores, [2, 2, 2])
+    eviction = PromptEviction([PromptPlan(40, 0, 12, 4, get_policy("lava"))], stores, [2, 2, 2])
     budgets = None
     for store, window in zip(stores, windows, strict=True):
         store.hold(window.keys[0][None], window.values[0][None])
@@ -108,6 +108,7 @@ def test_what_no_smaller_budget_can_ask_for_is_forgotten(name: str) -> None:
     allocation = allocate(policy, [2, 2], mean_entries=3, num_evictable=4996)
     before = len(pickle.dumps(allocation))
     allocation.add(ranked.ranking, ranked.weight)
+    assert allocation.most(0) <= 12 + 4
     assert len(pickle.dumps(ranked)) > 10 * 4996
     assert len(pickle.dumps(allocation)) < before + 1000
     assert len(pickle.dumps(ranked.settle(6))) < 1000

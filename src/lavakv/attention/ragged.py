@@ -41,6 +41,9 @@ def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
 def _past(past: RaggedPast, request: AttentionRequest, packed: Tensor) -> Partial:
     """Attention of all heads to their own survivors, `[B, H, rows, value_dim]`."""
     batch, heads, rows, _ = packed.shape
+    if past.rectangle is not None:
+        keys, values = (part.view(batch, heads, *part.shape[1:]) for part in past.rectangle)
+        return _part(request, packed, keys, values, None)
     nothing = Partial(
         packed.new_zeros(1, 1, rows, past.values.shape[1]),
         packed.new_full((1, 1, rows), float("-inf"), dtype=torch.promote_types(packed.dtype, torch.float32)),

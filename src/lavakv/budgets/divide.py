@@ -34,12 +34,23 @@ def divide(total: int, weights: Tensor, caps: Tensor) -> Tensor:
             fix="Ask for at most as many entries as there are.",
         )
     weights = weights.double()
+    if caps.device.type == "cpu" and bool((weights == weights[:1]).all() & (caps == caps[:1]).all()):
+        return _evenly(total, caps)
     weighted = weights > 0
+    if caps.device.type == "cpu" and bool(weighted.all()):
+        return _webster(torch.tensor(total), weights, caps)
     first_caps = torch.where(weighted, caps, torch.zeros_like(caps))
     first_total = first_caps.sum().clamp(max=total)
     first = _webster(first_total, weights, first_caps)
     rest = _webster(total - first_total, (~weighted).double(), caps - first_caps)
     return first + rest
+
+
+def _evenly(total: int, caps: Tensor) -> Tensor:
+    """Seats of parts that differ in nothing."""
+    num_parts = caps.numel()
+    order = torch.arange(num_parts)
+    return total // num_parts + (order < total % num_parts).long() if num_parts else order
 
 
 def _webster(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:

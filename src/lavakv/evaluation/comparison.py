@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lavakv.evaluation.distance import Reference
 from lavakv.evaluation.variant import Variant
 
 
@@ -15,11 +16,11 @@ class Continuation(NamedTuple):
 
     Attributes:
         tokens: int64 `[1, tokens]`, what is fed after the context: the question, if it comes later, and greedy tokens.
-        log_probabilities: `[positions, vocabulary]`, of the next token at the last positions.
+        reference: of the next token at the last positions.
     """
 
     tokens: Tensor
-    log_probabilities: Tensor
+    reference: Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Comparison:
         kept_entries: entries of the prompt that compressed layers hold.
         kept_fraction: the same as a share of all.
         kv_bytes: bytes of keys and values right after the prompt, all layers.
-        seconds: what scoring, selecting and the short forward took.
+        seconds: an equal share of what scoring, selecting and the short forward of its batch took.
     """
 
     variant: Variant

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -24,14 +27,36 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return (logits if logits.itemsize >= 4 else logits.float()).log_softmax(dim=-1)
 
 
-def distance(reference: Tensor, logits: Tensor) -> Distance:
+@dataclass(frozen=True)
+class Reference:
+    """Next-token distributions with the full cache, for any number of comparisons.
+
+    Attributes:
+        log_probabilities: `[positions, vocabulary]`.
+    """
+
+    log_probabilities: Tensor
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The same, not as logarithms."""
+        return self.log_probabilities.exp()
+
+    @cached_property
+    def likeliest(self) -> Tensor:
+        """The likeliest token at each position, int64 `[positions]`."""
+        return self.log_probabilities.argmax(dim=-1)
+
+
+def distance(reference: Reference, logits: Tensor) -> Distance:
     """Compare distributions at the same positions.
 
     Args:
-        reference: `[positions, vocabulary]`, log-probabilities with the full cache.
-        logits: the same shape, with the compressed one.
+        reference: with the full cache.
+        logits: `[positions, vocabulary]`, with the compressed one.
     """
     other = log_probabilities(logits)
-    divergence = (reference.exp() * (reference - other)).sum(dim=-1).double()
-    agreement = (reference.argmax(dim=-1) == other.argmax(dim=-1)).double()
+    agreement = (reference.likeliest == other.argmax(dim=-1)).double()
+    difference = torch.sub(reference.log_probabilities, other, out=other)
+    divergence = torch.linalg.vecdot(reference.probabilities, difference).double()
     return Distance(max(float(divergence.mean()), 0.0), float(agreement.mean()))

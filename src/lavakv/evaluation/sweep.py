@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lavakv.errors import InputError
 from lavakv.evaluation.comparison import Comparison, Continuation
-from lavakv.evaluation.distance import distance, log_probabilities
+from lavakv.evaluation.distance import Reference, distance, log_probabilities
 from lavakv.evaluation.encode import room_for_answer
 from lavakv.evaluation.greedy import Generated, greedy
 from lavakv.evaluation.variant import Variant, batches, fan_out
@@ -77,11 +77,12 @@ class Sweep:
         twin.recording, twin._questions = self.recording.prefix(num_tokens), [asked]
         tokens, reference = self._full[0]
         first = log_probabilities(self.recording.next_logits)[None]
-        twin._full = [Continuation(torch.cat([asked, tokens[:, :-1]], dim=1), torch.cat([first, reference[:-1]]))]
+        known = torch.cat([first, reference.log_probabilities[:-1]])
+        twin._full = [Continuation(torch.cat([asked, tokens[:, :-1]], dim=1), Reference(known))]
         return twin
 
     def run(self, variants: Sequence[Variant]) -> Iterator[Comparison]:
-        """Compare variants, each with every question; budgets of one policy share a forward.
+        """Compare variants, each with every question; variants share forwards, a few rows in each.
 
         Raises:
             LavaError: a bad budget or policy, or one that this model cannot serve.
@@ -97,7 +98,7 @@ class Sweep:
             found: list[list[Comparison]] = [[] for _ in rows]
             for index, (tokens, reference) in enumerate(self._full):
                 cache = cache if index == 0 else self._filled(rows)
-                logits = self._logits(cache, tokens.expand(len(rows), -1), reference.shape[0])
+                logits = self._logits(cache, tokens.expand(len(rows), -1), reference.log_probabilities.shape[0])
                 for row, mine in enumerate(logits):
                     found[row].append(replace(about[row], question=index, **distance(reference, mine)._asdict()))
         seconds = (time.perf_counter() - start) / (len(rows) * len(self._full))
@@ -153,7 +154,7 @@ class Sweep:
             fed.append(logits.argmax().view(1, 1))
             logits = self._logits(cache, fed[-1], 1)[0, 0]
             collected.append(logits)
-        return Continuation(torch.cat(fed, dim=1), log_probabilities(torch.stack(collected)))
+        return Continuation(torch.cat(fed, dim=1), Reference(log_probabilities(torch.stack(collected))))
 
     def _logits(self, cache: LavaCache, tokens: Tensor, num_last: int) -> Tensor:
         """Logits after the last tokens of each row, `[rows, num_last, vocabulary]`."""

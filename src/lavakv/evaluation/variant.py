@@ -73,19 +73,19 @@ class Variant:
 
 
 def batches(variants: Sequence[Variant], max_rows: int) -> Iterator[list[Variant]]:
-    """Neighbours that differ in the budget only, as many as fit in one batch; the full cache stands alone."""
-    for (policy, _, _), group in groupby(variants, key=lambda variant: (variant.policy, variant.window, variant.store)):
+    """Neighbours that can share a batch, as many as fit; the full cache stands alone."""
+    for (is_full, _, _), group in groupby(variants, key=lambda each: (each.policy is None, each.window, each.store)):
         waiting = list(group)
-        step = 1 if policy is None else max_rows
+        step = 1 if is_full else max_rows
         yield from (waiting[start : start + step] for start in range(0, len(waiting), step))
 
 
 def fan_out(variants: Sequence[Variant], config: Any) -> FanOutCache:
-    """An empty cache with a row for each of some variants that differ in the budget only.
+    """An empty cache with a row for each of some variants that differ in policy and budget only.
 
     Raises:
         LavaError: as `Variant.new_cache`.
     """
-    first = variants[0]
-    assert first.policy is not None
-    return FanOutCache(config, [variant.spec() for variant in variants], first.policy, first.store)
+    policies = [variant.policy for variant in variants if variant.policy is not None]
+    assert len(policies) == len(variants)
+    return FanOutCache(config, policies, [variant.spec() for variant in variants], variants[0].store)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lavakv.policy import Policy
+
 
 @dataclass(frozen=True, slots=True)
 class PromptPlan:
@@ -14,12 +16,14 @@ class PromptPlan:
         num_padding: columns of left padding before them.
         tokens_per_head: budget `b`.
         window: window size `w`.
+        policy: what decides.
     """
 
     num_tokens: int
     num_padding: int
     tokens_per_head: int
     window: int
+    policy: Policy
 
     @property
     def num_evictable(self) -> int:

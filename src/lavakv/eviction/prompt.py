@@ -33,16 +33,15 @@ class PromptEviction:
 
     def __init__(
         self,
-        policy: Policy,
         prompts: Sequence[PromptPlan],
         stores: Sequence[LayerStore],
         num_heads: Sequence[int],
         ranker: Ranker = RankedPrompt.of,
     ) -> None:
-        self._policy, self.prompts = policy, list(prompts)
+        self.prompts = list(prompts)
         self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
         self._allocations = [
-            None if plan.keeps_all else allocate(policy, num_heads, plan.mean_entries, plan.num_evictable)
+            None if plan.keeps_all else allocate(plan.policy, num_heads, plan.mean_entries, plan.num_evictable)
             for plan in prompts
         ]
         self._settled: list[list[Settled | None]] = []
@@ -88,7 +87,8 @@ class PromptEviction:
         """Rank one sequence's entries of the next layer and let it compete for the budget."""
         plan, allocation = self.prompts[row], self._allocations[row]
         assert allocation is not None
-        ranked = self._ranker(self._policy, window, self._policy.num_guaranteed(plan.tokens_per_head, plan.window))
+        num_guaranteed = plan.policy.num_guaranteed(plan.tokens_per_head, plan.window)
+        ranked = self._ranker(plan.policy, window, num_guaranteed)
         allocation.add(ranked.ranking, ranked.weight)
         return ranked
 

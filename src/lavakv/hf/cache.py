@@ -233,6 +233,10 @@ class LavaCache(Refusals, Cache):
         """
         return self._resolved(self._spec, num_tokens, columns, itemsize)
 
+    def policies(self, num_sequences: int) -> list[Policy]:
+        """What decides for each sequence of a batch."""
+        return [self._policy] * num_sequences
+
     def _resolved(self, spec: BudgetSpec, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         fixed = token = 0
         if spec.max_bytes is not None:
@@ -243,8 +247,9 @@ class LavaCache(Refusals, Cache):
     def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
         tokens, padding = tokens_and_padding(step.real)
         budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
-        plans = [PromptPlan(*row, self._spec.window) for row in zip(tokens, padding, budgets, strict=True)]
-        step.eviction = PromptEviction(self._policy, plans, self._stores(), self._geometry.num_heads, ranker)
+        rows = zip(tokens, padding, budgets, self.policies(len(tokens)), strict=True)
+        plans = [PromptPlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
+        step.eviction = PromptEviction(plans, self._stores(), self._geometry.num_heads, ranker)
 
     def _stores(self) -> list[LayerStore]:
         return [self.layers[index].store for index in self.layer_indices]

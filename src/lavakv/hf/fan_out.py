@@ -1,4 +1,4 @@
-"""One prompt in several rows of a batch, each row with a budget of its own."""
+"""One prompt in several rows of a batch, each row with a policy and a budget of its own."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from transformers import PretrainedConfig
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.hf.cache import LavaCache
 from lavakv.policy import Policy
+from lavakv.registry import get_policy
 
 
 class FanOutCache(LavaCache):
-    """A cache whose rows hold the same prompt under one policy and as many budgets; filled from a `Recording`.
+    """A cache whose rows hold the same prompt under as many policies and budgets; filled from a `Recording`.
 
     Args:
         config: the model's config.
+        policies: one a row, names from `lavakv.policies()` or `Policy` objects.
         specs: one budget a row, all with the same window.
-        policy: a name from `lavakv.policies()` or a `Policy`.
         store: as in `LavaCache`.
     """
 
     def __init__(
         self,
         config: PretrainedConfig,
+        policies: Sequence[str | Policy],
         specs: Sequence[BudgetSpec],
-        policy: str | Policy,
         store: Literal["ragged", "masked"] = "ragged",
     ) -> None:
-        self._specs = list(specs)
-        super().__init__(config, None, policy, specs[0].window, store)
+        self._specs, self._policies = list(specs), [get_policy(policy) for policy in policies]
+        super().__init__(config, None, policies[0], specs[0].window, store)
 
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """See `LavaCache.tokens_per_head`; each row's budget is that of the row alone."""
         rows = zip(self._specs, num_tokens, strict=True)
         return [self._resolved(spec, [tokens], columns, itemsize)[0] for spec, tokens in rows]
+
+    def policies(self, num_sequences: int) -> list[Policy]:
+        """See `LavaCache.policies`."""
+        assert num_sequences == len(self._policies)
+        return self._policies

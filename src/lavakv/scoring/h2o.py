@@ -14,16 +14,23 @@ BLOCK_ROWS = 256
 def h2o_score(window: ScoringWindow) -> Tensor:
     """Group mean of the attention received, summed over all rows, float32 `[H, n]`. Needs the prompt's queries.
 
-    Computed in blocks of rows, so that the whole attention matrix never exists.
+    Computed in blocks of one head's rows, in the same memory, so that the whole attention matrix never exists.
     """
     assert window.prompt is not None
     keys = torch.cat(list(window.keys), dim=1)
     queries, visible = window.prompt
-    num_tokens, received = keys.shape[1], torch.zeros(keys.shape[:2], device=keys.device)
+    heads, num_tokens = keys.shape[:2]
+    received = torch.zeros(heads, num_tokens, device=keys.device)
+    room = received.new_empty(2, queries.shape[1] * min(BLOCK_ROWS, num_tokens) * (num_tokens + 1))
     for start in range(0, num_tokens, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, num_tokens)
         seen = num_tokens if visible is not None else stop
-        rows = QueryRows(queries[:, :, start:stop], start, None if visible is None else visible(start, stop))
-        logits = masked_logits(rows, keys[:, :seen], window.scaling, window.softcap, window.sinks)
-        received[:, :seen] += torch.softmax(logits, dim=-1)[..., :seen].sum(dim=2).mean(dim=1)
+        shown = None if visible is None else visible(start, stop)
+        for head in range(heads):
+            one = slice(head, head + 1)
+            rows = QueryRows(queries[one, :, start:stop], start, shown)
+            sinks = None if window.sinks is None else window.sinks[one]
+            logits = masked_logits(rows, keys[one, :seen], window.scaling, window.softcap, sinks, room[0])
+            paid = torch.softmax(logits, dim=-1, out=room[1, : logits.numel()].view(logits.shape))
+            received[head, :seen] += paid[0, ..., :seen].sum(dim=(0, 1)) / queries.shape[1]
     return received[:, : window.num_evictable]

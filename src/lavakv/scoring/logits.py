@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,14 @@ class QueryRows(NamedTuple):
     visible: Tensor | None
 
 
-def masked_logits(rows: QueryRows, keys: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None) -> Tensor:
+def masked_logits(
+    rows: QueryRows,
+    keys: Tensor,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    room: Tensor | None = None,
+) -> Tensor:
     """Logits in float32, -inf where a row does not see.
 
     Args:
@@ -31,13 +39,16 @@ def masked_logits(rows: QueryRows, keys: Tensor, scaling: float, softcap: float 
         scaling: factor on query-key products.
         softcap: logit softcap, or None.
         sinks: `[H, G]` to append as a last column, or None.
+        room: float32 `[>= H * G * rows * tokens]`, memory to write to: fresh pages cost more than the product.
 
     Returns:
         `[H, G, rows, tokens]`, one column more with sinks.
     """
     heads, group, num_rows, _ = rows.queries.shape
     packed = rows.queries.float().reshape(heads, group * num_rows, -1) * scaling
-    logits = torch.bmm(packed, keys.float().transpose(1, 2)).view(heads, group, num_rows, -1)
+    shape = (heads, group * num_rows, keys.shape[1])
+    target = None if room is None else room[: math.prod(shape)].view(shape)
+    logits = torch.bmm(packed, keys.float().transpose(1, 2), out=target).view(heads, group, num_rows, -1)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if rows.visible is not None:

@@ -18,12 +18,16 @@ class RaggedPast:
         columns: int32 `[entries]`, where each entry came from.
         offsets: `segments + 1` integers: segment `i` is rows `offsets[i]` to `offsets[i + 1]`.
         segments: views of each segment's keys and values, cut once for all decode steps to come.
+        rectangle: keys and values as `[segments, length, dim]` where all segments are equally long, else None.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, columns: Tensor, counts: Sequence[int]) -> None:
         self.keys, self.values, self.columns = keys, values, columns
         self.offsets = list(accumulate(counts, initial=0))
         self.segments = [(keys[start:stop], values[start:stop]) for start, stop in pairwise(self.offsets)]
+        self.rectangle: tuple[Tensor, Tensor] | None = None
+        if len(set(counts)) == 1 and counts[0]:
+            self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
