@@ -31,6 +31,10 @@ class Allocation(ABC):
     def counts(self, layer: int, final: bool) -> Tensor:
         """Entries each head of a layer keeps, int64 `[H]`: exact once all are known, with rounding's spare before."""
 
+    @abstractmethod
+    def final_counts(self) -> list[list[int]]:
+        """Entries each head of each layer keeps, once all layers are known."""
+
 
 class DividedAllocation(Allocation):
     """The sequence's total is divided over layers by weight, a layer's over heads by the head rule."""
@@ -67,6 +71,19 @@ class DividedAllocation(Allocation):
         if final:
             return head_budgets(weights, total, self._num_evictable)
         return retained_while_trimming(weights, total, self._num_evictable)
+
+    def final_counts(self) -> list[list[int]]:
+        """See `Allocation.final_counts`."""
+        self._settle()
+        layers = zip(self._pooled, self._num_heads, self._totals, strict=True)
+        weights = [self._policy.head_weights(*layer) for layer in layers]
+        if len(set(self._num_heads)) > 1:
+            pairs = zip(weights, self._totals, strict=True)
+            return [head_budgets(own, total, self._num_evictable).tolist() for own, total in pairs]
+        found: list[list[int]] = head_budgets(
+            torch.stack(weights), torch.tensor(self._totals), self._num_evictable
+        ).tolist()
+        return found
 
     def _settle(self) -> None:
         """Divide the total over the layers known by now and let go of what is beyond each one's share."""
@@ -106,6 +123,10 @@ class PooledAllocation(Allocation):
         if len(self._counts) < self._num_known:
             self._counts = torch.split(self._pool.counts(), self._num_heads[: self._num_known])
         return self._counts[layer]
+
+    def final_counts(self) -> list[list[int]]:
+        """See `Allocation.final_counts`."""
+        return [self.counts(layer, final=True).tolist() for layer in range(self._num_known)]
 
 
 def allocate(policy: Policy, num_heads: Sequence[int], mean_entries: int, num_evictable: int) -> Allocation:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavakv.attention import attend, cpu_flash
+from lavakv.attention.native import decode
+from lavakv.store import blocks
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import DTYPES, Case, cases
@@ -18,14 +20,17 @@ new_empty = torch.Tensor.new_empty
 
 
 @contextmanager
-def conditions(with_operator: bool, poisoned: bool = True) -> Iterator[None]:
-    """With PyTorch's private operator or without; fresh memory full of NaN, so that reading spare room shows."""
+def conditions(with_operator: bool, poisoned: bool = True, with_kernel: bool = False) -> Iterator[None]:
+    """With PyTorch's private operator or without, with the C kernel or without; fresh memory full of NaN:
+    reading spare room shows."""
 
     def poisonous(self: Tensor, *args, **kwargs) -> Tensor:
         fresh = new_empty(self, *args, **kwargs)
         return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
 
     with pytest.MonkeyPatch.context() as patch:
+        if not with_kernel:
+            patch.setattr(decode, "kernel", lambda: None)
         if not with_operator:
             patch.setattr(cpu_flash, "_OPERATOR", None)
         if poisoned:
@@ -48,6 +53,18 @@ def assert_exact(case: Case, answer: Tensor) -> None:
 def test_ragged_attention_is_exact(dtype: torch.dtype, with_operator: bool, data: st.DataObject) -> None:
     case = data.draw(cases(dtype))
     with conditions(with_operator):
+        assert_exact(case, attend(case.fill(RaggedStore()), case.request))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_ragged_attention_is_exact_in_small_blocks(dtype: torch.dtype, data: st.DataObject) -> None:
+    """Many blocks, with borders everywhere: what large caches have."""
+    case, most = data.draw(cases(dtype)), data.draw(st.integers(1, 6))
+    with conditions(with_operator=True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "FEWEST_ENTRIES", 1)
+        patch.setattr(blocks, "MOST_ENTRIES", most)
         assert_exact(case, attend(case.fill(RaggedStore()), case.request))
 
 

@@ -27,6 +27,16 @@ def test_divide_equals_handing_out_seats_one_by_one(split: Split) -> None:
     assert all(0 <= share <= cap for share, cap in zip(shares.tolist(), split.caps, strict=True))
 
 
+@given(st.lists(splits(), min_size=1, max_size=4))
+def test_several_splits_at_once_equal_each_alone(several: list[Split]) -> None:
+    parts = max(len(split.weights) for split in several)
+    padded = [(split.total, [*split.weights, *[0.0] * missing], [*split.caps, *[0] * missing])
+              for split in several for missing in [parts - len(split.weights)]]  # fmt: skip
+    totals, weights, caps = (torch.tensor(column) for column in zip(*padded, strict=True))
+    shares = divide(totals, weights.double(), caps)
+    assert shares.tolist() == [divide_naive(*split) for split in padded]
+
+
 @pytest.mark.parametrize("dwarfs", [1, 2, 8, 21])
 @pytest.mark.parametrize("cap", [1, 2])
 def test_one_giant_among_dwarfs(dwarfs: int, cap: int) -> None:

@@ -36,6 +36,7 @@ def test_budgets_only_shrink_and_end_exact(layers: list[torch.Tensor], policy: P
         assert all(bool((now <= then).all()) for now, then in zip(retained, earlier, strict=False))
         assert all(int(counts.sum()) <= bound for counts, bound in zip(retained, most, strict=True))
     final = [allocation.counts(layer, final=True) for layer in range(len(layers))]
+    assert allocation.final_counts() == [counts.tolist() for counts in final]
     assert sum(int(counts.sum()) for counts in final) == mean * sum(num_heads)
     for counts, kept, heads in zip(final, retained, num_heads, strict=True):
         assert counts.shape == (heads,)

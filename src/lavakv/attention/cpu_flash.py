@@ -28,10 +28,13 @@ def cpu_flash_fits(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
 def attend_part_cpu_flash(
     queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: Tensor | None
 ) -> Partial:
-    """Twin of `attend_part` without softcap. Shapes `[B, H, rows, dim]`, `[B, H, entries, dim]`, at least one entry."""
+    """Twin of `attend_part` without softcap; `mask` may also be what to add to the logits, in the queries' dtype.
+
+    Shapes `[B, H, rows, dim]`, `[B, H, entries, dim]`, at least one entry.
+    """
     assert _OPERATOR is not None
-    additive = None
-    if mask is not None:
+    additive = mask
+    if mask is not None and mask.dtype == torch.bool:
         additive = torch.zeros(mask.shape, dtype=queries.dtype).masked_fill_(~mask, float("-inf"))
     output, log_sum_exp = _OPERATOR(queries, keys, values, attn_mask=additive, scale=scaling)
     return Partial(output, log_sum_exp)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lavakv.attention.blocks import MOST_ROWS, attend_blocks
 from lavakv.attention.cpu_flash import attend_part_cpu_flash, cpu_flash_fits
+from lavakv.attention.native.decode import attend_native, native_fits
 from lavakv.attention.partial import Partial, attend_part, merge
 from lavakv.attention.request import AttentionRequest
 from lavakv.store.past import RaggedPast
@@ -20,6 +22,8 @@ def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
     """
     assert store.past is not None
     assert store.tail is not None
+    if native_fits(store, request):
+        return attend_native(store, request)
     queries = request.queries
     batch, query_heads, num_queries, head_dim = queries.shape
     heads = store.num_heads
@@ -28,6 +32,10 @@ def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
     mask = request.tail_mask
     if mask is not None:
         mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, 1, group * num_queries, -1)
+    rows, past = packed.shape[2], store.past
+    if rows <= MOST_ROWS and past.num_entries and _can_flash(request, packed, past.keys, past.values) and past.blocks:
+        merged = attend_blocks(store, past.blocks, request, packed, mask)
+        return merged.to(queries.dtype).reshape(batch, query_heads, num_queries, -1)
     parts = [_part(request, packed, store.tail.keys, store.tail.values, mask)]
     if store.past.num_entries:
         parts.append(_past(store.past, request, packed))
@@ -57,8 +65,12 @@ def _past(past: RaggedPast, request: AttentionRequest, packed: Tensor) -> Partia
     return Partial(output, torch.cat([part.log_sum_exp for part in parts], dim=1).view(batch, heads, rows))
 
 
+def _can_flash(request: AttentionRequest, packed: Tensor, keys: Tensor, values: Tensor) -> bool:
+    return request.settings.softcap is None and cpu_flash_fits(packed, keys, values)
+
+
 def _part(request: AttentionRequest, packed: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Partial:
     scaling, softcap, _ = request.settings
-    if softcap is None and cpu_flash_fits(packed, keys, values):
+    if _can_flash(request, packed, keys, values):
         return attend_part_cpu_flash(packed, keys, values, scaling, mask)
     return attend_part(packed, keys, values, scaling, softcap, mask)

@@ -43,9 +43,13 @@ def shares(weights: Tensor, total: int) -> Tensor:
     return weights * (total / weights.sum().clamp(min=1.0))
 
 
-def head_budgets(weights: Tensor, total: int, num_evictable: int) -> Tensor:
-    """Divide a layer's total over its heads by weight, int64 `[H]`: sums to `total`, at most `num_evictable` each."""
-    return divide(total, weights, torch.full((weights.numel(),), num_evictable, device=weights.device))
+def head_budgets(weights: Tensor, total: int | Tensor, num_evictable: int) -> Tensor:
+    """Divide a layer's total over its heads by weight; or, with one more axis in front, those of several layers.
+
+    Returns:
+        int64 `[..., H]`: sums to `total`, at most `num_evictable` each.
+    """
+    return divide(total, weights, torch.full((weights.shape[-1],), num_evictable, device=weights.device))
 
 
 def retained_while_trimming(weights: Tensor, total: int, num_evictable: int) -> Tensor:

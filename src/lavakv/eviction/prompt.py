@@ -66,7 +66,7 @@ class PromptEviction:
                 self._trim(layer, final=True)
         else:
             self._make_room(newest)
-        self._gather(newest, ranked, final=is_last)
+        self._gather(newest, ranked, self._counts(newest, final=is_last))
         return self._finish() if is_last else None
 
     def add_all(self, windows: Sequence[Sequence[ScoringWindow | None]]) -> Budgets:
@@ -79,8 +79,9 @@ class PromptEviction:
             [None if window is None else self._ranked(row, window) for row, window in enumerate(layer)]
             for layer in windows
         ]
+        counts = [self._final_counts(row) for row in range(len(self.prompts))]
         for layer, prompts in enumerate(ranked):
-            self._gather(layer, prompts, final=True)
+            self._gather(layer, prompts, [row[layer] for row in counts])
         return self._finish()
 
     def _ranked(self, row: int, window: ScoringWindow) -> RankedPrompt:
@@ -114,9 +115,8 @@ class PromptEviction:
             for plan, allocation in rows
         )
 
-    def _gather(self, layer: int, ranked: Sequence[RankedPrompt | None], final: bool) -> None:
+    def _gather(self, layer: int, ranked: Sequence[RankedPrompt | None], counts: list[list[int]]) -> None:
         """Give a whole layer its share and let go of the rest."""
-        counts = self._counts(layer, final)
         columns = [self._ranked_columns(layer, row, prompt) for row, prompt in enumerate(ranked)]
         self._stores[layer].keep(columns, counts, self._tail_columns())
         self._held.append(0)
@@ -147,6 +147,13 @@ class PromptEviction:
             else:
                 counts.append(allocation.counts(layer, final).tolist())
         return counts
+
+    def _final_counts(self, row: int) -> list[list[int]]:
+        """The same of one sequence in all layers, once all are known."""
+        allocation = self._allocations[row]
+        if allocation is None:
+            return [[self.prompts[row].num_evictable] * heads for heads in self._num_heads]
+        return allocation.final_counts()
 
     def _ranked_columns(self, layer: int, row: int, ranked: RankedPrompt | None) -> Tensor:
         """Columns before the window by rank, `[H, n]`."""

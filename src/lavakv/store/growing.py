@@ -28,6 +28,11 @@ class GrowingKeyValues:
         return self._values[:, :, : self.length]
 
     @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values with the spare columns, `[B, H, capacity, dim]`; what is in those is undefined."""
+        return self._keys, self._values
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated, spare columns included."""
         return self._keys.nbytes + self._values.nbytes

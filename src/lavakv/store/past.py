@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from lavakv.store.blocks import Blocks, plan_blocks
 
 
 class RaggedPast:
@@ -25,6 +29,8 @@ class RaggedPast:
         self.keys, self.values, self.columns = keys, values, columns
         self.offsets = list(accumulate(counts, initial=0))
         self.segments = [(keys[start:stop], values[start:stop]) for start, stop in pairwise(self.offsets)]
+        self._num_pieces: dict[int, int] = {}
+        self._blocks: Blocks | Literal[False] | None = False
         self.rectangle: tuple[Tensor, Tensor] | None = None
         if len(set(counts)) == 1 and counts[0]:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
@@ -50,6 +56,24 @@ class RaggedPast:
         kept = [slice(start, start + count) for (start, _), count in spans]
         keys, values, columns = (torch.cat([t[rows] for rows in kept]) for t in (self.keys, self.values, self.columns))
         return RaggedPast(keys, values, columns, counts)
+
+    def num_pieces(self, size: int) -> int:
+        """Into how many pieces of at most `size` entries the segments fall; counted once."""
+        if size not in self._num_pieces:
+            self._num_pieces[size] = sum(-(-length // size) for length in self.lengths())
+        return self._num_pieces[size]
+
+    @cached_property
+    def host_offsets(self) -> Tensor:
+        """`offsets` as an int64 tensor on the CPU."""
+        return torch.tensor(self.offsets)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The entries in equal blocks, planned once; None where segments are too short for it. See `blocks.py`."""
+        if self._blocks is False:
+            self._blocks = plan_blocks(self.offsets, self.keys.dtype)
+        return self._blocks
 
     @property
     def num_entries(self) -> int:

@@ -1,0 +1,92 @@
+"""Builds the C kernel with the machine's own compiler, once for all runs, and loads it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).parent / "kernel.c"
+SWITCH = "LAVAKV_COMPILE"
+_OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_PATIENCE_SECONDS = 60
+
+
+class Library(ctypes.CDLL):
+    """The loaded kernel, its functions typed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        for function in (self.lavakv_chunk, self.lavakv_piece_bytes):
+            function.restype, function.argtypes = ctypes.c_int64, []
+        pointer = ctypes.c_void_p
+        self.lavakv_decode.restype = None
+        self.lavakv_decode.argtypes = [pointer, ctypes.c_float, *[pointer] * 13]
+        self.chunk, self.piece_bytes = int(self.lavakv_chunk()), int(self.lavakv_piece_bytes())
+
+
+def compiler() -> list[str] | None:
+    """The C compiler's command: `CC`, or the first of cc, gcc and clang; None where there is none."""
+    chosen = os.environ.get("CC")
+    if chosen:
+        return shlex.split(chosen)
+    found = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
+    return [found] if found else None
+
+
+@functools.cache
+def library(folder: Path) -> Library | None:
+    """The kernel, built if this machine has not built it yet; None where that is switched off or does not work.
+
+    Args:
+        folder: where built kernels are kept.
+    """
+    command = None if os.environ.get(SWITCH) == "0" else compiler()
+    if command is None:
+        return None
+    for threads in (["-fopenmp"], []) if _has_openmp() else ([],):
+        try:
+            return Library(_built(folder, [*command, *_OPTIONS, *threads]))
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def _has_openmp() -> bool:
+    """Has PyTorch brought GNU OpenMP along, whose threads the kernel may use? Another copy would fight with them."""
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel") if os.name == "posix" else False
+
+
+def _built(folder: Path, command: list[str]) -> Path:
+    """Path of the shared library for this source, command and processor."""
+    about = [SOURCE.read_text(), *command, platform.machine(), platform.processor(), _processor()]
+    name = hashlib.sha256("\0".join(about).encode()).hexdigest()[:20]
+    final = folder / f"decode-{name}.so"
+    if not final.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            staged = Path(scratch) / final.name
+            subprocess.run(
+                [*command, str(SOURCE), "-o", str(staged), "-lm"],
+                check=True,
+                capture_output=True,
+                timeout=_PATIENCE_SECONDS,
+            )
+            staged.replace(final)  # at once: other processes see all of it or nothing
+    return final
+
+
+def _processor() -> str:
+    """What this processor can do, as far as Linux tells: a library built for another one could be an illegal one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))

@@ -1,0 +1,91 @@
+"""Hands a decode step to the C kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lavakv.attention.native.build import Library, library
+from lavakv.attention.partial import attend_part
+from lavakv.attention.request import AttentionRequest
+from lavakv.store.ragged import RaggedStore
+
+_Shape = ctypes.c_int64 * 7
+
+
+def folder() -> Path:
+    """Where built kernels are kept: `native` under `LAVAKV_HOME`, or in the user's cache directory."""
+    chosen = os.environ.get("LAVAKV_HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(chosen) if chosen else Path(base) / "lavakv").expanduser() / "native"
+
+
+@functools.cache
+def kernel() -> Library | None:
+    """The kernel if it is there and right on a small question, else None: then PyTorch's operators do the work."""
+    found = library(folder())
+    return found if found is not None and _is_right(found) else None
+
+
+def native_fits(store: RaggedStore, request: AttentionRequest) -> bool:
+    """One new float32 token on the CPU, no softcap, no gradient?"""
+    queries = request.queries
+    return (
+        queries.shape[2] == 1
+        and type(queries) is Tensor
+        and queries.dtype == torch.float32
+        and queries.device.type == "cpu"
+        and request.settings.softcap is None
+        and store.past is not None
+        and store.past.keys.dtype == torch.float32
+        and store.past.values.dtype == torch.float32
+        and not (queries.requires_grad and torch.is_grad_enabled())
+        and kernel() is not None
+    )
+
+
+def attend_native(store: RaggedStore, request: AttentionRequest) -> Tensor:
+    """Twin of `attend_ragged` for what `native_fits`; `[B, query_heads, 1, value_dim]`."""
+    found, past, tail = kernel(), store.past, store.tail
+    assert found is not None
+    assert past is not None
+    assert tail is not None
+    queries, (scaling, _, sinks), mask = request
+    batch, query_heads, _, head_dim = queries.shape
+    (keys, values), heads, segments = tail.buffers, store.num_heads, batch * store.num_heads
+    rows, value_dim = query_heads // heads, values.shape[3]
+    seen = None if mask is None else mask[:, 0, 0].expand(batch, -1).contiguous()
+    sinks = None if sinks is None else sinks.detach().float().contiguous()
+    queries = queries.contiguous()
+    pieces = past.num_pieces(found.chunk) + segments * -(-tail.length // found.chunk)
+    sizes = (pieces * found.piece_bytes, 8 * (segments + 1), 4 * pieces * rows * value_dim, 4 * pieces * rows)
+    room = torch.empty(sum(sizes), dtype=torch.uint8)
+    starts = [room.data_ptr() + sum(sizes[:index]) for index in range(4)]
+    answer = queries.new_empty(batch, query_heads, 1, value_dim)
+    shape = _Shape(batch, heads, rows, head_dim, value_dim, tail.length, keys.shape[2])
+    found.lavakv_decode(
+        shape, scaling, past.host_offsets.data_ptr(), queries.data_ptr(), past.keys.data_ptr(),
+        past.values.data_ptr(), keys.data_ptr(), values.data_ptr(), None if seen is None else seen.data_ptr(),
+        None if sinks is None else sinks.data_ptr(), *starts, answer.data_ptr(),
+    )  # fmt: skip
+    return answer
+
+
+def _is_right(found: Library) -> bool:
+    """Does it agree with PyTorch on one head of 150 entries, where a wrong build would be far off?"""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, values = (torch.randn(1, 1, n, 20, generator=generator) for n in (3, 150, 150))
+    offsets, outputs, sums = torch.tensor([0, 130]), torch.empty(3, 3, 20), torch.empty(3, 3)
+    pieces, firsts = torch.empty(3 * found.piece_bytes, dtype=torch.uint8), torch.empty(2, dtype=torch.int64)
+    tail, answer = (keys[:, :, 130:].contiguous(), values[:, :, 130:].contiguous()), torch.empty(1, 1, 3, 20)
+    found.lavakv_decode(
+        _Shape(1, 1, 3, 20, 20, 20, 20), 0.3, offsets.data_ptr(), queries.data_ptr(), keys.data_ptr(),
+        values.data_ptr(), tail[0].data_ptr(), tail[1].data_ptr(), None, None, pieces.data_ptr(), firsts.data_ptr(),
+        outputs.data_ptr(), sums.data_ptr(), answer.data_ptr(),
+    )  # fmt: skip
+    return bool(torch.isclose(answer, attend_part(queries, keys, values, 0.3, None, None).output, atol=1e-5).all())
