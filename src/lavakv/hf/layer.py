@@ -79,7 +79,6 @@ class LavaLayer(CacheLayerMixin):
         self._state.take_prompt(self.index, self.store, prompt)
         self.num_columns = prompt.keys.shape[2]
 
-    @storing()
     def append(self, keys: Tensor, values: Tensor, mask: Any) -> Tensor | None:
         """Store new tokens; returns what their queries see of the tail, bool `[B, 1, q, tail]`, or None for all."""
         self.store.append(keys, values)

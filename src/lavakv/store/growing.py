@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 MIN_SPARE = 32
@@ -44,11 +45,12 @@ class GrowingKeyValues:
             capacity = max(end, self.length + max(self.length // 2, MIN_SPARE))
             self._keys = self._grown(self._keys, capacity)
             self._values = self._grown(self._values, capacity)
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
+        self._keys.narrow(2, self.length, keys.shape[2]).copy_(keys)
+        self._values.narrow(2, self.length, keys.shape[2]).copy_(values)
         self.length = end
 
     def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
-        larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
-        larger[:, :, : self.length] = buffer[:, :, : self.length]
+        with torch.inference_mode(False), torch.no_grad():  # what inference mode allocates cannot be written outside it
+            larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
+            larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger
