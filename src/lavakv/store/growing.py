@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 MIN_SPARE = 32
@@ -28,6 +29,11 @@ class GrowingKeyValues:
         return self._values[:, :, : self.length]
 
     @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values with the spare columns, `[B, H, capacity, dim]`; what is in those is undefined."""
+        return self._keys, self._values
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated, spare columns included."""
         return self._keys.nbytes + self._values.nbytes
@@ -36,12 +42,32 @@ class GrowingKeyValues:
         """Write new columns behind the others; grows geometrically when they do not fit."""
         end = self.length + keys.shape[2]
         if end > self._keys.shape[2]:
-            capacity = max(end, self.length + max(self.length // 2, MIN_SPARE))
-            self._keys = self._grown(self._keys, capacity)
-            self._values = self._grown(self._values, capacity)
+            self._grow(max(end, self.length + max(self.length // 2, MIN_SPARE)))
         self._keys[:, :, self.length : end] = keys
         self._values[:, :, self.length : end] = values
         self.length = end
+
+    def reserve(self, num_columns: int) -> None:
+        """Make room for so many new columns at once: until they are used up, the buffers stay where they are."""
+        if self.length + num_columns > self._keys.shape[2]:
+            self._grow(self.length + num_columns)
+
+    def write_at(self, column: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write new columns from a column on that only the device knows, int64 `[1]`; `length` does not change.
+
+        The caller sees to it that they fit: nothing on the host can.
+        """
+        columns = column + torch.arange(keys.shape[2], device=column.device)
+        self._keys.index_copy_(2, columns, keys)
+        self._values.index_copy_(2, columns, values)
+
+    def advance(self, num_columns: int) -> None:
+        """Count columns that `write_at` has written."""
+        assert self.length + num_columns <= self._keys.shape[2]
+        self.length += num_columns
+
+    def _grow(self, capacity: int) -> None:
+        self._keys, self._values = self._grown(self._keys, capacity), self._grown(self._values, capacity)
 
     def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
         larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])

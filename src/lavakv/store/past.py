@@ -8,6 +8,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from lavakv.store.tiles import Tiles, plan_tiles
+
 
 class RaggedPast:
     """Survivors of one layer, in rank order inside each segment; see `layout.md`. Frozen once made.
@@ -24,6 +26,7 @@ class RaggedPast:
         self.keys, self.values, self.columns = keys, values, columns
         self.offsets = list(accumulate(counts, initial=0))
         self.segments = [(keys[start:stop], values[start:stop]) for start, stop in pairwise(self.offsets)]
+        self._tiles: dict[int, Tiles] = {}
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
@@ -55,6 +58,16 @@ class RaggedPast:
     def lengths(self) -> list[int]:
         """Entries of each segment."""
         return [stop - start for start, stop in pairwise(self.offsets)]
+
+    def tiles(self, size: int) -> Tiles:
+        """The segments cut into tiles of at most `size` entries, planned once. See `tiles.py`."""
+        if size not in self._tiles:
+            num_tiles = sum(-(-length // size) for length in self.lengths())
+            device = self.keys.device
+            with torch.inference_mode(False):
+                offsets = torch.tensor(self.offsets, pin_memory=device.type == "cuda")
+                self._tiles[size] = plan_tiles(offsets.to(device, non_blocking=True), size, num_tiles)
+        return self._tiles[size]
 
     @property
     def entry_bytes(self) -> int:
