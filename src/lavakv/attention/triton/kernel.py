@@ -5,8 +5,6 @@ Exponents and logarithms are to the base 2, which is what the hardware has; the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -14,7 +12,7 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def tanh(x: Any) -> Any:
+def tanh(x):
     """Hyperbolic tangent in float32, relative error under 3e-7; a polynomial near zero, where 1 - e would cancel."""
     size = tl.abs(x)
     square = x * x
