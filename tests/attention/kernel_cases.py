@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
 from lavakv.attention import AttentionRequest, AttentionSettings
+from lavakv.store.growing import GrowingKeyValues
+from lavakv.store.past import RaggedPast
+from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case, tail_mask
 
 KERNEL_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -41,6 +46,17 @@ def case(
     )
     keys, values = noise(batch, columns, heads, head_dim), noise(batch, columns, heads, head_dim)
     return Case(keys, values, ranked, counts, window, request)
+
+
+def in_float64(store: RaggedStore) -> RaggedStore:
+    """A copy of an evicted store for exact answers."""
+    past, tail = store.past, store.tail
+    assert past is not None
+    assert tail is not None
+    twin = copy.copy(store)
+    twin.past = RaggedPast(past.keys.double(), past.values.double(), past.columns, past.lengths())
+    twin.tail = GrowingKeyValues(tail.keys.double(), tail.values.double())
+    return twin
 
 
 def typical(answer: Tensor, exact: Tensor) -> float:

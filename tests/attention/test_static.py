@@ -17,7 +17,7 @@ from lavakv.attention.static import append_and_attend
 from lavakv.attention.triton import launch
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
-from tests.attention.kernel_cases import case, typical
+from tests.attention.kernel_cases import case, in_float64, typical
 from tests.attention.test_stores import conditions
 
 STEPS = 5
@@ -61,23 +61,13 @@ def test_steps_of_one_graph_equal_growing_steps(monkeypatch: pytest.MonkeyPatch,
         twin.append(keys, values)
         visible = mask[..., :end].clone()
         expected = attend_ragged(twin, request._replace(tail_mask=visible))
-        exact_twin = copy.deepcopy(twin)
-        exact = attend_ragged(_double(exact_twin), AttentionRequest(queries.double(), request.settings, visible))
+        exact = attend_ragged(in_float64(twin), AttentionRequest(queries.double(), request.settings, visible))
         assert typical(got, exact) <= 2 * typical(expected, exact)
         length += num_queries
     tail.advance(STEPS * num_queries)
     assert torch.equal(tail.keys, twin.tail.keys)
     assert torch.equal(tail.values, twin.tail.values)
     assert int(length) == tail.length
-
-
-def _double(store: RaggedStore) -> RaggedStore:
-    past, tail = store.past, store.tail
-    assert past is not None
-    assert tail is not None
-    store.past = type(past)(past.keys.double(), past.values.double(), past.columns, past.lengths())
-    store.tail = type(tail)(tail.keys.double(), tail.values.double())
-    return store
 
 
 def test_a_step_can_be_repeated_as_a_warm_up() -> None:

@@ -46,29 +46,36 @@ def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Ten
     tiles = past.tiles(tile_size(past.num_entries, _num_processors(queries.device)))
     num_tail_tiles = -(-columns // tiles.size)
     num_tiles = tiles.num_tiles + batch * heads * num_tail_tiles
-    outputs = queries.new_empty(num_tiles, rows, value_dim, dtype=torch.float32)
-    log_sums = queries.new_empty(num_tiles, rows, dtype=torch.float32)
+    outputs, log_sums = (queries.new_empty(num_tiles, rows, n, dtype=torch.float32) for n in (value_dim, 1))
     merged = queries.new_empty(batch, num_queries, query_heads, value_dim)
     scaling, softcap, sinks = request.settings
-    mask, shape = request.tail_mask, launch_shape(head_dim, value_dim, queries.element_size())
+    mask, *mask_strides = _mask_arguments(request.tail_mask, batch, unused=queries)
+    shape = launch_shape(head_dim, value_dim, queries.element_size())
     start = queries if tail.start is None else tail.start  # unused pointers must still point somewhere
     counts = (tiles.size, tiles.num_tiles, num_tail_tiles, tail.length)
     sizes = {"HEADS": heads, "GROUP": query_heads // heads, "NUM_QUERIES": num_queries, "VALUE_DIM": value_dim}
     sizes |= {"BLOCK_VALUE": shape.block_value, "ON_DEVICE": tail.start is not None}
-    kernel.attend_tile[(num_tiles,)](
-        queries, past.keys, past.values, tail.keys, tail.values,
-        queries if mask is None else mask.view(torch.uint8), start, tiles.work, outputs, log_sums,
-        *_scales(scaling, softcap), *counts, *queries.stride()[:3], tail.keys.stride(1), tail.values.stride(1),
-        *((0, 0, 0) if mask is None else (mask.expand(batch, -1, -1, -1).stride(i) for i in (0, 2, 3))),
-        **sizes, HEAD_DIM=head_dim, BLOCK_ROWS=block_rows(rows), BLOCK_ENTRIES=shape.block_entries,
-        BLOCK_HEAD=shape.block_head, HAS_MASK=mask is not None, HAS_SOFTCAP=softcap is not None,
-        num_warps=shape.num_warps, num_stages=shape.num_stages,
-    )  # fmt: skip
-    kernel.merge_tiles[(batch * heads, rows)](
-        outputs, log_sums, tiles.first, start, queries if sinks is None else sinks, merged, *counts,
-        **sizes, BLOCK_TILES=_BLOCK_TILES, HAS_SINKS=sinks is not None, num_warps=1 if value_dim <= 64 else 4,
-    )  # fmt: skip
+    with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
+        kernel.attend_tile[(num_tiles,)](
+            queries, past.keys, past.values, tail.keys, tail.values, mask, start, tiles.work, outputs, log_sums,
+            *_scales(scaling, softcap), *counts, *queries.stride()[:3], tail.keys.stride(1), tail.values.stride(1),
+            *mask_strides, **sizes, HEAD_DIM=head_dim, BLOCK_ROWS=block_rows(rows), BLOCK_ENTRIES=shape.block_entries,
+            BLOCK_HEAD=shape.block_head, HAS_MASK=request.tail_mask is not None, HAS_SOFTCAP=softcap is not None,
+            num_warps=shape.num_warps, num_stages=shape.num_stages,
+        )  # fmt: skip
+        kernel.merge_tiles[(batch * heads, rows)](
+            outputs, log_sums, tiles.first, start, queries if sinks is None else sinks, merged, *counts,
+            **sizes, BLOCK_TILES=_BLOCK_TILES, HAS_SINKS=sinks is not None, num_warps=1 if value_dim <= 64 else 4,
+        )  # fmt: skip
     return merged.transpose(1, 2)
+
+
+def _mask_arguments(mask: Tensor | None, batch: int, unused: Tensor) -> tuple[Tensor, int, int, int]:
+    """The mask as bytes and its strides over sequences, queries and columns."""
+    if mask is None:
+        return unused, 0, 0, 0
+    sequence, _, query, column = mask.expand(batch, -1, -1, -1).stride()
+    return mask.view(torch.uint8), sequence, query, column
 
 
 def _scales(scaling: float, softcap: float | None) -> tuple[float, float]:
