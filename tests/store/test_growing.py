@@ -59,3 +59,38 @@ def test_bytes_are_those_of_the_buffers() -> None:
     tail.append(_ones(1), _ones(1)[..., :3])
     assert tail.nbytes == 2 * 3 * (5 + MIN_SPARE) * (4 + 3) * 2
     assert tail.keys.untyped_storage().nbytes() + tail.values.untyped_storage().nbytes() == tail.nbytes
+
+
+def test_reserved_room_is_made_at_once() -> None:
+    keys, values = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 2)
+    tail = GrowingKeyValues(keys.clone(), values.clone())
+    tail.reserve(100)
+    assert tail.nbytes == 2 * 3 * 105 * (4 + 2) * 4
+    where = [buffer.data_ptr() for buffer in tail.buffers]
+    assert torch.equal(tail.keys, keys)
+    assert torch.equal(tail.values, values)
+    for _ in range(100):
+        tail.append(_ones(1), _ones(1)[..., :2])
+    assert [buffer.data_ptr() for buffer in tail.buffers] == where
+    tail.reserve(0)
+    assert [buffer.data_ptr() for buffer in tail.buffers] == where
+    tail.append(_ones(1), _ones(1)[..., :2])
+    assert tail.length == 106
+    tail.reserve(MIN_SPARE)  # there is room for some of it already
+    assert tail.buffers[0].shape[2] >= 106 + MIN_SPARE
+
+
+def test_columns_written_at_a_place_that_a_tensor_says() -> None:
+    tail, twin = (GrowingKeyValues(_ones(5), _ones(5)) for _ in range(2))
+    tail.reserve(6)
+    column = torch.tensor([5])
+    for width in (1, 2, 3):
+        new_keys, new_values = torch.randn(2, width, 3, 4).transpose(1, 2), torch.randn(2, 3, width, 4)
+        tail.write_at(column, new_keys, new_values)
+        tail.write_at(column, new_keys, new_values)  # again: nothing moved
+        twin.append(new_keys, new_values)
+        column += width
+        assert tail.length == 5
+    tail.advance(6)
+    assert torch.equal(tail.keys, twin.keys)
+    assert torch.equal(tail.values, twin.values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lavakv.attention.choice import attend_store
 from lavakv.attention.naive import attend_masked
-from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.request import AttentionRequest, AttentionSettings
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
@@ -21,6 +21,6 @@ def attend(store: LayerStore, request: AttentionRequest) -> Tensor:
         `[B, query_heads, q, value_dim]` in the queries' dtype.
     """
     if isinstance(store, RaggedStore):
-        return attend_ragged(store, request)
+        return attend_store(store, request)
     assert isinstance(store, MaskedStore)
     return attend_masked(store, request)

@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lavakv.attention import AttentionRequest, AttentionSettings, attend
 from lavakv.hf.layer import PendingKeyValues
+from lavakv.hf.masks import without_waiting
 from lavakv.hf.names import PREFIX
 from lavakv.hf.projection import output_weight
 from lavakv.hf.prompt import LayerPrompt
@@ -26,7 +27,8 @@ def register(delegate: str) -> str:
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         AttentionInterface.register(name, _forward_on_top_of(delegate))
         masks = AttentionMaskInterface()
-        AttentionMaskInterface.register(name, masks[delegate] if delegate in masks else masks["flash_attention_2"])
+        mask = masks[delegate] if delegate in masks else masks["flash_attention_2"]
+        AttentionMaskInterface.register(name, without_waiting(mask))
     return name
 
 

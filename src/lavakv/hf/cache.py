@@ -15,7 +15,7 @@ from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction, Ranker
 from lavakv.eviction.records import Budgets, RankedPrompt
 from lavakv.hf import memory
-from lavakv.hf.checks import tokens_and_padding
+from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.inspection import held_lengths, held_positions
 from lavakv.hf.layer import LavaLayer
@@ -47,6 +47,7 @@ class LavaCache(Refusals, Cache):
         store: `ragged` holds only survivors; `masked` holds everything under a mask, the oracle.
         keep: instead of `budget`: kept fraction of each sequence.
         max_bytes: instead of `budget`: bytes for all sequences and layers, or text such as "512MiB".
+        max_new_tokens: room for so many new tokens is made at once after the prompt; see `reserve`.
 
     Raises:
         LavaError: a subclass each for budget, policy, store, and models that cannot be compressed.
@@ -62,12 +63,14 @@ class LavaCache(Refusals, Cache):
         *,
         keep: float | None = None,
         max_bytes: int | str | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         self._spec = BudgetSpec(budget, keep, max_bytes, window)
         self._policy = get_policy(policy)
         if not isinstance(store, str) or store not in _STORES:
             raise InputError("store", expected=" or ".join(_STORES), got=repr(store), fix="Use ragged, the default.")
         self._store_class = _STORES[store]
+        self._reserved = 0 if max_new_tokens is None else check_reserved(max_new_tokens)
         self._config, self._geometry = config, geometry_of(config)
         super().__init__(layers=[])
         self.reset()
@@ -143,6 +146,22 @@ class LavaCache(Refusals, Cache):
         assert self._state.budgets is not None
         return self._state.budgets
 
+    def reserve(self, max_new_tokens: int) -> None:
+        """Make room for so many more columns in the compressed layers at once, now or as soon as a prompt is in.
+
+        Until they are used up, a decode step allocates and copies nothing of the cache and its buffers stay where they
+        are, as a CUDA graph needs it. More tokens than that make the buffers grow as without it.
+
+        Args:
+            max_new_tokens: columns behind those seen so far, the same in all sequences.
+
+        Raises:
+            InputError: not a whole number, or negative.
+        """
+        self._reserved = check_reserved(max_new_tokens)
+        if self._state.budgets is not None:
+            self._make_room()
+
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
         self._state = CacheState(self._geometry)
@@ -172,6 +191,7 @@ class LavaCache(Refusals, Cache):
             self.layers[index].num_columns = step.real.shape[1]
         for index, layer in others.items():
             self.layers[index] = layer
+        self._make_room()
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
@@ -196,6 +216,7 @@ class LavaCache(Refusals, Cache):
             memory.detach_states(self.layers)
         if was_prompt and succeeded:
             memory.release_views(self.layers)
+            self._make_room()
         elif was_prompt:
             self.reset()
 
@@ -250,6 +271,11 @@ class LavaCache(Refusals, Cache):
         rows = zip(tokens, padding, budgets, self.policies(len(tokens)), strict=True)
         plans = [PromptPlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
         step.eviction = PromptEviction(plans, self._stores(), self._geometry.num_heads, ranker)
+
+    @storing()
+    def _make_room(self) -> None:
+        for store in self._stores():
+            store.reserve(self._reserved)
 
     def _stores(self) -> list[LayerStore]:
         return [self.layers[index].store for index in self.layer_indices]

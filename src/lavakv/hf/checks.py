@@ -71,7 +71,8 @@ def check_inputs(
         )
     if count == 0 or columns_seen is None:
         _check_prompt(real[:, :count])
-    if count > 1 and max_positions is not None:
+    seen = 0 if columns_seen is None else columns_seen.shape[1]
+    if count > 1 and max_positions is not None and seen + count > max_positions:  # else no need to look at the device
         tokens = real.sum(dim=1) if columns_seen is None else real.sum(dim=1) + columns_seen.sum(dim=1)
         longest = int(tokens.max())
         if longest > max_positions:
@@ -81,6 +82,22 @@ def check_inputs(
                 got=str(longest),
                 fix="Shorten the prompt, or load the model with longer positions.",
             )
+
+
+def check_reserved(max_new_tokens: Any) -> int:
+    """Can room for so many new tokens be made?
+
+    Raises:
+        InputError: not a whole number, or negative.
+    """
+    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
+        raise InputError(
+            "max_new_tokens",
+            expected="a whole number of tokens, 0 or more",
+            got=repr(max_new_tokens),
+            fix="Pass as many as `generate` may produce.",
+        )
+    return max_new_tokens
 
 
 def check_heads(index: int, expected: int, keys: Tensor) -> None:

@@ -17,11 +17,12 @@ class Columns:
     def __init__(self) -> None:
         self._real: Tensor | None = None
         self.length = 0
-        self.any_padding = False
+        self.any_padding = False  # True also where nobody looked
 
     @storing()
     def append(self, real: Tensor, all_real: bool) -> None:
         """Add the columns of one forward, bool `[B, q]`; `all_real` says that none is padding, and saves looking."""
+        may_look = looking_is_free(real.device) or self.length == 0  # later forwards do not wait for a device
         end = self.length + real.shape[1]
         if self._real is None or end > self._real.shape[1]:
             larger = torch.ones(real.shape[0], end + end // 2, dtype=torch.bool, device=real.device)
@@ -30,7 +31,7 @@ class Columns:
             self._real = larger
         self._real[:, self.length : end] = real
         self.length = end
-        self.any_padding = self.any_padding or not (all_real or bool(real.all()))
+        self.any_padding = self.any_padding or not (all_real or (may_look and bool(real.all())))
 
     @property
     def real(self) -> Tensor:
@@ -43,6 +44,11 @@ class Columns:
         row = self.real[sequence]
         columns = columns.to(row.device)
         return (row.long().cumsum(0) - 1)[columns[row[columns]]]
+
+
+def looking_is_free(device: torch.device) -> bool:
+    """Can the host read tensors of this device without waiting for it?"""
+    return device.type == "cpu"
 
 
 def real_columns(mask: Any, batch: int, num_queries: int, num_seen: int, device: torch.device) -> Tensor:

@@ -45,6 +45,10 @@ class LayerStore(ABC):
         """Add `[B, H, q, dim]` behind the tail. Copies no entry but when the spare room is used up."""
 
     @abstractmethod
+    def reserve(self, num_columns: int) -> None:
+        """Make room for so many more columns at once, so that appending them moves nothing. After `keep`."""
+
+    @abstractmethod
     def past_counts(self) -> list[list[int]]:
         """Entries held before the tail, `[B][H]`."""
 

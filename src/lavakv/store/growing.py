@@ -42,12 +42,32 @@ class GrowingKeyValues:
         """Write new columns behind the others; grows geometrically when they do not fit."""
         end = self.length + keys.shape[2]
         if end > self._keys.shape[2]:
-            capacity = max(end, self.length + max(self.length // 2, MIN_SPARE))
-            self._keys = self._grown(self._keys, capacity)
-            self._values = self._grown(self._values, capacity)
+            self._grow(max(end, self.length + max(self.length // 2, MIN_SPARE)))
         self._keys.narrow(2, self.length, keys.shape[2]).copy_(keys)
         self._values.narrow(2, self.length, keys.shape[2]).copy_(values)
         self.length = end
+
+    def reserve(self, num_columns: int) -> None:
+        """Make room for so many new columns at once: until they are used up, the buffers stay where they are."""
+        if self.length + num_columns > self._keys.shape[2]:
+            self._grow(self.length + num_columns)
+
+    def write_at(self, column: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write new columns from a column on that only the device knows, int64 `[1]`; `length` does not change.
+
+        The caller sees to it that they fit: nothing on the host can.
+        """
+        columns = column + torch.arange(keys.shape[2], device=column.device)
+        self._keys.index_copy_(2, columns, keys)
+        self._values.index_copy_(2, columns, values)
+
+    def advance(self, num_columns: int) -> None:
+        """Count columns that `write_at` has written."""
+        assert self.length + num_columns <= self._keys.shape[2]
+        self.length += num_columns
+
+    def _grow(self, capacity: int) -> None:
+        self._keys, self._values = self._grown(self._keys, capacity), self._grown(self._values, capacity)
 
     def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():  # what inference mode allocates cannot be written outside it

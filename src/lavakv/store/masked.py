@@ -54,6 +54,11 @@ class MaskedStore(LayerStore):
         self.dense.append(keys.detach(), values.detach())
 
     @override
+    def reserve(self, num_columns: int) -> None:
+        assert self.dense is not None
+        self.dense.reserve(num_columns)
+
+    @override
     def past_counts(self) -> list[list[int]]:
         counts: list[list[int]] = self.held().sum(dim=2).tolist()
         return counts

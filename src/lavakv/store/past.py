@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lavakv.store.blocks import Blocks, plan_blocks
+from lavakv.store.tiles import Tiles, plan_tiles
 
 
 class RaggedPast:
@@ -30,10 +30,10 @@ class RaggedPast:
         self.offsets = list(accumulate(counts, initial=0))
         self.segments = [(keys[start:stop], values[start:stop]) for start, stop in pairwise(self.offsets)]
         self._num_pieces: dict[int, int] = {}
-        self._blocks: Blocks | Literal[False] | None = False
         self.rectangle: tuple[Tensor, Tensor] | None = None
         if len(set(counts)) == 1 and counts[0]:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
+        self._tiles: dict[int, Tiles] = {}
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
@@ -68,12 +68,10 @@ class RaggedPast:
         """`offsets` as an int64 tensor on the CPU."""
         return torch.tensor(self.offsets)
 
-    @property
+    @cached_property
     def blocks(self) -> Blocks | None:
         """The entries in equal blocks, planned once; None where segments are too short for it. See `blocks.py`."""
-        if self._blocks is False:
-            self._blocks = plan_blocks(self.offsets, self.keys.dtype)
-        return self._blocks
+        return plan_blocks(self.offsets, self.keys.dtype)
 
     @property
     def num_entries(self) -> int:
@@ -83,6 +81,16 @@ class RaggedPast:
     def lengths(self) -> list[int]:
         """Entries of each segment."""
         return [stop - start for start, stop in pairwise(self.offsets)]
+
+    def tiles(self, size: int) -> Tiles:
+        """The segments cut into tiles of at most `size` entries, planned once. See `tiles.py`."""
+        if size not in self._tiles:
+            num_tiles = sum(-(-length // size) for length in self.lengths())
+            device = self.keys.device
+            with torch.inference_mode(False):
+                offsets = torch.tensor(self.offsets, pin_memory=device.type == "cuda")
+                self._tiles[size] = plan_tiles(offsets.to(device, non_blocking=True), size, num_tiles)
+        return self._tiles[size]
 
     @property
     def entry_bytes(self) -> int:

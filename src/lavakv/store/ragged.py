@@ -61,6 +61,11 @@ class RaggedStore(LayerStore):
         self.tail.append(keys.detach(), values.detach())
 
     @override
+    def reserve(self, num_columns: int) -> None:
+        assert self.tail is not None
+        self.tail.reserve(num_columns)
+
+    @override
     def past_counts(self) -> list[list[int]]:
         assert self.past is not None
         lengths, heads = self.past.lengths(), self.num_heads

@@ -1,0 +1,219 @@
+"""The two Triton kernels: attention of one tile, and the merger of a segment's tiles by log-sum-exp.
+
+Exponents and logarithms are to the base 2, which is what the hardware has; the launcher scales the logits for it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def tanh(x):
+    """Hyperbolic tangent in float32, relative error under 3e-7; a polynomial near zero, where 1 - e would cancel."""
+    size = tl.abs(x)
+    square = x * x
+    series = tl.where(size < 0.6, square, 0.0)
+    series = (((-0.00627584 * series + 0.02111578) * series - 0.05387502) * series + 0.13332923) * series - 0.3333333
+    near = x + x * square * series
+    decay = tl.exp2(-2.885390081777927 * size)
+    far = (1.0 - decay) / (1.0 + decay)
+    return tl.where(size < 0.6, near, tl.where(x < 0.0, -far, far))
+
+
+@triton.jit(
+    do_not_specialize=[
+        "tile_size",
+        "num_past_tiles",
+        "num_tail_tiles",
+        "tail_length",
+        "mask_batch_stride",
+        "mask_token_stride",
+    ],
+    do_not_specialize_on_alignment=["tail_mask", "tail_start", "tiles"],
+)
+def attend_tile(
+    queries,  # [B, query_heads, q, HEAD_DIM]
+    past_keys,  # [entries, HEAD_DIM]
+    past_values,  # [entries, VALUE_DIM]
+    tail_keys,  # [B * HEADS, capacity, HEAD_DIM]
+    tail_values,  # [B * HEADS, capacity, VALUE_DIM]
+    tail_mask,  # uint8 [B, 1, q, tail] where HAS_MASK
+    tail_start,  # int64 [1] where ON_DEVICE: added to tail_length
+    tiles,  # int64 [3, num_past_tiles]: segment, first entry, number of entries
+    outputs,  # float32 [tiles, rows, VALUE_DIM]
+    log_sums,  # float32 [tiles, rows]
+    scaling,
+    softcap,
+    tile_size,
+    num_past_tiles,
+    num_tail_tiles,  # of a segment
+    tail_length,
+    query_batch_stride,
+    query_head_stride,
+    query_token_stride,
+    tail_key_stride,
+    tail_value_stride,
+    mask_batch_stride,
+    mask_token_stride,
+    mask_column_stride,
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    NUM_QUERIES: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_ENTRIES: tl.constexpr,
+    BLOCK_HEAD: tl.constexpr,
+    BLOCK_VALUE: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    ON_DEVICE: tl.constexpr,
+) -> None:
+    """Attention of all query rows of one KV head (group-major, then query) to one tile of its entries."""
+    tile = tl.program_id(0).to(tl.int64)
+    in_tail = tile >= num_past_tiles
+    if in_tail:
+        number = tile - num_past_tiles
+        segment = number // num_tail_tiles
+        first = (number % num_tail_tiles) * tile_size
+        length = tail_length.to(tl.int64)
+        if ON_DEVICE:
+            length += tl.load(tail_start)
+        count = tl.minimum(length - first, tile_size)
+        key_base = tail_keys + segment * tail_key_stride + first * HEAD_DIM
+        value_base = tail_values + segment * tail_value_stride + first * VALUE_DIM
+    else:
+        segment = tl.load(tiles + tile)
+        first = tl.load(tiles + num_past_tiles + tile)
+        count = tl.load(tiles + 2 * num_past_tiles + tile)
+        key_base = past_keys + first * HEAD_DIM
+        value_base = past_values + first * VALUE_DIM
+    if count <= 0:
+        return
+
+    batch, head = segment // HEADS, segment % HEADS
+    row = tl.arange(0, BLOCK_ROWS)
+    in_rows = row < GROUP * NUM_QUERIES
+    token = row % NUM_QUERIES
+    key_dim, value_dim = tl.arange(0, BLOCK_HEAD), tl.arange(0, BLOCK_VALUE)
+    query_rows = (head * GROUP + row // NUM_QUERIES) * query_head_stride + token * query_token_stride
+    query = tl.load(
+        queries + batch * query_batch_stride + query_rows[:, None] + key_dim[None, :],
+        mask=in_rows[:, None] & (key_dim < HEAD_DIM)[None, :],
+        other=0.0,
+    )
+
+    largest = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_ROWS], tl.float32)
+    output = tl.zeros([BLOCK_ROWS, BLOCK_VALUE], tl.float32)
+    for begin in range(0, count, BLOCK_ENTRIES):
+        entry = begin + tl.arange(0, BLOCK_ENTRIES)
+        inside = entry < count
+        key = tl.load(
+            key_base + entry[:, None] * HEAD_DIM + key_dim[None, :],
+            mask=inside[:, None] & (key_dim < HEAD_DIM)[None, :],
+            other=0.0,
+        )
+        value = tl.load(
+            value_base + entry[:, None] * VALUE_DIM + value_dim[None, :],
+            mask=inside[:, None] & (value_dim < VALUE_DIM)[None, :],
+            other=0.0,
+        )
+        logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scaling
+        if HAS_SOFTCAP:
+            logits = softcap * tanh(logits)
+        visible = in_rows[:, None] & inside[None, :]
+        if HAS_MASK:
+            column = (first + entry) * mask_column_stride
+            place = batch * mask_batch_stride + token[:, None] * mask_token_stride + column[None, :]
+            seen = tl.load(tail_mask + place, mask=visible & in_tail, other=1)
+            visible = visible & (seen != 0)
+        logits = tl.where(visible, logits, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(logits, 1))
+        reference = tl.where(new_largest == float("-inf"), 0.0, new_largest)  # -inf - -inf would be NaN
+        weights = tl.exp2(logits - reference[:, None])
+        decay = tl.exp2(largest - reference)
+        total = total * decay + tl.sum(weights, 1)
+        output = output * decay[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        largest = new_largest
+
+    seen_any = total > 0.0
+    total = tl.where(seen_any, total, 1.0)
+    output = output / total[:, None]
+    place = tile * (GROUP * NUM_QUERIES) + row
+    tl.store(log_sums + place, largest + tl.log2(total), mask=in_rows)  # -inf where nothing was seen
+    tl.store(
+        outputs + place[:, None] * VALUE_DIM + value_dim[None, :],
+        output,
+        mask=in_rows[:, None] & (value_dim < VALUE_DIM)[None, :],
+    )
+
+
+@triton.jit(
+    do_not_specialize=["tile_size", "num_past_tiles", "num_tail_tiles", "tail_length"],
+    do_not_specialize_on_alignment=["tail_start", "first_tile", "sinks"],
+)
+def merge_tiles(
+    outputs,  # float32 [tiles, rows, VALUE_DIM]
+    log_sums,  # float32 [tiles, rows]
+    first_tile,  # int64 [segments + 1]
+    tail_start,  # int64 [1] where ON_DEVICE: added to tail_length
+    sinks,  # [query_heads] where HAS_SINKS
+    merged,  # [B, q, query_heads, VALUE_DIM]
+    tile_size,
+    num_past_tiles,
+    num_tail_tiles,
+    tail_length,
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    NUM_QUERIES: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_VALUE: tl.constexpr,
+    BLOCK_TILES: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+    ON_DEVICE: tl.constexpr,
+) -> None:
+    """One query row of one segment: its tiles' softmax averages, weighted by their denominators."""
+    segment, row = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    batch = segment // HEADS
+    query_head = (segment % HEADS) * GROUP + row // NUM_QUERIES
+    length = tail_length.to(tl.int64)
+    if ON_DEVICE:
+        length += tl.load(tail_start)
+    first = tl.load(first_tile + segment)
+    num_past = tl.load(first_tile + segment + 1) - first
+    num_all = num_past + (length + tile_size - 1) // tile_size
+    tail_first = num_past_tiles + segment * num_tail_tiles - num_past
+
+    value_dim = tl.arange(0, BLOCK_VALUE)
+    largest = tl.full([], float("-inf"), tl.float32)
+    total = tl.full([], 0.0, tl.float32)
+    output = tl.zeros([BLOCK_VALUE], tl.float32)
+    if HAS_SINKS:
+        largest = tl.load(sinks + query_head).to(tl.float32) * 1.4426950408889634
+        total = tl.full([], 1.0, tl.float32)
+    for begin in range(0, num_all, BLOCK_TILES):
+        number = begin + tl.arange(0, BLOCK_TILES)
+        inside = number < num_all
+        tile = number + tl.where(number < num_past, first, tail_first)
+        place = tile * (GROUP * NUM_QUERIES) + row
+        log_sum = tl.load(log_sums + place, mask=inside, other=float("-inf"))
+        part = tl.load(
+            outputs + place[:, None] * VALUE_DIM + value_dim[None, :],
+            mask=inside[:, None] & (value_dim < VALUE_DIM)[None, :],
+            other=0.0,
+        )
+        new_largest = tl.maximum(largest, tl.max(log_sum, 0))
+        reference = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+        weights = tl.exp2(log_sum - reference)
+        decay = tl.exp2(largest - reference)
+        total = total * decay + tl.sum(weights, 0)
+        output = output * decay + tl.sum(part * weights[:, None], 0)
+        largest = new_largest
+    output = output / tl.where(total > 0.0, total, 1.0)
+    place = ((batch * NUM_QUERIES + row % NUM_QUERIES) * (HEADS * GROUP) + query_head) * VALUE_DIM
+    tl.store(merged + place + value_dim, output.to(merged.dtype.element_ty), mask=value_dim < VALUE_DIM)

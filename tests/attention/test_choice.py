@@ -1,0 +1,150 @@
+"""Which path a ragged store's attention takes, and what is said about it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lavakv.attention import attend, choice
+from lavakv.attention.ragged import attend_ragged
+from lavakv.attention.triton import fits
+from lavakv.store.ragged import RaggedStore
+from tests.attention.cases import Case
+from tests.attention.kernel_cases import case
+
+KERNEL = "lavakv.attention.triton.kernel"
+
+
+@pytest.fixture(autouse=True)
+def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
+    for name, value in (("_on_cpu", True), ("_warned", set()), ("_failures", {})):
+        monkeypatch.setattr(choice, name, value)
+    fits.device_refusal.cache_clear()
+    yield
+    fits.device_refusal.cache_clear()
+
+
+def _filled(example: Case) -> RaggedStore:
+    store = example.fill(RaggedStore())
+    assert isinstance(store, RaggedStore)
+    return store
+
+
+def assert_plain_with_one_warning(example: Case, reason: str) -> None:
+    store = _filled(example)
+    with pytest.warns(UserWarning, match="takes the plain path") as caught:
+        answers = [attend(store, example.request) for _ in range(3)]
+    assert len(caught) == 1
+    assert reason in str(caught[0].message)
+    assert all(torch.equal(answer, attend_ragged(store, example.request)) for answer in answers)
+
+
+@pytest.fixture
+def _no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.usefixtures("_no_warning")
+def test_cpu_tensors_never_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_on_cpu", False)
+    example = case(torch.float32, 16)
+    store = _filled(example)
+    assert choice.choose(store, example.request) == (False, None)
+    attend(store, example.request)
+
+
+@pytest.mark.usefixtures("_no_warning")
+def test_the_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(choice.SWITCH, "0")
+    example = case(torch.float32, 16)
+    assert choice.choose(_filled(example), example.request) == (False, None)
+
+
+@pytest.mark.usefixtures("_no_warning")
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 16), (torch.bfloat16, 64)])
+def test_a_chunk_of_tokens_takes_the_plain_path(dtype: torch.dtype, most: int) -> None:
+    example = case(dtype, 16, group=1, num_queries=most + 1)
+    assert choice.choose(_filled(example), example.request) == (False, None)
+    reason = fits.refusal(example.request.queries, example.keys, example.values)
+    fewer = case(dtype, 16, group=1, num_queries=most)
+    assert choice.choose(_filled(fewer), fewer.request) == (reason is None, reason)
+
+
+def test_an_unsupported_dtype() -> None:
+    assert_plain_with_one_warning(case(torch.float64, 16), "torch.float64 is neither")
+
+
+def test_an_unsupported_head_size() -> None:
+    assert_plain_with_one_warning(case(torch.float32, 320), "head size 320 is over 256")
+
+
+def test_mixed_dtypes() -> None:
+    keys = torch.zeros(1, 1, 1, 16)
+    assert (
+        fits.refusal(keys.half(), keys, keys)
+        == "queries, keys and values are torch.float16, torch.float32 and torch.float32"
+    )
+
+
+def test_wanted_gradients() -> None:
+    example = case(torch.float32, 16)
+    example.request = example.request._replace(queries=example.request.queries.requires_grad_())
+    assert_plain_with_one_warning(example, "gradients are wanted")
+    with torch.no_grad():
+        assert "gradients" not in str(choice.choose(_filled(example), example.request).refusal)
+
+
+def test_triton_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "triton"] + ["triton"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, KERNEL, raising=False)
+    assert_plain_with_one_warning(case(torch.float32, 16), "Triton cannot be loaded (ModuleNotFoundError")
+
+
+@pytest.mark.parametrize(
+    ("hip", "capability", "reason"),
+    [("6.4", (9, 0), "ROCm build"), (None, (7, 5), "compute capability 7.5 is below 8.0")],
+)
+def test_devices_that_are_not_tried(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, capability: tuple[int, int], reason: str
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    assert reason in str(fits.device_refusal(torch.device("cuda", 0)))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("PTX was compiled\nwith another version"), FileNotFoundError("gcc")])
+def test_a_kernel_that_does_not_compile_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    calls = []
+
+    def broken(*_: object) -> None:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(choice, "refusal", lambda *_: None)
+    monkeypatch.setattr(choice, "_attend_kernel", broken)
+    reason = f"the kernel does not run here ({type(error).__name__}: {str(error).splitlines()[0]})"
+    assert_plain_with_one_warning(case(torch.float32, 16), reason)
+    assert len(calls) == 1
+    other = case(torch.float32, 24)  # another kernel: it gets its chance
+    attend(_filled(other), other.request)
+    assert len(calls) == 2
+
+
+def test_a_full_device_is_no_reason_for_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(choice, "refusal", lambda *_: None)
+    monkeypatch.setattr(choice, "_attend_kernel", full)
+    example = case(torch.float32, 16)
+    with pytest.raises(torch.OutOfMemoryError):
+        attend(_filled(example), example.request)
+    assert choice._failures == {}

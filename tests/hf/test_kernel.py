@@ -1,0 +1,54 @@
+"""Whole models through the Triton kernels, under Triton's interpreter, against the plain path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
+
+import lavakv  # isort: skip
+from lavakv.attention import choice
+from lavakv.attention.triton import fits, launch
+from tests.hf import zoo
+from tests.hf.helpers import feed, lava_cache, split, typical
+
+
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    fits.device_refusal.cache_clear()
+    monkeypatch.setattr(choice, "_on_cpu", True)
+    with repaired_interpreter():
+        yield
+
+
+@pytest.mark.filterwarnings("error:lavakv. decoding takes the plain path")
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_oss"])
+def test_logits_equal_the_plain_path(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups, softcap, sinks; one token and two; a padded batch. At most twice the plain path's own error.
+
+    Padding with sdpa only: transformers' eager prefill of a padded batch is NaN in float64.
+    """
+    calls = []
+    attend_tiles = launch.attend_tiles
+    monkeypatch.setattr(launch, "attend_tiles", lambda *args: calls.append(1) or attend_tiles(*args))
+    model = lavakv.enable(zoo.tiny(kind, attention="sdpa" if kind == "llama" else "eager"))
+    chunks, mask = split(zoo.prompt(44, batch=2), [40, 1, 2, 1]), torch.ones(2, 44, dtype=torch.long)
+    mask[0, : 36 if kind == "llama" else 0] = 0
+
+    def logits(model: torch.nn.Module) -> torch.Tensor:
+        cache, answers, seen = lava_cache(model, policy="streaming-llm"), [], 0
+        for ids in chunks:
+            seen += ids.shape[1]
+            answers.append(feed(model, cache, [ids], attention_mask=mask[:, :seen])[:, -1:])
+        return torch.cat(answers[1:], dim=1)
+
+    got = logits(model)
+    assert len(calls) == 3 * len(lava_cache(model).layer_indices)
+    monkeypatch.setattr(choice, "_on_cpu", False)
+    plain = logits(model)
+    model.to(torch.float64)
+    exact = logits(model)
+    assert typical(got, exact) <= 2 * typical(plain, exact)
