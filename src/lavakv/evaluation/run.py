@@ -24,20 +24,24 @@ Listener = Callable[[dict[str, Any]], None]
 class Evaluation:
     """One evaluation in one folder; goes on where an earlier one with the same settings stopped.
 
+    A run with other settings is put aside once everything has been prepared, so that a mistake moves nothing.
+
     Args:
         settings: what to compute.
         tasks: the tasks of the settings by name.
         engine: who answers.
         folder: held by this process.
         passed: names of the settings that the user gave.
+        anew: put aside what the folder holds, whatever it is. A run with other settings is put aside in any case.
 
     Raises:
-        LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another run; no record of the
-            folder is touched.
+        LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another version's run; no
+            record of the folder is touched.
 
     Attributes:
         prompts: all prompts, longest first.
         skipped: tasks that were left out, with the reason.
+        claim: what became of the run that was in the folder.
         finished: records by key.
     """
 
@@ -48,6 +52,8 @@ class Evaluation:
         engine: Engine,
         folder: RunFolder,
         passed: Sequence[str] = (),
+        *,
+        anew: bool = False,
     ) -> None:
         self._tasks, self._engine, self._folder = tasks, engine, folder
         self._variants = settings.variants()
@@ -57,7 +63,8 @@ class Evaluation:
         self.prompts, self.skipped = workload(settings, tasks, engine.tokenizer, engine.config)
         _check_budgets(settings, self.prompts)
         run = provenance(settings, engine.about_model(), passed)
-        self._run = folder.claim(_described(run, tasks, self._variants))["run"]
+        self.claim = folder.claim(_described(run, tasks, self._variants), anew=anew)
+        self._run = self.claim.settings["run"]
         self.finished = folder.records()
         self._check_finished()
 
@@ -141,7 +148,7 @@ class Evaluation:
 
 
 def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """What can be told of a run before its model is loaded, for `RunFolder.require`."""
+    """What can be told of a run before its model is loaded, for `RunFolder.changes`."""
     run = {"arguments": settings.arguments(), "versions": versions()}
     return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
 
