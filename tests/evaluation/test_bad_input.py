@@ -71,6 +71,15 @@ def test_records_of_other_data(out, model_dir) -> None:
         madeup.run(madeup.settings(model_dir), out, madeup.echo(num_examples=2))
 
 
+def test_records_of_another_policy(out, model_dir) -> None:
+    """Put there by hand: they would be lost when the file is put in order."""
+    records = read_records(out)
+    with (out / "records.jsonl").open("a") as file:
+        file.write(json.dumps(records[1] | {"policy": "h2o"}) + "\n")
+    with pytest.raises(lavakv.ResultsError, match="got one of h2o, 20, query-aware, for echo, e2"):
+        madeup.run(madeup.settings(model_dir), out)
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

@@ -140,13 +140,14 @@ def test_costs_are_the_measured_ones() -> None:
     assert costs.prefill_seconds == 2.0
 
 
-def test_shares_are_means_over_prompts_of_entries_over_tokens() -> None:
-    import numpy as np
-
-    first, second = np.array([[50, 150], [100, 0]], np.int32), np.array([[150, 250], [100, 0]], np.int32)
+def test_shares_are_means_over_prompts_of_entries_over_what_was_compressed() -> None:
+    """Of prompts of 1,000 tokens, the last 200 of which are a question that comes afterwards."""
+    first, second = [[40, 120], [80]], [[120, 200], [80, 0]]
+    kept = [sum(map(sum, entries)) / 3 / 800 for entries in (first, second)]
     found = [
-        record("lava", "128", "e0", 1.0, head_entries=first, prompt_tokens=1000),
-        record("lava", "128", "e1", 1.0, head_entries=second, prompt_tokens=1000),
+        record("lava", "128", "e0", 1.0, head_entries=first, kept_fraction=kept[0], prompt_tokens=1000),
+        record("lava", "128", "e1", 1.0, head_entries=second, kept_fraction=kept[1], prompt_tokens=1000),
+        record("lava", "128", "e2", 1.0, head_entries=[[0], [0]], kept_fraction=0.1),
     ]
     (only,) = report_of(run_of(found)).shares
     assert only.shares[0] == pytest.approx([0.1, 0.2])

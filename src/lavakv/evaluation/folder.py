@@ -14,8 +14,10 @@ from lavakv.errors import ResultsError
 from lavakv.evaluation.aside import EARLIER, RUN, SUMMARY, bring_back, put_aside
 from lavakv.evaluation.differences import Difference, differences, start_anew, told
 from lavakv.evaluation.disk import JsonLog, cannot_write, write_whole
+from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.jsonl import to_line
-from lavakv.evaluation.records import FILE, SCHEMA, RecordKey, by_key, read_records
+from lavakv.evaluation.keys import RecordKey
+from lavakv.evaluation.records import FILE, read_finished
 
 LOCK = ".lock"
 
@@ -146,7 +148,7 @@ class RunFolder:
         Raises:
             ResultsError: a line that is none, named with its number.
         """
-        return by_key(read_records(self.path)) if (self.path / FILE).exists() else {}
+        return read_finished(self.path).records if (self.path / FILE).exists() else {}
 
     def log(self) -> JsonLog:
         """The open file of records, to add to."""

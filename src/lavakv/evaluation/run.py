@@ -9,10 +9,12 @@ from typing import Any
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import ResultsError
 from lavakv.evaluation.engine import Assignment, Engine
+from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.folder import RunFolder
-from lavakv.evaluation.prompt import Prompt, PromptKey
+from lavakv.evaluation.keys import PromptKey, RecordKey
+from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance, versions
-from lavakv.evaluation.records import SCHEMA, RecordKey, assembled
+from lavakv.evaluation.records import assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
 from lavakv.evaluation.workload import workload
@@ -105,7 +107,7 @@ class Evaluation:
         log = self._folder.log()
         try:
             for prompt, measured in self._engine.answers(self.waiting()):
-                key = RecordKey(prompt.key, measured["policy"], measured["budget"])
+                key = RecordKey(prompt.key, measured["policy"], measured["budget"], prompt.about["mode"])
                 if key in self.finished:
                     continue
                 record = self._record(prompt, measured)
@@ -132,8 +134,9 @@ class Evaluation:
         return ordered
 
     def _check_finished(self) -> None:
-        """Are the folder's records answers to these very prompts?"""
+        """Are the folder's records answers to these very prompts, by these very policies and budgets?"""
         hashes = {prompt.key: prompt.about["prompt_hash"] for prompt in self.prompts}
+        ours = {self._key(prompt, variant) for prompt in self.prompts for variant in self._variants}
         for key, record in self.finished.items():
             if hashes.get(key.prompt) != record["prompt_hash"]:
                 raise ResultsError(
@@ -141,10 +144,16 @@ class Evaluation:
                     got=f"another prompt for {_named(key.prompt)}",
                     fix="The data or the tokenizer changed: give another --out, or --anew to start anew.",
                 )  # fmt: skip
+            if key not in ours:
+                raise ResultsError(
+                    str(self._folder.path), expected="records of this run alone",
+                    got=f"one of {key.policy}, {key.budget}, {key.mode}, for {_named(key.prompt)}",
+                    fix="Take records of other runs out, give another --out, or --anew to start anew.",
+                )  # fmt: skip
 
     @staticmethod
     def _key(prompt: Prompt, variant: Any) -> RecordKey:
-        return RecordKey(prompt.key, variant.label, variant.budget_label)
+        return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.about["mode"])
 
 
 def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
