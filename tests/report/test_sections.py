@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
 from lavakv.errors import InputError
+from lavakv.evaluation.ablation import ablation_summary
 from lavakv.report.analysis import Analysis
 from lavakv.report.contender import Contender
 from lavakv.report.contents import report_of
@@ -87,6 +89,47 @@ def test_leads_are_told_by_task_group() -> None:
     assert contender.policy == "snapkv"
     assert [(cell.mean, cell.low, cell.high) for cell in cells] == [pytest.approx((10,) * 3), pytest.approx((-20,) * 3)]
     assert report_of(run_of(found[:6])).gains is None
+
+
+@pytest.mark.parametrize("baseline", ["lava", "lava-uniform-heads"])
+def test_the_ablation_says_what_the_command_said(baseline) -> None:
+    """The same numbers as `lavakv eval` shows, whichever policy the others are compared with."""
+    chance = random.Random(2)
+    found = [
+        record(policy, "64", f"e{i}", chance.random() + gain, task=task, task_group=group)
+        for task, group in (("one", "Summarization"), ("two", "Multi-document QA"), ("three", "Single-document QA"))
+        for i in range(12)
+        for policy, gain in (
+            ("full cache", 0.0),
+            ("lava", 0.5),
+            ("lava-uniform-layers", 0.0),
+            ("lava-uniform-heads", 1),
+        )
+        if (task, i, policy) != ("three", 4, "lava-uniform-heads")
+    ]
+    found = [{**r, "budget": "all"} if r["policy"] == "full cache" else r for r in found]
+    told = report_of(run_of(found), baseline).ablation
+    shown = [
+        (
+            one.kind,
+            one.without,
+            round(one.gain.mean, 2),
+            [round(one.gain.low, 2), round(one.gain.high, 2)],
+            one.gain.num,
+        )
+        for one in told
+    ]
+    summary = [gain for gain in ablation_summary(found) if gain["kind"] in ("generation", "extraction")]
+    expected = [(g["kind"], g["without"], g["gain"], g["interval"], g["prompts"]) for g in summary]
+    assert sorted(shown) == sorted(expected)
+    verdicts = {(one.without, one.kind): (one.holds, one.is_insight) for one in told}
+    assert verdicts["layer budgets", "generation"] == ("yes", True)
+    assert verdicts["head budgets", "extraction"] == ("reversed", True)
+    assert not verdicts["head budgets", "generation"][1]
+
+
+def test_without_the_ablated_policies_there_is_no_ablation(small) -> None:
+    assert report_of(small).ablation == []
 
 
 def test_the_baseline_can_be_named(small) -> None:

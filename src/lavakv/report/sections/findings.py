@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lavakv.evaluation.bootstrap import FEW, LEVEL, Estimate
 from lavakv.report.analysis import Analysis
-from lavakv.report.bootstrap import FEW, LEVEL, Estimate
 from lavakv.report.contender import Contender
 from lavakv.report.numbers import interval, percent, plural, score, signed
 from lavakv.report.sections.cost import Costs

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lavakv.evaluation.bootstrap import Scores
 from lavakv.report.analysis import Analysis
-from lavakv.report.board import Scores
 from lavakv.report.contender import Contender
 
 
