@@ -36,6 +36,7 @@ STAGES = [
     "report",
     "demo",
     "cli",
+    "lm_eval",
 ]
 ENGINE_FREE = STAGES[: STAGES.index("hf")]
 CORE_MAY_IMPORT = {"lavakv", "torch", "typing_extensions", *sys.stdlib_module_names}

@@ -48,6 +48,19 @@ def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
     assert_all_parts(caught.value, got="none")
 
 
+def test_a_window_whose_hidden_states_are_all_zero_is_named() -> None:
+    """With a zero row beside others all is finite; see `tests/scoring/test_residual.py`."""
+    policy = get_policy("residual")
+    some, none = (replace(WINDOW, residual_norms=norms) for norms in (torch.tensor([0.0, 0, 2]), torch.zeros(3)))
+    assert layer_weight(policy, some, judge(policy, some)) > 0
+    with pytest.raises(PolicyError, match=r"'residual' at layer 5: expected a hidden state .* not zero") as caught:
+        layer_weight(policy, none, judge(policy, none))
+    assert_all_parts(caught.value, got="only zeros")
+    lava = replace(WINDOW, residual_norms=torch.zeros(3))
+    with pytest.raises(PolicyError, match="'lava' at layer 5: expected finite scores, got NaN"):
+        layer_weight(get_policy("lava"), lava, GOOD * torch.nan)
+
+
 @pytest.mark.parametrize("name", lavakv.policies())
 def test_a_policy_asks_for_all_that_it_reads(name: str) -> None:
     policy, absent = get_policy(name), dict.fromkeys(get_args(Need))

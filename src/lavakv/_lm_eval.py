@@ -2,23 +2,31 @@
 
 PyTorch calls `register` at the end of its own import, by way of its entry points for out-of-tree code
 (`torch.backends`), and the harness imports PyTorch before it looks models up. In processes that are not the harness it
-looks at one dictionary and returns. TORCH_DEVICE_BACKEND_AUTOLOAD=0 turns it off, like all such entry points.
+looks at one dictionary and returns. Nothing but the standard library is imported here and nothing is raised: either
+would be in the way of everyone who imports PyTorch. `docs/eval.md` says what can go wrong all the same.
 """
-
-from __future__ import annotations
 
 import sys
 from contextlib import suppress
 
-TARGET = "lavakv.evaluation.harness:LavaLM"
+NAME, TARGET = "lavakv", "lavakv.evaluation.harness:LavaLM"
 
 
 def register() -> None:
     """Register the model class by name, where the harness is being imported; it is loaded when it is asked for."""
-    if "lm_eval" not in sys.modules:
-        return
-    with suppress(Exception):  # a harness that has changed must not keep anyone from importing PyTorch
-        import lm_eval.models  # noqa: F401  # its own models are registered only while the registry is empty
-        from lm_eval.api.registry import model_registry
+    if "lm_eval" in sys.modules:
+        with suppress(Exception):  # a harness that has changed must not keep anyone from PyTorch
+            add_name()
 
-        model_registry.register("lavakv", target=TARGET)
+
+def add_name() -> None:
+    """Register the model class by name.
+
+    Raises:
+        Exception: whatever a harness raises that is not there or has changed.
+    """
+    import lm_eval.models  # noqa: F401  # its own models are registered only while the registry is empty
+    from lm_eval.api.registry import model_registry
+
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=TARGET)

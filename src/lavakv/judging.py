@@ -46,7 +46,11 @@ def layer_weight(policy: Policy, window: ScoringWindow, values: Tensor) -> float
     Raises:
         PolicyError: scores or a weight that cannot be compared; names policy and layer.
     """
-    weight = score_weight(policy, values, window.layer)
+    try:
+        weight = score_weight(policy, values, window.layer)
+    except PolicyError:
+        _require_stream(policy, window)
+        raise
     if not callable(policy.layer_rule):
         return weight
     weight = float(policy.layer_rule(window))
@@ -54,6 +58,14 @@ def layer_weight(policy: Policy, window: ScoringWindow, values: Tensor) -> float
         fix = "Mend the policy's layer rule, or check the model's weights and dtype."
         raise _error(policy, window.layer, "a finite layer weight of zero or more", str(weight), fix)
     return weight
+
+
+def _require_stream(policy: Policy, window: ScoringWindow) -> None:
+    """Say what is wrong where a policy that divides by the stream's norms could not do so."""
+    norms = window.residual_norms if "residual_norms" in policy.needs else None
+    if norms is not None and not bool((norms > 0).any()):
+        fix = "Use another policy, or check the model's weights."
+        raise _error(policy, window.layer, "a hidden state in the window that is not zero", "only zeros", fix) from None
 
 
 def score_weight(policy: Policy, values: Tensor, layer: int) -> float:

@@ -50,7 +50,8 @@ def _with(command: list[str], **changes: str) -> list[str]:
     """The command with other values of some options."""
     command = list(command)
     for name, value in changes.items():
-        command[command.index(f"--{name.replace('_', '-')}") + 1] = value
+        option = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+        command[command.index(option) + 1] = value
     return command
 
 
@@ -71,8 +72,9 @@ def test_json_tells_scores_and_costs(command, tmp_path, capsys) -> None:
     assert cost["prefill_seconds"] == pytest.approx(sum({r["seconds"]["prefill"] for r in records}))
     assert cost["within_goal"] == sum(pair["ratio"] <= 1.1 for pair in cost["pairs"] if pair["budget"] != "all")
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {
-        name: value for name, value in told.items() if name != "out"
+        name: value for name, value in told.items() if name not in ("out", "earlier")
     }
+    assert told["earlier"] is None
     assert records[0]["run"]["passed"] == ["budgets", "data_dir", "limit", "model", "policies", "tasks"]
 
 
@@ -91,16 +93,48 @@ def test_a_rerun_goes_on_and_a_finished_one_computes_nothing(command, tmp_path, 
     assert file.read_bytes() == again
 
 
-def test_other_settings_are_refused_and_anew_puts_the_old_records_aside(command, tmp_path, capsys) -> None:
+def test_other_settings_start_anew_and_the_old_run_is_put_aside(command, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
     assert run(command) == 0
-    whole = (tmp_path / "run" / "records.jsonl").read_bytes()
-    other = _with(command, budgets="45")
-    assert run(other) == 2
-    assert "got budgets was 40,50, is 45" in capsys.readouterr().err
-    assert (tmp_path / "run" / "records.jsonl").read_bytes() == whole
-    assert run([*other, "--anew"]) == 0
-    assert {record["budget"] for record in read_records(tmp_path / "run")} == {"all", "45"}
-    assert (tmp_path / "run" / "earlier" / "1" / "records.jsonl").read_bytes() == whole
+    whole = (out / "records.jsonl").read_bytes()
+    (out / "report.html").write_text("a page")
+    (out / "reports of mine").mkdir()
+    capsys.readouterr()
+    assert run([*_with(command, budgets="45"), "--json"]) == 0
+    captured = capsys.readouterr()
+    said = f"Starting anew, as budgets was 40,50, is 45. What was in {out} is in {out}/earlier/1 now\n"
+    assert captured.err == said
+    moved = {"folder": f"{out}/earlier/1", "changed": ["budgets was 40,50, is 45"]}
+    assert json.loads(captured.out)["earlier"] == moved
+    assert {record["budget"] for record in read_records(out)} == {"all", "45"}
+    assert (out / "earlier" / "1" / "records.jsonl").read_bytes() == whole
+    kept = sorted(file.name for file in (out / "earlier" / "1").iterdir())
+    assert kept == ["records.jsonl", "report.html", "run.json", "summary.json"]
+    assert (out / "reports of mine").is_dir()
+    assert run(command) == 0
+    assert json.loads((out / "earlier" / "2" / "run.json").read_text())["budgets"] == ["all", "45"]
+
+
+def test_a_mistake_moves_nothing(command, tmp_path, capsys) -> None:
+    """Other settings that cannot be, with and without `--anew`."""
+    assert run(command) == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    for mistake in (_with(command, budgets="20"), _with(command, data_dir=str(tmp_path)), _with(command, m="/none")):
+        assert run(mistake) == run([*mistake, "--anew"]) == 2
+        assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
+def test_anew_puts_aside_what_another_version_wrote(command, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    assert run(command) == 0
+    for text in (json.dumps({"schema": 0}), "{"):
+        (out / "run.json").write_text(text)
+        assert run(command) == 2
+        assert "or --anew to put it aside" in capsys.readouterr().err
+        assert run([*command, "--anew"]) == 0
+        assert "earlier/" in capsys.readouterr().err
+        assert len(read_records(out)) == 5
+    assert (out / "earlier" / "2" / "run.json").read_text() == "{"
 
 
 def test_an_interruption_says_what_is_kept(command, tmp_path, capsys, monkeypatch) -> None:
@@ -120,6 +154,10 @@ def test_an_interruption_says_what_is_kept(command, tmp_path, capsys, monkeypatc
     assert "Stopped. 3 of 5 records are in" in said
     assert "Traceback" not in said
     assert len(read_records(tmp_path / "run")) == 3
+    calls.clear()
+    assert run([*command, "--anew"]) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the same command, without --anew, goes on there" in said
 
 
 def test_rescoring_needs_no_model(command, tmp_path, model_dir, capsys) -> None:

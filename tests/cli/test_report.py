@@ -65,7 +65,10 @@ def test_a_broken_line_is_named(folder, capsys) -> None:
     with (folder / "records.jsonl").open("a") as file:
         file.write("{}\n")
     assert run(["report", str(folder)]) == 2
-    assert f"records.jsonl, line {len(records(2)) + 1}: expected schema 1, got None" in capsys.readouterr().err
+    assert (
+        f"records.jsonl, line {len(records(2)) + 1}: expected a record of schema 1, got schema None"
+        in capsys.readouterr().err
+    )
 
 
 def test_no_model_code_is_loaded(folder) -> None:

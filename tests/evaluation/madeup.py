@@ -49,11 +49,13 @@ def settings(model: str, **options: object) -> EvalSettings:
     return EvalSettings(model=model, **{**chosen, **options})
 
 
-def run(chosen: EvalSettings, out: Path, task: Task | None = None, engine: Engine | None = None) -> list[dict]:
+def run(
+    chosen: EvalSettings, out: Path, task: Task | None = None, engine: Engine | None = None, *, anew: bool = False
+) -> list[dict]:
     with locked(out) as folder:
         task = task or echo()
         engine = engine or SerialEngine(load(chosen.model, dtype=chosen.dtype, device="cpu"))
-        return Evaluation(chosen, {task.name: task}, engine, folder).run()
+        return Evaluation(chosen, {task.name: task}, engine, folder, anew=anew).run()
 
 
 def run_alone(model: str, out: Path, num_examples: int) -> None:

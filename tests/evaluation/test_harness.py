@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 import lavakv
+from lavakv import _lm_eval
 from lavakv.models.load import load
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
@@ -22,8 +24,8 @@ _LM_EVAL = """
 from functools import partialmethod
 from lm_eval.tasks import TaskManager
 TaskManager.__init__ = partialmethod(TaskManager.__init__, include_defaults=False)  # reading them takes 10 s
-from lm_eval.__main__ import cli_evaluate
-cli_evaluate()
+import runpy
+runpy.run_module("{command}", run_name="__main__")
 """
 _TASK = """
 task: made_up_words
@@ -95,24 +97,64 @@ def test_whole_texts_are_refused(lm) -> None:
         lm.loglikelihood_rolling([_request("loglikelihood_rolling", _WORDS)])
 
 
-def test_the_command_finds_the_model_by_name(model_dir, loaded, tmp_path) -> None:
-    """With the entry point of pyproject.toml installed, as pip would, in a folder of this test's own."""
+def _installed(place: Path) -> None:
+    """The entry points of pyproject.toml, as pip would install them, in a folder of this test's own."""
     entry_points = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["torch.backends"]
-    about = tmp_path / "lavakv_here-0.dist-info"
+    about = place / "lavakv_here-0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lavakv-here\nVersion: 0\n")
     lines = [f"{name} = {target}" for name, target in entry_points.items()]
     (about / "entry_points.txt").write_text("\n".join(["[torch.backends]", *lines]))
+
+
+def _run(program: str, *arguments: object, place: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A Python program in a process of its own."""
+    path = os.pathsep.join([str(place), str(_ROOT / "src")])
+    variables = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "home"), **environment}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+
+
+@pytest.mark.parametrize("command", ["lm_eval", "lavakv.lm_eval"])
+def test_the_command_finds_the_model_by_name(command, model_dir, loaded, tmp_path) -> None:
+    """The harness's by way of PyTorch's entry points, ours without them."""
+    _installed(tmp_path)
     (tmp_path / "data.jsonl").write_text(json.dumps({"text": _WORDS, "target": _expected_text(loaded, _WORDS)}))
     (tmp_path / "words.yaml").write_text(_TASK.format(data=tmp_path / "data.jsonl"))
-    command = [
-        *(sys.executable, "-c", _LM_EVAL, "--model", "lavakv", "--tasks", str(tmp_path / "words.yaml")),
+    done = _run(
+        _LM_EVAL.format(command={"lm_eval": "lm_eval.__main__"}.get(command, command)),
+        *("--model", "lavakv", "--tasks", tmp_path / "words.yaml"),
         *("--model_args", f"pretrained={model_dir},budget=20,window=8,dtype=float32", "--device", "cpu"),
-        *("--output_path", str(tmp_path / "results")),
-    ]
-    path = os.pathsep.join([str(tmp_path), str(_ROOT / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        *("--output_path", tmp_path / "results"),
+        place=tmp_path,
+        TORCH_DEVICE_BACKEND_AUTOLOAD=str(int(command == "lm_eval")),
+    )
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "results").rglob("results_*.json")
     assert json.loads(file.read_text())["results"]["made_up_words"]["exact_match,none"] == 1.0
+
+
+def test_importing_pytorch_loads_next_to_nothing_of_ours(tmp_path) -> None:
+    _installed(tmp_path)
+    program = "import sys, torch; print(*sorted(name for name in sys.modules if name.split('.')[0] == 'lavakv'))"
+    done = _run(program, place=tmp_path, TORCH_DEVICE_BACKEND_AUTOLOAD="1")
+    assert done.stdout.split() == ["lavakv", "lavakv._lm_eval", "lavakv._version", "lavakv.errors"], done.stderr
+
+
+@pytest.mark.parametrize("there", ["lm_eval", "lm_eval.models", "lm_eval.api.registry"])
+def test_a_harness_that_has_changed_keeps_nobody_from_pytorch(there, monkeypatch) -> None:
+    for name in ("lm_eval", "lm_eval.models", "lm_eval.api.registry"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, there, None)
+    _lm_eval.register()
+    with pytest.raises(ImportError):
+        _lm_eval.add_name()
+
+
+def test_the_name_is_the_class_s(lm) -> None:
+    from lm_eval.api.registry import get_model
+
+    _lm_eval.add_name()
+    assert get_model(_lm_eval.NAME) is type(lm)
+    module, name = _lm_eval.TARGET.split(":")
+    assert (module, name) == (type(lm).__module__, type(lm).__name__)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lavakv.evaluation.ablation import ablation_summary, bootstrap_interval, task_kind
+from lavakv.evaluation.ablation import ablation_summary, task_kind
 from lavakv.evaluation.cost import cost_summary
 from lavakv.evaluation.engine import Assignment
 from lavakv.evaluation.forecast import Forecast
@@ -99,13 +99,50 @@ def test_only_prompts_that_both_answered_are_compared() -> None:
     assert gain["prompts"] == 1
 
 
-def test_the_interval_is_the_bootstrap_s() -> None:
-    """Of 0 and 1 in equal numbers the mean of n has the standard error 0.5 / sqrt(n)."""
-    low, high = bootstrap_interval([np.array([0.0, 1.0] * 50)])
-    step, quantile_error = 0.01, (0.025 * 0.975 / 2000) ** 0.5 * 0.05 / 0.0584  # of means; 0.0584: density at 1.96
-    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=step + 3 * quantile_error)
-    assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=step + 3 * quantile_error)
-    assert bootstrap_interval([np.array([0.25] * 3), np.array([0.75])]) == (0.5, 0.5)
+@pytest.mark.parametrize("num_prompts", [1, 4])
+def test_a_gain_on_a_handful_of_prompts_is_not_settled(num_prompts) -> None:
+    """Whatever its interval, which has no width for one prompt."""
+    (gain, *_) = ablation_summary(_ablation(0.1)[: 3 * num_prompts])
+    assert gain["interval"][0] > 0
+    assert (gain["prompts"], gain["holds"]) == (num_prompts, "not settled")
+
+
+def test_a_gain_is_the_mean_over_tasks_and_its_interval_that_of_the_paired_differences() -> None:
+    """Two tasks of 40 and 10 prompts, gains of known spread: standard errors add up as they do for a mean of two."""
+    generator = np.random.default_rng(4)
+    gains = {"one": generator.normal(0.1, 0.2, 40), "two": generator.normal(0.05, 0.1, 10)}
+    records = []
+    for task, own in gains.items():
+        for index, gain in enumerate(own):
+            common = generator.uniform(0, 5)  # shared by both policies: no part of a paired difference
+            for policy, score in (("lava", common + gain), ("lava-uniform-layers", common)):
+                records.append(_record(f"a{index}", policy, "128", score=score) | {"task": task})
+    (found, *_) = ablation_summary(records)
+    assert found["gain"] == pytest.approx(50 * sum(own.mean() for own in gains.values()), abs=0.01)
+    error = 50 * float(np.sqrt(sum(own.var() / len(own) for own in gains.values())))
+    low, high = found["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.12)  # of 2,000 draws; ten prompts are not quite normal
+    assert (found["tasks"], found["prompts"]) == (2, 50)
+
+
+def test_an_unfinished_run_compares_what_is_there() -> None:
+    """The last prompt was answered by one policy only, and is the only one of its task."""
+    alone = _record("b", "lava", "128") | {"task": "other"}
+    (gain, *_) = ablation_summary([*_ablation(0.1), alone])
+    assert (gain["tasks"], gain["prompts"]) == (1, 20)
+    other = _record("b", "lava-uniform-layers", "128") | {"task": "echo"}
+    assert ablation_summary([alone, other]) == []
+
+
+def test_generation_and_extraction_come_first() -> None:
+    groups = ("Few-shot learning", "Multi-document QA", "Summarization")
+    records = [
+        _record("a", policy, "128") | {"task_group": group}
+        for group in groups
+        for policy in ("lava", "lava-uniform-heads")
+    ]
+    kinds = [gain["kind"] for gain in ablation_summary(records)]
+    assert kinds == ["generation", "extraction", "other", *groups]
 
 
 def test_tasks_are_generation_or_extraction() -> None:

@@ -40,6 +40,20 @@ def test_norms_are_those_of_what_enters_the_layer(kind: str) -> None:
         torch.testing.assert_close(window.residual_norms, torch.linalg.vector_norm(stream, dim=-1))
 
 
+def test_tokens_whose_embedding_is_zero_are_left_out_and_a_window_of_them_is_refused() -> None:
+    """Padding's embedding is zero in many models, and nothing keeps it out of a prompt."""
+    model, ids = lavakv.enable(zoo.tiny("llama")), zoo.prompt(PROMPT)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = 0
+    ids[:, -2:] = 7
+    cache = lava_cache(model, policy="residual")
+    feed(model, cache, [ids])
+    assert cache.budgets().head_entries.sum() == cache.lengths().sum()
+    ids[:, -WINDOW:] = 7
+    with refuses(PolicyError, "policy 'residual' at layer 0", "only zeros"):
+        feed(model, lava_cache(model, policy="residual"), [ids])
+
+
 def _altup() -> nn.Module:
     """Gemma 3n passes two streams from layer to layer, which no one norm describes."""
     return lavakv.enable(_model("gemma3n_text", **_SHARED, **SHARED["gemma3n_text"]))

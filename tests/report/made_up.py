@@ -59,7 +59,8 @@ def _record(task, example, policy, budget, gold, luck, chance) -> dict:
     wrong = chance.choice([answer for answer in ANSWERS if answer != gold])
     entries = [[max(33, per_head + (7 - 3 * layer) * (head + 1)) for head in range(HEADS)] for layer in range(LAYERS)]
     return {
-        "schema": 1, "task": task, "benchmark": benchmark, "task_group": group, "metric": metric, **example,
+        "schema": 1, "task": task, "task_version": "paper-1", "benchmark": benchmark, "task_group": group,
+        "metric": metric, **example,
         "prompt_hash": f"{task}-{example['example']}", "prompt_tokens": tokens, "truncated": example["example"] == "e0",
         "policy": policy, "budget": budget, "mode": "query-aware", "window": 32,
         "tokens_per_head": None if full else per_head, "kept_fraction": kept,

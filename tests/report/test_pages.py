@@ -167,3 +167,18 @@ def test_fences_outlast_the_backticks_inside() -> None:
     assert fence("plain") == "```"
     assert fence("a ```` b") == "`````"
     assert cell("a | b\n<i>*x*") == r"a \| b \<i\>\*x\*"
+
+
+def test_both_pages_say_what_the_ablation_settles() -> None:
+    names = {"snapkv": "lava-uniform-layers", "streaming-llm": "lava-uniform-heads"}
+    found = [{**record, "policy": names.get(record["policy"], record["policy"])} for record in records(8)]
+    report = report_of(Run("made-up", found, {}, 0, False))
+    text, page = markdown(report, {}), html(report)
+    assert len(report.ablation) == 12
+    for one in report.ablation:
+        star = " \\*" if one.is_insight else ""
+        assert f"| {one.kind}{star} | {one.without} | {one.contender.budget} a head |" in text
+    for words in ("What layer and head budgets gain", "not settled", "5 of"):
+        assert words in text
+        assert words in page
+    assert {"yes", "not settled"} <= {one.holds for one in report.ablation}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
 from lavakv.errors import InputError
+from lavakv.evaluation.ablation import ablation_summary
 from lavakv.report.analysis import Analysis
 from lavakv.report.contender import Contender
 from lavakv.report.contents import report_of
@@ -89,6 +91,47 @@ def test_leads_are_told_by_task_group() -> None:
     assert report_of(run_of(found[:6])).gains is None
 
 
+@pytest.mark.parametrize("baseline", ["lava", "lava-uniform-heads"])
+def test_the_ablation_says_what_the_command_said(baseline) -> None:
+    """The same numbers as `lavakv eval` shows, whichever policy the others are compared with."""
+    chance = random.Random(2)
+    found = [
+        record(policy, "64", f"e{i}", chance.random() + gain, task=task, task_group=group)
+        for task, group in (("one", "Summarization"), ("two", "Multi-document QA"), ("three", "Single-document QA"))
+        for i in range(12)
+        for policy, gain in (
+            ("full cache", 0.0),
+            ("lava", 0.5),
+            ("lava-uniform-layers", 0.0),
+            ("lava-uniform-heads", 1),
+        )
+        if (task, i, policy) != ("three", 4, "lava-uniform-heads")
+    ]
+    found = [{**r, "budget": "all"} if r["policy"] == "full cache" else r for r in found]
+    told = report_of(run_of(found), baseline).ablation
+    shown = [
+        (
+            one.kind,
+            one.without,
+            round(one.gain.mean, 2),
+            [round(one.gain.low, 2), round(one.gain.high, 2)],
+            one.gain.num,
+        )
+        for one in told
+    ]
+    summary = [gain for gain in ablation_summary(found) if gain["kind"] in ("generation", "extraction")]
+    expected = [(g["kind"], g["without"], g["gain"], g["interval"], g["prompts"]) for g in summary]
+    assert sorted(shown) == sorted(expected)
+    verdicts = {(one.without, one.kind): (one.holds, one.is_insight) for one in told}
+    assert verdicts["layer budgets", "generation"] == ("yes", True)
+    assert verdicts["head budgets", "extraction"] == ("reversed", True)
+    assert not verdicts["head budgets", "generation"][1]
+
+
+def test_without_the_ablated_policies_there_is_no_ablation(small) -> None:
+    assert report_of(small).ablation == []
+
+
 def test_the_baseline_can_be_named(small) -> None:
     assert {duel.first.policy for duel in report_of(small, "snapkv").rivals} == {"snapkv"}
     with pytest.raises(InputError, match="--baseline: expected a policy of the run: snapkv, lava, got 'h2o'"):
@@ -140,13 +183,14 @@ def test_costs_are_the_measured_ones() -> None:
     assert costs.prefill_seconds == 2.0
 
 
-def test_shares_are_means_over_prompts_of_entries_over_tokens() -> None:
-    import numpy as np
-
-    first, second = np.array([[50, 150], [100, 0]], np.int32), np.array([[150, 250], [100, 0]], np.int32)
+def test_shares_are_means_over_prompts_of_entries_over_what_was_compressed() -> None:
+    """Of prompts of 1,000 tokens, the last 200 of which are a question that comes afterwards."""
+    first, second = [[40, 120], [80]], [[120, 200], [80, 0]]
+    kept = [sum(map(sum, entries)) / 3 / 800 for entries in (first, second)]
     found = [
-        record("lava", "128", "e0", 1.0, head_entries=first, prompt_tokens=1000),
-        record("lava", "128", "e1", 1.0, head_entries=second, prompt_tokens=1000),
+        record("lava", "128", "e0", 1.0, head_entries=first, kept_fraction=kept[0], prompt_tokens=1000),
+        record("lava", "128", "e1", 1.0, head_entries=second, kept_fraction=kept[1], prompt_tokens=1000),
+        record("lava", "128", "e2", 1.0, head_entries=[[0], [0]], kept_fraction=0.1),
     ]
     (only,) = report_of(run_of(found)).shares
     assert only.shares[0] == pytest.approx([0.1, 0.2])

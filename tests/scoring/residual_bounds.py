@@ -45,7 +45,8 @@ def known_squares(window: ScoringWindow) -> Known:
     attention, relative = _attention(window), _relative_error(window)
     seen = attention[..., : window.num_evictable]
     distances, norms = _distances(window, attention, relative), window.residual_norms.double()
-    ramp = torch.arange(1, rows + 1, dtype=torch.float64) / sum(range(1, rows + 1)) / norms.square()
+    places = torch.arange(1, rows + 1, dtype=torch.float64) * (norms > 0)
+    ramp = places / places.sum() / norms.clamp(min=2.0**-63).square()
     weights = Known(ramp[:, None], 0 * ramp[:, None]).rounded(6)
     change = _over_rest(_expected(attention, relative, window.num_evictable)).squared().rounded(4)
     known = change.times(distances).times(weights).rounded(group * rows + 4)

@@ -21,9 +21,13 @@ from tests.scoring.residual_bounds import known_squares
 
 @st.composite
 def peaked(draw: st.DrawFn) -> ScoringWindow:
-    """Windows some of which pay nearly all their attention to one position."""
+    """Windows some of which pay nearly all their attention to one position, and some with rows of a stream of zeros."""
     window = draw(full_windows())
-    return replace(window, queries=draw(st.sampled_from([1, 1, 6])) * window.queries)
+    assert window.residual_norms is not None
+    rows = len(window.residual_norms)
+    there = torch.tensor(draw(st.lists(st.booleans(), min_size=rows, max_size=rows).filter(any)))
+    queries = draw(st.sampled_from([1, 1, 6])) * window.queries
+    return replace(window, queries=queries, residual_norms=there * window.residual_norms)
 
 
 @given(pairs(peaked()))
@@ -115,6 +119,20 @@ def test_a_longer_stream_divides_and_a_larger_projection_multiplies(window: Scor
     score = residual_score(window)
     assert torch.equal(residual_score(replace(window, residual_norms=factor * window.residual_norms)) * factor, score)
     assert torch.equal(residual_score(replace(window, output_weight=factor * window.output_weight)), score * factor)
+
+
+def test_a_row_whose_stream_is_zero_is_left_out() -> None:
+    """Its weight goes to the others; where all are zero nothing can be told."""
+    visible = torch.tensor([[True, False, True, False], [False, True, False, True]])
+    values = [4.0, 0.0, 0.0, 2.0]
+    squares = residual_score(_window(values, rows=2, norms=[0.0, 2.0], visible=visible))[0].square().tolist()
+    late, surprise = 1 / 4, 1 / 4
+    unseen = [0.003 / 4 * surprise * late * distance for distance in (9, 1)]
+    assert squares == pytest.approx([unseen[0], late + unseen[1]], rel=1e-6)
+    for norms in ([0.0, 0.0], [2.0**-70, 0.0]):
+        window = _window(values, rows=2, norms=norms, visible=visible)
+        assert residual_score(window).isnan().all()
+        assert all(math.isnan(score) for score in residual_score_naive(naive(window))[0])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

@@ -11,9 +11,8 @@ from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.comparison import print_comparison, write_csv
 from lavakv.cli.console import print_json, progress, working
-from lavakv.cli.lists import names, numbers, whole_numbers
-from lavakv.cli.loading import load_quietly
 from lavakv.cli.prompts import read_prompt
+from lavakv.cli.variants import asked_variants, load_for
 
 _DEFAULT_KEEP = "0.5,0.25,0.125"
 
@@ -22,16 +21,13 @@ def compare(
     prompt: options.Prompt = None,
     file: options.File = None,
     model: options.ModelName = "smollm2",
-    question: Annotated[
-        list[str] | None,
-        typer.Option("--question", "-q", help="Compress the prompt alone and ask this afterwards; may be repeated."),
-    ] = None,
-    policies: Annotated[str, typer.Option(help="Policies, separated by commas, or all.")] = "lava",
-    budgets: Annotated[str | None, typer.Option(help="Mean entries per KV head, such as 128,256.")] = None,
-    keep: Annotated[str | None, typer.Option(help=f"Kept fractions; {_DEFAULT_KEEP} if no budgets.")] = None,
+    question: Annotated[list[str] | None, options.question("; may be repeated")] = None,
+    policies: options.Policies = "lava",
+    budgets: options.Budgets = None,
+    keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP)] = None,
     window: options.Window = DEFAULT_WINDOW,
     positions: Annotated[int, typer.Option(min=1, help="Tokens whose distributions are compared.")] = 32,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="Generate answers, too.")] = True,
+    text: options.Text = True,
     max_new_tokens: options.MaxNewTokens = 64,
     chat: options.Chat = True,
     dtype: options.Dtype = "auto",
@@ -43,16 +39,11 @@ def compare(
 ) -> None:
     """Compare policies and budgets with the full cache: KL divergence, answers, memory, speed; from one prefill."""
     context = read_prompt(prompt, file)
-    from lavakv.evaluation.compare import Comparer, variants_of
+    from lavakv.evaluation.compare import Comparer
     from lavakv.evaluation.encode import encode_parts
-    from lavakv.registry import policies as known
 
-    fractions = _DEFAULT_KEEP if budgets is None and keep is None else keep
-    chosen = list(known()) if policies == "all" else names("--policies", policies)
-    variants = variants_of(chosen, whole_numbers("--budgets", budgets), numbers("--keep", fractions), window)
-    loaded = load_quietly(model, dtype, device, attention)
-    for variant in variants:
-        variant.new_cache(loaded.model.config)  # finds what is wrong before minutes are spent
+    variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
+    loaded = load_for(variants, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
         comparer = Comparer(loaded, ids, asked, positions, max_new_tokens if text else 0)

@@ -1,74 +1,38 @@
-"""From the options of `lavakv eval` and a preset to settings."""
+"""Options that only `lavakv eval` has."""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from lavakv.errors import InputError
+from lavakv.cli.options import kept_fractions
 
-if TYPE_CHECKING:
-    from lavakv.evaluation.settings import EvalSettings
-
-_DEFAULT_BUDGETS = (128, 256)
-
-
-def chosen_settings(
-    context: typer.Context, given: dict[str, Any], preset: str | None
-) -> tuple[EvalSettings, list[str]]:
-    """Settings, and the names of those that the user gave. What is given overrides the preset.
-
-    Args:
-        context: knows which options stood on the command line.
-        given: values of all options that are settings.
-        preset: name of a preset, or None.
-
-    Raises:
-        InputError: an unknown preset, no task, or a value that cannot be.
-    """
-    from lavakv.evaluation.presets import get_preset
-    from lavakv.evaluation.settings import EvalSettings
-
-    passed = [name for name in given if _stands_there(context, name)]
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    if preset is not None:
-        named = dict(get_preset(preset).settings)
-        if {"budgets", "keep"} & set(passed):
-            named.pop("budgets", None)
-        values |= {name: value for name, value in named.items() if name not in passed}
-    if not values["budgets"] and not values["keep"]:
-        values["budgets"] = _DEFAULT_BUDGETS
-    if not values["tasks"]:
-        raise InputError(
-            "--tasks", expected="at least one", got="none", fix="--list-tasks shows them; or give a --preset."
-        )
-    values["tasks"] = expanded(values["tasks"])
-    if values["policies"] == ("all",):
-        from lavakv.registry import policies
-
-        values["policies"] = tuple(policies())
-    return EvalSettings(**values), passed
-
-
-def expanded(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Task names, those with a * replaced by all that they stand for.
-
-    Raises:
-        InputError: a pattern that stands for none.
-    """
-    from lavakv.tasks import task_names
-
-    found: dict[str, None] = {}
-    for name in tasks:
-        matching = [known for known in task_names() if fnmatchcase(known, name)] if "*" in name else [name]
-        if not matching:
-            raise InputError("--tasks", expected="a pattern of known tasks", got=name, fix="--list-tasks shows them.")
-        found.update(dict.fromkeys(matching))
-    return tuple(found)
-
-
-def _stands_there(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+Tasks = Annotated[
+    str | None, typer.Option(help="Task names, separated by commas; * stands for anything. --list-tasks shows them.")
+]
+Keep = Annotated[str | None, kept_fractions("--budgets 128,256")]
+Out = Annotated[
+    Path | None, typer.Option(help="Results folder. An interrupted run goes on there; with other settings it is moved.")
+]
+PresetName = Annotated[
+    str | None, typer.Option("--preset", help="Settings with a name: ablation, paper-longbench, ...")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="First examples of each task; all if not given.")]
+DataDir = Annotated[Path | None, typer.Option(help="Local data instead of the hub.")]
+Mode = Annotated[str, typer.Option(help="query-aware, or query-agnostic: questions come after.")]
+Protocol = Annotated[str, typer.Option(help="paper, or harness: lm-evaluation-harness's own prompts.")]
+Lengths = Annotated[str | None, typer.Option(help="Tokens of generated prompts, such as 4096,8192.")]
+Depths = Annotated[str | None, typer.Option(help="Depths of the needle in percent.")]
+Haystack = Annotated[Path | None, typer.Option(help="Folder of .txt files for generated prompts.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of generated prompts.")]
+MaxPromptTokens = Annotated[int, typer.Option(min=2, help="The paper protocol cuts the middle beyond.")]
+Rows = Annotated[int, typer.Option(min=1, help="Budgets of a policy that are decoded together, at most.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave broken data lines out.")]
+Ray = Annotated[bool, typer.Option("--ray", help="Spread prompts over a Ray cluster.")]
+RayAddress = Annotated[str | None, typer.Option(help="Of a running cluster; one starts here otherwise.")]
+RayCpus = Annotated[int, typer.Option(min=1, help="CPU cores a prompt takes on a cluster without GPUs.")]
+Anew = Annotated[bool, typer.Option("--anew", help="Put whatever is in --out aside and start anew.")]
+Rescore = Annotated[bool, typer.Option("--rescore", help="Only score the records in --out again.")]
+ListTasks = Annotated[bool, typer.Option("--list-tasks", help="Show all tasks.")]

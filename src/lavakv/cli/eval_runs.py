@@ -18,7 +18,7 @@ from lavakv.errors import InputError
 
 if TYPE_CHECKING:
     from lavakv.evaluation.engine import Engine
-    from lavakv.evaluation.folder import RunFolder
+    from lavakv.evaluation.folder import Claim
     from lavakv.evaluation.run import Evaluation
     from lavakv.evaluation.settings import EvalSettings
 
@@ -55,26 +55,34 @@ def run_evaluation(
     tasks = {task.name: task for task in (get_task(name, settings.protocol) for name in settings.tasks)}
     settings.variants()  # finds unknown policies before a model is loaded
     with locked(out) as folder:
-        _make_way(folder, early_identity(settings, tasks), anew)
+        if not anew:
+            folder.changes(early_identity(settings, tasks))  # finds another version's run before a model is loaded
         engine = engines.start(settings)
         with working("Preparing prompts"):
-            evaluation = Evaluation(settings, tasks, engine, folder, passed)
+            evaluation = Evaluation(settings, tasks, engine, folder, passed, anew=anew)
+        _tell_what_moved(evaluation.claim, out)
         for reason in evaluation.skipped.values():
             notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
         summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
         folder.write_summary(summary)
     if as_json:
-        print_json({"out": str(out), **summary})
+        print_json({"out": str(out), "earlier": _moved(evaluation.claim), **summary})
     else:
         print_summary(summary, out)
 
 
-def _make_way(folder: RunFolder, identity: dict[str, Any], anew: bool) -> None:
-    if anew:
-        place = folder.put_aside()
-        if place is not None:
-            notes.print(f"What was in {folder.path} is in {place} now", highlight=False, markup=False)
-    folder.require(identity)
+def _moved(claim: Claim) -> dict[str, Any] | None:
+    """Where the run is that was in the folder, and which settings changed; None if nothing moved."""
+    if claim.earlier is None:
+        return None
+    return {"folder": str(claim.earlier), "changed": [str(each) for each in claim.changed]}
+
+
+def _tell_what_moved(claim: Claim, out: Path) -> None:
+    if claim.earlier is not None:
+        why = f"Starting anew, as {'; '.join(map(str, claim.changed))}. " if claim.changed else ""
+        line = f"{why}What was in {out} is in {claim.earlier} now"
+        notes.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]]:
@@ -93,9 +101,10 @@ def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]
         try:
             return evaluation.run(note)
         except BaseException:
-            kept = len(evaluation.finished)
+            kept, claim = len(evaluation.finished), evaluation.claim
+            command = "the same command" + (", without --anew," if claim.earlier and not claim.changed else "")
             notes.print(
-                f"Stopped. {kept} of {evaluation.num_records} records are in {out}; the same command goes on there",
+                f"Stopped. {kept} of {evaluation.num_records} records are in {out}; {command} goes on there",
                 highlight=False, markup=False,
             )  # fmt: skip
             raise

@@ -43,15 +43,21 @@ def _scores(scores: Sequence[dict[str, Any]]) -> Table:
 
 
 def _ablation(gains: Sequence[dict[str, Any]]) -> Table:
+    from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK
+
     headings = ("on", "by", "budget", "gain", "95 % interval", "prompts", "holds")
     table = _table("Gained by each kind of budget, in points", *headings)
     for gain in gains:
         low, high = gain["interval"]
         table.add_row(
-            gain["kind"] + (" *" if gain["insight"] else ""), gain["without"], gain["budget"], f"{gain['gain']:+.2f}",
-            f"{low:+.2f} to {high:+.2f}", str(gain["prompts"]), gain["holds"],
+            gain["kind"] + (" *" if gain["insight"] else ""), gain["without"], gain["budget"], f"{gain['gain']:+.1f}",
+            f"{low:+.1f} to {high:+.1f}", str(gain["prompts"]), gain["holds"],
         )  # fmt: skip
-    table.caption, table.caption_justify = "* what the paper says", "left"
+    table.caption = (
+        f"* what the paper says; holds: the interval leaves 0 out and rests on {FEW} prompts or more, "
+        f"{FEW_IN_TASK} of each task"
+    )
+    table.caption_justify = "left"
     return table
 
 

@@ -10,9 +10,8 @@ import typer
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.console import print_json, progress, results, working
-from lavakv.cli.lists import names, numbers, whole_numbers
-from lavakv.cli.loading import load_quietly
 from lavakv.cli.prompts import read_prompt
+from lavakv.cli.variants import asked_variants, load_for
 
 _DEFAULT_KEEP = "0.75,0.5,0.35,0.25,0.18,0.125,0.09,0.0625"
 
@@ -22,14 +21,12 @@ def inspect(
     file: options.File = None,
     model: options.ModelName = "smollm2",
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("inspect.html"),
-    question: Annotated[
-        str | None, typer.Option("--question", "-q", help="Compress the prompt alone and ask this afterwards.")
-    ] = None,
-    policies: Annotated[str, typer.Option(help="Policies, separated by commas, or all.")] = "lava,snapkv",
-    budgets: Annotated[str | None, typer.Option(help="Mean entries per KV head, such as 128,256.")] = None,
-    keep: Annotated[str | None, typer.Option(help=f"Kept fractions; {_DEFAULT_KEEP} if no budgets.")] = None,
+    question: Annotated[str | None, options.question()] = None,
+    policies: options.Policies = "lava,snapkv",
+    budgets: options.Budgets = None,
+    keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP)] = None,
     window: options.Window = DEFAULT_WINDOW,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="Generate answers, too.")] = True,
+    text: options.Text = True,
     max_new_tokens: options.MaxNewTokens = 32,
     chat: options.Chat = True,
     dtype: options.Dtype = "auto",
@@ -39,20 +36,14 @@ def inspect(
 ) -> None:
     """Write a page in which you see what survives of one prompt: by token, layer, head, policy and budget."""
     context = read_prompt(prompt, file)
-    from lavakv.evaluation.compare import variants_of
     from lavakv.evaluation.encode import encode_parts
-    from lavakv.registry import policies as known
     from lavakv.report.page import require_writable, write
     from lavakv.report.survival.document import inspection_page
     from lavakv.report.survival.inspection import Inspector
 
-    fractions = _DEFAULT_KEEP if budgets is None and keep is None else keep
-    chosen = list(known()) if policies == "all" else names("--policies", policies)
-    variants = variants_of(chosen, whole_numbers("--budgets", budgets), numbers("--keep", fractions), window)
+    variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
     require_writable(out)
-    loaded = load_quietly(model, dtype, device, attention)
-    for variant in variants:
-        variant.new_cache(loaded.model.config)  # finds what is wrong before minutes are spent
+    loaded = load_for(variants, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, [] if question is None else [question], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)

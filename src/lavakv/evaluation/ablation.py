@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from lavakv.evaluation.bootstrap import Estimate, estimate, resample
 
 FULL = "lava"
 ABLATED = {"lava-uniform-layers": "layer budgets", "lava-uniform-heads": "head budgets"}
@@ -18,7 +21,7 @@ KINDS = {
     "Retrieval": "extraction",
 }
 INSIGHT = {("lava-uniform-layers", "generation"), ("lava-uniform-heads", "extraction")}
-_RESAMPLES = 2000
+KIND_NAMES = ("generation", "extraction")
 
 Scores = dict[str, dict[tuple[Any, ...], float]]
 
@@ -27,21 +30,22 @@ def ablation_summary(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     """What each kind of budget gains, in points of 100, with 95 % intervals; ready for JSON.
 
     The gain is `lava`'s score less that of `lava` without these budgets, on the same prompts: the mean over tasks of
-    the mean over prompts. The interval is the percentile bootstrap of prompts within their tasks, 2,000 resamples,
-    seed 0. An insight holds on these records if the whole interval lies above 0.
+    the mean over prompts. Intervals, and when they are too narrow to be believed: `lavakv.evaluation.bootstrap`.
     """
     scores: dict[tuple[str, str, str], Scores] = {}
     for record in records:
         for kind in (task_kind(record["task_group"], record["task"]), record["task_group"]):
             tasks = scores.setdefault((record["budget"], kind, record["policy"]), {})
             prompt = (record["example"], record["length"], record["depth"])
-            tasks.setdefault(record["task"], {})[prompt] = record["score"]
-    return [
+            score = math.nan if record["score"] is None else 100 * record["score"]
+            tasks.setdefault(record["task"], {})[prompt] = score
+    found = [
         _gain(budget, kind, ablated, full, scores[budget, kind, ablated])
         for (budget, kind, policy), full in scores.items()
         for ablated in ABLATED
         if policy == FULL and (budget, kind, ablated) in scores
     ]
+    return sorted((gain for gain in found if gain is not None), key=_place)
 
 
 def task_kind(group: str, task: str) -> str:
@@ -51,32 +55,34 @@ def task_kind(group: str, task: str) -> str:
     return KINDS.get(group, "other")
 
 
-def _gain(budget: str, kind: str, ablated: str, full: Scores, without: Scores) -> dict[str, Any]:
-    differences = [
-        np.array([score - without[task][prompt] for prompt, score in prompts.items() if prompt in without[task]])
-        for task, prompts in full.items()
-        if task in without
-    ]
-    low, high = bootstrap_interval(differences)
-    holds = "yes" if low > 0 else "reversed" if high < 0 else "not settled"
+def holds(gain: Estimate) -> str:
+    """Does a gain hold on these records: "yes", "reversed", or "not settled"?"""
+    return {"ahead": "yes", "behind": "reversed"}.get(gain.verdict, "not settled")
+
+
+def _gain(budget: str, kind: str, ablated: str, full: Scores, without: Scores) -> dict[str, Any] | None:
+    """One row; None if no prompt was answered by both."""
+    tasks = []
+    for task, prompts in full.items():
+        others = without.get(task, {})
+        gains = [score - others.get(prompt, math.nan) for prompt, score in prompts.items()]
+        tasks.append(resample(np.array([gains]), task))
+    gain = estimate(tasks, 0)
+    if not gain.known:
+        return None
     return {
         "budget": budget,
         "kind": kind,
         "without": ABLATED[ablated],
-        "gain": round(100 * float(np.mean([values.mean() for values in differences])), 2),
-        "interval": [round(100 * low, 2), round(100 * high, 2)],
-        "tasks": len(differences),
-        "prompts": sum(len(values) for values in differences),
+        "gain": round(gain.mean, 2),
+        "interval": [round(gain.low, 2), round(gain.high, 2)],
+        "tasks": sum(int(task.counts[0]) > 0 for task in tasks),
+        "prompts": gain.num,
         "insight": (ablated, kind) in INSIGHT,
-        "holds": holds,
+        "holds": holds(gain),
     }
 
 
-def bootstrap_interval(differences: Sequence[Any]) -> tuple[float, float]:
-    """95 % percentile interval of the mean over tasks of the mean over prompts, prompts resampled within tasks."""
-    generator = np.random.default_rng(0)
-    means = [
-        values[generator.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1) for values in differences
-    ]
-    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
-    return float(low), float(high)
+def _place(gain: Mapping[str, Any]) -> int:
+    """Generation and extraction first, then groups of tasks, each in the order in which they come."""
+    return KIND_NAMES.index(gain["kind"]) if gain["kind"] in KIND_NAMES else len(KIND_NAMES)

@@ -6,17 +6,34 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from lavakv.errors import ResultsError
+from lavakv.evaluation.aside import EARLIER, RUN, SUMMARY, bring_back, put_aside
+from lavakv.evaluation.differences import Difference, differences, start_anew, told
 from lavakv.evaluation.disk import JsonLog, cannot_write, write_whole
+from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.jsonl import to_line
-from lavakv.evaluation.records import FILE, SCHEMA, RecordKey, by_key, read_records
+from lavakv.evaluation.keys import RecordKey
+from lavakv.evaluation.records import FILE, read_finished
 
-RUN, SUMMARY, LOCK, EARLIER = "run.json", "summary.json", ".lock", "earlier"
-_OURS = (FILE, RUN, SUMMARY, "report*")
+LOCK = ".lock"
+
+
+class Claim(NamedTuple):
+    """A folder that is a run's own now.
+
+    Attributes:
+        settings: those in force: of an interrupted run its own.
+        earlier: where the run is now that was in the folder, or None if there was none or it goes on.
+        changed: settings that differ from that run's.
+    """
+
+    settings: dict[str, Any]
+    earlier: Path | None
+    changed: list[Difference]
 
 
 @contextmanager
@@ -38,12 +55,14 @@ def _held(path: Path) -> BaseFileLock:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        bring_back(path)
     except Timeout as error:
         raise ResultsError(
             str(path), expected="a folder that no other run uses", got="one that another run is writing into",
             fix="Wait for it, stop it, or give another --out.",
         ) from error  # fmt: skip
     except OSError as error:
+        lock.release()
         raise cannot_write(path, error) from error
     return lock
 
@@ -78,49 +97,50 @@ class RunFolder:
             raise _unusable(file, got, "It is another version's: give another --out, or --anew to put it aside.")
         return stored
 
-    def require(self, wanted: Mapping[str, Any]) -> None:
-        """Check that the folder is empty or holds records of the same settings, as far as they are given.
+    def changes(self, wanted: Mapping[str, Any]) -> list[Difference]:
+        """Settings that differ from those of the run that is here; none if it is the same one, or there is none.
+
+        Args:
+            wanted: as in `run.json`, as far as it is known.
 
         Raises:
-            ResultsError: other settings, another version, or something unreadable, with what differs.
+            ResultsError: another version, something unreadable, or what differs without a setting that did.
         """
         stored = self.settings()
-        differing = [] if stored is None else list(_differences("", stored, wanted))
-        if differing:
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        found = [] if stored is None else list(differences(stored, wanted))
+        if found and not start_anew(found):
             raise ResultsError(
-                str(self.path), expected="a new folder, or the same settings as before",
-                got="; ".join(differing[:3]) + more,
-                fix="Its records are untouched. Give the old settings to go on, another --out, "
+                str(self.path), expected="a new folder, or a run by the same versions on the same device",
+                got=told(found),
+                fix="Its records are untouched. Go on with what wrote them, give another --out, "
                 f"or --anew to start anew (the old records move to {EARLIER}/).",
             )  # fmt: skip
+        return [each for each in found if each.is_setting]
 
     def put_aside(self) -> Path | None:
-        """Move what is there to a subfolder; returns it, or None if there was nothing."""
-        files = [file for pattern in _OURS for file in sorted(self.path.glob(pattern))]
-        if not files:
-            return None
-        number = 1
-        while (self.path / EARLIER / str(number)).exists():
-            number += 1
-        place = self.path / EARLIER / str(number)
-        place.mkdir(parents=True)
-        for file in files:
-            file.replace(place / file.name)
-        return place
-
-    def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Write the settings if the folder is new. Returns those that are in force: of an interrupted run its own.
+        """Move what is there to a subfolder; returns it, or None if there was nothing.
 
         Raises:
-            ResultsError: as `require`, or the disk is full.
+            ResultsError: it cannot be moved.
         """
-        self.require({name: settings[name] for name in ("schema", "run", "tasks")})
+        return put_aside(self.path)
+
+    def claim(self, settings: dict[str, Any], *, anew: bool = False) -> Claim:
+        """Make the folder this run's: go on with the same one; put one with other settings aside.
+
+        Args:
+            settings: what `run.json` is to hold.
+            anew: put aside whatever is there.
+
+        Raises:
+            ResultsError: as `changes`, or the disk is full.
+        """
+        changed = [] if anew else self.changes({name: settings[name] for name in ("schema", "run", "tasks")})
+        earlier = self.put_aside() if anew or changed else None
         stored = self.settings()
         if stored is None:
             write_whole(self.path / RUN, [json.dumps(settings, indent=1, ensure_ascii=False).encode() + b"\n"])
-            return settings
-        return stored
+        return Claim(settings if stored is None else stored, earlier, changed)
 
     def records(self) -> dict[RecordKey, dict[str, Any]]:
         """The finished records.
@@ -128,7 +148,7 @@ class RunFolder:
         Raises:
             ResultsError: a line that is none, named with its number.
         """
-        return by_key(read_records(self.path)) if (self.path / FILE).exists() else {}
+        return read_finished(self.path).records if (self.path / FILE).exists() else {}
 
     def log(self) -> JsonLog:
         """The open file of records, to add to."""
@@ -141,20 +161,6 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run reports about itself."""
         write_whole(self.path / SUMMARY, [json.dumps(summary, indent=1, ensure_ascii=False).encode() + b"\n"])
-
-
-def _differences(name: str, stored: Any, wanted: Any) -> Iterator[str]:
-    """What differs, in words; only names that are wanted are looked at."""
-    if isinstance(stored, dict) and isinstance(wanted, Mapping):
-        for key, value in wanted.items():
-            if key != "passed":
-                yield from _differences(f"{name}.{key}".lstrip("."), stored.get(key), value)
-    elif stored != wanted:
-        yield f"{name.removeprefix('run.').removeprefix('arguments.')} was {_shown(stored)}, is {_shown(wanted)}"
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def _unusable(path: Path, got: str, fix: str) -> ResultsError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lavakv.evaluation.engine import Assignment
-from lavakv.evaluation.prompt import PromptKey
+from lavakv.evaluation.keys import PromptKey
 
 
 class Forecast:

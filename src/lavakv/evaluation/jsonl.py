@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lavakv.errors import ResultsError
+
+
+class Lines(NamedTuple):
+    """The finished lines of a file.
+
+    Attributes:
+        objects: line number, from 1, and JSON object; lines of white space alone are passed over.
+        is_torn: something follows the last line feed. It was never finished, and is left out.
+    """
+
+    objects: list[tuple[int, dict[str, Any]]]
+    is_torn: bool
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
@@ -16,21 +28,23 @@ def to_line(record: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The finished lines of a file; what follows the last line feed was never finished and is left out.
+def read_lines(path: Path) -> Lines:
+    """Read a file.
 
     Raises:
         ResultsError: a line that is no JSON object, named with its number, or a file that cannot be read.
     """
+    objects, line = [], b"\n"
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n"):
-                    yield _parsed(path, number, line)
+                if line.endswith(b"\n") and line.strip():
+                    objects.append((number, _parsed(path, number, line)))
     except OSError as error:
         raise ResultsError(
             str(path), expected="a file that can be read", got=error.strerror or str(error), fix="Check the path."
         ) from error
+    return Lines(objects, not line.endswith(b"\n"))
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:

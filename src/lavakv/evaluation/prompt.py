@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lavakv.evaluation.keys import PromptKey
+
 SHOWN = 400
-
-
-class PromptKey(NamedTuple):
-    """What tells one prompt of a run from all others."""
-
-    task: str
-    example: str
-    length: int | None
-    depth: float | None
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> PromptKey:
-        """The key of the prompt that a record belongs to."""
-        return cls(*(record[name] for name in cls._fields))
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,34 @@
-"""Records of an evaluation: one JSON object for each prompt, policy and budget."""
+"""Records of an evaluation: one JSON object for each prompt, policy and budget.
+
+Runner and report read them here, by one rule: what follows the last line feed was never finished, and of two finished
+ones the first counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lavakv.errors import ResultsError
+from lavakv.evaluation.fields import SCHEMA, check
 from lavakv.evaluation.jsonl import read_lines
-from lavakv.evaluation.prompt import PromptKey
+from lavakv.evaluation.keys import RecordKey
 
-SCHEMA = 1
 FILE = "records.jsonl"
-_FIRST = ("schema", "task", "task_version", "benchmark", "task_group", "metric", "example", "group", "length", "depth")
-_NEEDED = frozenset(
-    {*_FIRST, "prompt_hash", "prompt_tokens", "policy", "budget", "prediction", "answers", "classes", "score"}
-    | {"kept_fraction", "kv_bytes", "full_kv_bytes", "new_tokens", "seconds", "run"}
-)
 
 
-class RecordKey(NamedTuple):
-    """What tells one record of a run from all others."""
+class Finished(NamedTuple):
+    """What a file of records holds.
 
-    prompt: PromptKey
-    policy: str
-    budget: str
+    Attributes:
+        records: by key, in file order.
+        num_repeated: records that came again and are left out.
+        is_torn: the file does not end in a line feed, as after a kill or while a run goes on; that line is left out.
+    """
 
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> RecordKey:
-        """The key of a record."""
-        return cls(PromptKey.of(record), record["policy"], record["budget"])
+    records: dict[RecordKey, dict[str, Any]]
+    num_repeated: int
+    is_torn: bool
 
 
 def assembled(
@@ -50,37 +49,21 @@ def assembled(
     return {"schema": SCHEMA, **body, **last}
 
 
-def read_records(path: Path | str) -> list[dict[str, Any]]:
+def read_finished(path: Path | str) -> Finished:
     """All finished records of a file or of a results folder.
 
     Raises:
         ResultsError: a broken line or a record of another version, named with file and line number; or no such file.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    records = []
-    for number, record in enumerate(read_lines(file), start=1):
-        _check(f"{file}, line {number}", record)
-        records.append(record)
-    return records
-
-
-def _check(where: str, record: Mapping[str, Any]) -> None:
-    if record.get("schema") != SCHEMA:
-        raise ResultsError(
-            where, expected=f"a record of schema {SCHEMA}", got=f"schema {record.get('schema')!r}",
-            fix="Read it with the lavakv version that wrote it, or evaluate anew into another folder.",
-        )  # fmt: skip
-    missing = sorted(_NEEDED - record.keys())
-    if missing:
-        raise ResultsError(
-            where, expected="a whole record", got=f"one without {', '.join(missing)}",
-            fix="Remove the line; the same evaluation computes it anew.",
-        )  # fmt: skip
-
-
-def by_key(records: Iterable[dict[str, Any]]) -> dict[RecordKey, dict[str, Any]]:
-    """Records by their keys; of two with one key the first."""
     found: dict[RecordKey, dict[str, Any]] = {}
-    for record in records:
+    lines = read_lines(file)
+    for number, record in lines.objects:
+        check(record, f"{file}, line {number}")
         found.setdefault(RecordKey.of(record), record)
-    return found
+    return Finished(found, len(lines.objects) - len(found), lines.is_torn)
+
+
+def read_records(path: Path | str) -> list[dict[str, Any]]:
+    """The records alone, as `read_finished` finds them."""
+    return list(read_finished(path).records.values())

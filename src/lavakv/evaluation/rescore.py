@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from lavakv.errors import ResultsError
+from lavakv.evaluation.aside import RUN
 from lavakv.evaluation.disk import write_whole
-from lavakv.evaluation.folder import RUN, RunFolder
+from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.records import FILE
 from lavakv.tasks import get_task
 

@@ -9,10 +9,12 @@ from typing import Any
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import ResultsError
 from lavakv.evaluation.engine import Assignment, Engine
+from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.folder import RunFolder
-from lavakv.evaluation.prompt import Prompt, PromptKey
+from lavakv.evaluation.keys import PromptKey, RecordKey
+from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance, versions
-from lavakv.evaluation.records import SCHEMA, RecordKey, assembled
+from lavakv.evaluation.records import assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
 from lavakv.evaluation.workload import workload
@@ -24,20 +26,24 @@ Listener = Callable[[dict[str, Any]], None]
 class Evaluation:
     """One evaluation in one folder; goes on where an earlier one with the same settings stopped.
 
+    A run with other settings is put aside once everything has been prepared, so that a mistake moves nothing.
+
     Args:
         settings: what to compute.
         tasks: the tasks of the settings by name.
         engine: who answers.
         folder: held by this process.
         passed: names of the settings that the user gave.
+        anew: put aside what the folder holds, whatever it is. A run with other settings is put aside in any case.
 
     Raises:
-        LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another run; no record of the
-            folder is touched.
+        LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another version's run; no
+            record of the folder is touched.
 
     Attributes:
         prompts: all prompts, longest first.
         skipped: tasks that were left out, with the reason.
+        claim: what became of the run that was in the folder.
         finished: records by key.
     """
 
@@ -48,6 +54,8 @@ class Evaluation:
         engine: Engine,
         folder: RunFolder,
         passed: Sequence[str] = (),
+        *,
+        anew: bool = False,
     ) -> None:
         self._tasks, self._engine, self._folder = tasks, engine, folder
         self._variants = settings.variants()
@@ -57,7 +65,8 @@ class Evaluation:
         self.prompts, self.skipped = workload(settings, tasks, engine.tokenizer, engine.config)
         _check_budgets(settings, self.prompts)
         run = provenance(settings, engine.about_model(), passed)
-        self._run = folder.claim(_described(run, tasks, self._variants))["run"]
+        self.claim = folder.claim(_described(run, tasks, self._variants), anew=anew)
+        self._run = self.claim.settings["run"]
         self.finished = folder.records()
         self._check_finished()
 
@@ -98,7 +107,7 @@ class Evaluation:
         log = self._folder.log()
         try:
             for prompt, measured in self._engine.answers(self.waiting()):
-                key = RecordKey(prompt.key, measured["policy"], measured["budget"])
+                key = RecordKey(prompt.key, measured["policy"], measured["budget"], prompt.about["mode"])
                 if key in self.finished:
                     continue
                 record = self._record(prompt, measured)
@@ -125,8 +134,9 @@ class Evaluation:
         return ordered
 
     def _check_finished(self) -> None:
-        """Are the folder's records answers to these very prompts?"""
+        """Are the folder's records answers to these very prompts, by these very policies and budgets?"""
         hashes = {prompt.key: prompt.about["prompt_hash"] for prompt in self.prompts}
+        ours = {self._key(prompt, variant) for prompt in self.prompts for variant in self._variants}
         for key, record in self.finished.items():
             if hashes.get(key.prompt) != record["prompt_hash"]:
                 raise ResultsError(
@@ -134,14 +144,20 @@ class Evaluation:
                     got=f"another prompt for {_named(key.prompt)}",
                     fix="The data or the tokenizer changed: give another --out, or --anew to start anew.",
                 )  # fmt: skip
+            if key not in ours:
+                raise ResultsError(
+                    str(self._folder.path), expected="records of this run alone",
+                    got=f"one of {key.policy}, {key.budget}, {key.mode}, for {_named(key.prompt)}",
+                    fix="Take records of other runs out, give another --out, or --anew to start anew.",
+                )  # fmt: skip
 
     @staticmethod
     def _key(prompt: Prompt, variant: Any) -> RecordKey:
-        return RecordKey(prompt.key, variant.label, variant.budget_label)
+        return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.about["mode"])
 
 
 def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """What can be told of a run before its model is loaded, for `RunFolder.require`."""
+    """What can be told of a run before its model is loaded, for `RunFolder.changes`."""
     run = {"arguments": settings.arguments(), "versions": versions()}
     return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lavakv.errors import DataUnavailableError, InputError
-from lavakv.evaluation.prompt import Prompt, PromptKey
+from lavakv.evaluation.keys import PromptKey
+from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.prompt_maker import PromptMaker
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.tasks.settings import TaskSettings

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lavakv.errors import InputError
+from lavakv.evaluation.ablation import ABLATED, FULL
+from lavakv.evaluation.bootstrap import Estimate, Resampled, estimate
 from lavakv.report.board import TaskBoard, boards_of
-from lavakv.report.bootstrap import Estimate, Resampled, estimate, with_differences
+from lavakv.report.bootstrap import with_differences
 from lavakv.report.contender import Contender, field_of
 from lavakv.report.run import Run
 
@@ -65,18 +67,22 @@ class Analysis:
         rival = Contender(self.baseline, contender.budget, contender.mode)
         return rival if rival in self._rows and rival != contender else None
 
+    def unablated(self, contender: Contender) -> Contender | None:
+        """`lava` at the same budget and mode, for `lava` without layer or head budgets; None if the run lacks it."""
+        whole = Contender(FULL, contender.budget, contender.mode)
+        return whole if contender.policy in ABLATED and whole in self._rows else None
+
     def _of(self, boards: Sequence[TaskBoard] | None) -> list[Resampled]:
         return [self._resampled[board.task] for board in (self.boards if boards is None else boards)]
 
     def _pairs(self) -> list[tuple[Contender, Contender]]:
         pairs = []
         for contender in self.field.contenders:
-            full, rival = self.full_of(contender), self.rival_of(contender)
+            full, ahead = self.full_of(contender), (self.rival_of(contender), self.unablated(contender))
             if full is not None and not contender.is_full:
                 pairs.append((contender, full))
-            if rival is not None:
-                pairs.append((rival, contender))
-        return pairs
+            pairs += [(other, contender) for other in ahead if other is not None]
+        return list(dict.fromkeys(pairs))
 
 
 def _baseline(asked: str | None, policies: Sequence[str]) -> str | None:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lavakv.evaluation.bootstrap import Scores
 from lavakv.report.contender import Contender, Field
 from lavakv.report.run import example_key
-
-Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,102 +1,13 @@
-"""Percentile bootstrap over examples (Efron 1979): how far a mean would move with other examples of the same kind.
-
-Every draw picks a task's examples anew, with replacement, for all contenders at once, so differences are paired.
-Averages over tasks draw within each task: tasks are fixed, examples are not.
-"""
+"""A task's board, resampled: scores, and differences of those who answered the same prompts."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lavakv.report.board import Scores, TaskBoard
-
-NUM_DRAWS, LEVEL = 2000, 95
-FEW = 10  # prompts below which no difference is said to hold
-
-
-class Estimate(NamedTuple):
-    """A mean and its 95 % interval; all NaN where nothing was scored.
-
-    Attributes:
-        mean: of the examples, or of the tasks' means.
-        low: lower end.
-        high: upper end.
-        num: scored examples behind it.
-    """
-
-    mean: float
-    low: float
-    high: float
-    num: int
-
-    @property
-    def known(self) -> bool:
-        """Was anything scored?"""
-        return self.num > 0
-
-    @property
-    def verdict(self) -> str:
-        """Of a difference: "ahead" or "behind" if its interval leaves zero out and it rests on `FEW` prompts or more.
-
-        Otherwise it is "open": with a handful of prompts, intervals are too narrow to be believed.
-        """
-        if self.num < FEW or self.low <= 0 <= self.high:
-            return "open"
-        return "ahead" if self.low > 0 else "behind"
-
-    @property
-    def holds(self) -> bool:
-        """Of a difference: is it more than chance explains?"""
-        return self.verdict != "open"
-
-
-class Resampled(NamedTuple):
-    """One task's rows, resampled.
-
-    Attributes:
-        means: `[rows]`.
-        draws: `[NUM_DRAWS, rows]`.
-        counts: `[rows]`, scored examples.
-    """
-
-    means: Scores
-    draws: Scores
-    counts: NDArray[np.int64]
-
-
-def resample(rows: Scores, seed: str) -> Resampled:
-    """Draw the examples of one task anew, the same ones for every row.
-
-    Args:
-        rows: `[rows, examples]`, NaN where there is no score; such an example does not count for its row.
-        seed: text; the task's name, so that a task's intervals do not depend on what else ran.
-    """
-    there = np.isfinite(rows)
-    values = np.where(there, rows, 0.0)
-    num = rows.shape[1]
-    generator = np.random.default_rng(zlib.crc32(seed.encode("utf-8", "replace")))
-    weights = generator.multinomial(num, np.full(num, 1 / num), size=NUM_DRAWS).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = (weights @ values.T) / (weights @ there.T.astype(np.float64))
-        means = values.sum(axis=1) / there.sum(axis=1)
-    return Resampled(means, draws, there.sum(axis=1))
-
-
-def estimate(tasks: Sequence[Resampled], row: int) -> Estimate:
-    """One row's mean over tasks; a task without any score for it is left out."""
-    own = [task for task in tasks if task.counts[row]]
-    if not own:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    draws = np.mean([task.draws[:, row] for task in own], axis=0)
-    tail = (100 - LEVEL) / 2
-    low, high = np.nanpercentile(draws, [tail, 100 - tail])
-    mean = float(np.mean([task.means[row] for task in own]))
-    return Estimate(mean, float(low), float(high), int(sum(task.counts[row] for task in own)))
+from lavakv.evaluation.bootstrap import Resampled, resample
+from lavakv.report.board import TaskBoard
 
 
 def with_differences(board: TaskBoard, pairs: Sequence[tuple[int, int]]) -> Resampled:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lavakv.report.analysis import Analysis
 from lavakv.report.run import Run
+from lavakv.report.sections.ablation import Gained, ablation
 from lavakv.report.sections.about import About, about
 from lavakv.report.sections.blocks import ScoreTable
 from lavakv.report.sections.cost import Costs, costs
@@ -37,6 +38,7 @@ class Report:
     rivals: list[Duel]
     gaps: list[Duel]
     gains: GainTable | None
+    ablation: list[Gained]
     needles: list[NeedleTask]
     costs: Costs
     shares: list[ShareMap]
@@ -70,6 +72,7 @@ def report_of(run: Run, baseline: str | None = None, max_failures: int = DEFAULT
         rivals=against_rivals(analysis),
         gaps=against_full(analysis),
         gains=gain_table(analysis),
+        ablation=ablation(analysis),
         needles=needle_tasks(analysis),
         costs=cost,
         shares=share_maps(analysis),

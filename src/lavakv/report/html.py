@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lavakv.report.bootstrap import FEW, LEVEL, NUM_DRAWS
+from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK, LEVEL, NUM_DRAWS
 from lavakv.report.contender import Contender
 from lavakv.report.contents import Report
 from lavakv.report.draw.forest import forest
@@ -26,6 +26,7 @@ def html(report: Report) -> str:
         legend=_legend(report),
         level=LEVEL,
         few=FEW,
+        few_in_task=FEW_IN_TASK,
         draws=f"{NUM_DRAWS:,}",
         kinds=KINDS,
         charts=_charts(report),

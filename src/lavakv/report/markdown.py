@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lavakv.report.bootstrap import FEW, LEVEL, NUM_DRAWS
+from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK, LEVEL, NUM_DRAWS
 from lavakv.report.contents import Report
 from lavakv.report.page import render
 from lavakv.report.sections.failures import KINDS
@@ -24,6 +24,7 @@ def markdown(report: Report, pictures: Mapping[str, str]) -> str:
         pictures=pictures,
         level=LEVEL,
         few=FEW,
+        few_in_task=FEW_IN_TASK,
         draws=f"{NUM_DRAWS:,}",
         kinds=KINDS,
     )

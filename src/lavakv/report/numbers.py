@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lavakv.report.bootstrap import Estimate
+    from lavakv.evaluation.bootstrap import Estimate
 
 MINUS, NONE, TIED = "\u2212", "\u2013", "\u00a0"  # a number and its unit stay on one line
 

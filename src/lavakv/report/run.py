@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lavakv.errors import InputError
-from lavakv.report.fields import checked
+from lavakv.evaluation.records import FILE, read_finished
 
-RECORDS, SETTINGS = "records.jsonl", "run.json"
+SETTINGS = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class Run:
 
     Attributes:
         name: of its folder.
-        records: as written, in file order; of a repeated one, the last.
+        records: as written, in file order; of a repeated one, the first.
         settings: what `run.json` says; empty where there is none.
-        num_repeated: records that a later one replaced.
-        cut_off: the last line is only half there, as after a kill or while the run goes on; it is left out.
+        num_repeated: records that came again and are left out.
+        is_torn: the last line was never finished, as after a kill or while the run goes on; it is left out.
     """
 
     name: str
     records: list[dict[str, Any]]
     settings: Mapping[str, Any]
     num_repeated: int
-    cut_off: bool
+    is_torn: bool
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -43,47 +43,24 @@ def read_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        InputError: no such folder, no records in it, a broken line (named with its number), another version's records.
+        LavaError: no such folder, no records in it, a broken line (named with its number), another version's records.
     """
-    file, found, num_lines, cut_off = folder / RECORDS, dict[Any, dict[str, Any]](), 0, False
-    try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                cut_off = not line.endswith("\n") and not _parses(line)
-                if line.strip() and not cut_off:
-                    record = checked(line, f"{file}, line {number}")
-                    found[record_key(record)] = record
-                    num_lines += 1
-    except OSError as error:
+    file = folder / FILE
+    if not file.is_file():
         raise InputError(
-            "run",
-            expected=f"a folder with {RECORDS}, written by `lavakv eval`",
-            got=f"{file}: {error.strerror}",
+            "run", expected=f"a folder with {FILE}, written by `lavakv eval`", got=f"{folder}, which has none",
             fix="Check the path.",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError("run", expected="UTF-8 text", got=f"{file}: {error.reason}", fix="Restore it.") from error
-    if not found:
+        )  # fmt: skip
+    finished = read_finished(file)
+    if not finished.records:
         raise InputError("run", expected="at least one record", got=f"none in {file}", fix="Run `lavakv eval` first.")
-    return Run(folder.resolve().name, list(found.values()), _settings(folder), num_lines - len(found), cut_off)
-
-
-def record_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two records the same: prompt, policy, budget, mode."""
-    return (*example_key(record), record["policy"], record["budget"], record["mode"])
+    records = list(finished.records.values())
+    return Run(folder.resolve().name, records, _settings(folder), finished.num_repeated, finished.is_torn)
 
 
 def example_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes two records answers to the same prompt."""
     return record["task"], record["example"], record["group"], record["length"], record["depth"]
-
-
-def _parses(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from lavakv.scoring.naive import NaiveWindow, Rows, attention_row_naive
 
 UNSEEN_SHARE = 0.003
 LEAST_REST = 2.0**-10
+LEAST_NORM = 2.0**-63
 
 
 def residual_score_naive(window: NaiveWindow) -> list[list[float]]:
@@ -59,10 +60,11 @@ def projected_naive(vector: Sequence[float], weight: Rows) -> list[float]:
 
 
 def row_weights_naive(window: NaiveWindow) -> list[float]:
-    """Weights of the window's rows: the later the more, over the square of the stream's norm."""
+    """Weights of the window's rows: the later the more, over the square of the stream's norm; 0 where that is zero."""
     assert window.residual_norms is not None
-    whole = sum(range(1, len(window.residual_norms) + 1))
-    return [place / whole / norm**2 for place, norm in enumerate(window.residual_norms, start=1)]
+    places = [place if norm >= LEAST_NORM else 0 for place, norm in enumerate(window.residual_norms, start=1)]
+    whole = sum(places) or math.nan
+    return [place / whole / (norm**2 or 1.0) for place, norm in zip(places, window.residual_norms, strict=True)]
 
 
 def expected_row_naive(attention: Sequence[float], drift: float) -> list[float]:

@@ -15,6 +15,7 @@ from lavakv.scoring.window import ScoringWindow
 FLATTENING = 4  # attention to the power of 1/4: how a row that is less sure of itself would look
 DRIFT_GAIN = 2.0  # queries to come have moved on further than the window's halves are apart
 SURPRISE_SHARE = 0.003  # of a row's energy on what no other row looks at, what is expected on entries nobody looked at
+LEAST_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
 _LEAST_REST = 2.0**-10
 
 
@@ -29,7 +30,8 @@ class _Head(NamedTuple):
 def residual_score(window: ScoringWindow) -> Tensor:
     """Expected change of the residual stream when an entry alone is left out, relative to its norm; float32 `[H, n]`.
 
-    Comparable across the heads of all layers. Needs the output projection and the norms of the residual stream.
+    Comparable across the heads of all layers. Needs the output projection and the norms of the residual stream, one of
+    which at least is not zero: all is NaN otherwise.
     """
     assert window.output_weight is not None
     assert window.residual_norms is not None
@@ -41,9 +43,13 @@ def residual_score(window: ScoringWindow) -> Tensor:
 
 
 def _row_weights(residual_norms: Tensor) -> Tensor:
-    """Weights of the window's rows `[w]`: later ones count more, as they are closer to what follows."""
-    ramp = torch.arange(1, len(residual_norms) + 1, device=residual_norms.device, dtype=torch.float32)
-    return ramp / ramp.sum() / residual_norms.square()
+    """Weights of the window's rows `[w]`: later ones count more, as they are closer to what follows.
+
+    A row whose stream is zero has no relative change and is left out. NaN where all are, for the caller to refuse.
+    """
+    there = residual_norms >= LEAST_NORM
+    ramp = there * torch.arange(1, len(residual_norms) + 1, device=residual_norms.device, dtype=torch.float32)
+    return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
 
 
 def _energy(head: _Head, num_evictable: int, weights: Tensor) -> Tensor:

@@ -75,20 +75,20 @@ def require_whole(
 
 
 def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
-    """Insist on one positive norm a window query.
+    """Insist on one norm a window query, not all of them zero.
 
     Raises:
-        InputError: another shape, or a norm that is zero, negative or not finite (looked at on the CPU only).
+        InputError: another shape, only zeros, or a norm that is negative or not finite (looked at on the CPU only).
     """
     if residual_norms is None:
         return
     fits = tuple(residual_norms.shape) == (num_rows,)
     if fits and residual_norms.device.type == "cpu":
-        fits = bool(((residual_norms > 0) & residual_norms.isfinite()).all())
+        fits = bool(((residual_norms >= 0) & residual_norms.isfinite()).all() and (residual_norms > 0).any())
     if not fits:
         raise InputError(
             "residual_norms",
-            expected=f"one positive norm for each of the window's {num_rows} queries",
+            expected=f"a norm for each of the window's {num_rows} queries, zero or more, and one that is more",
             got=f"shape {tuple(residual_norms.shape)}",
             fix="Pass the L2 norms of the layer's input at these tokens.",
         )

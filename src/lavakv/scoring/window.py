@@ -34,8 +34,8 @@ class ScoringWindow:
         output_weight: `[H, G, value_dim, hidden]`, what the output projection does to each query head's values, or
             None where it is not known.
         prompt: all rows of the prompt, for scores that look beyond the window, or None.
-        residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from, or None
-            where it is not known.
+        residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from (0 for a
+            stream of zeros), or None where it is not known.
     """
 
     queries: Tensor

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import NamedTuple
 
+from lavakv.evaluation.bootstrap import Estimate
 from lavakv.report.analysis import Analysis
-from lavakv.report.bootstrap import Estimate
 from lavakv.report.contender import Contender
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lavakv.evaluation.bootstrap import Estimate
 from lavakv.report.analysis import Analysis
 from lavakv.report.board import TaskBoard
-from lavakv.report.bootstrap import Estimate
 from lavakv.report.sections.tables import by_group
 
 

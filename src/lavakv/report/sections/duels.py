@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lavakv.evaluation.bootstrap import Estimate
 from lavakv.report.analysis import Analysis
-from lavakv.report.bootstrap import Estimate
 from lavakv.report.contender import Contender
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lavakv.evaluation.bootstrap import FEW, LEVEL, Estimate
 from lavakv.report.analysis import Analysis
-from lavakv.report.bootstrap import FEW, LEVEL, Estimate
 from lavakv.report.contender import Contender
 from lavakv.report.numbers import interval, percent, plural, score, signed
 from lavakv.report.sections.cost import Costs
@@ -76,10 +76,10 @@ def cautions(analysis: Analysis) -> list[str]:
             f"The run is not finished, or prompts failed: {len(run.records):,} of {expected:,} records are there. "
             "Differences use only prompts that both sides answered."
         )
-    if run.cut_off:
-        said.append("The last line of the records is only half there; it is left out.")
+    if run.is_torn:
+        said.append("The last line of the records was never finished; it is left out.")
     if run.num_repeated:
-        said.append(f"{plural(run.num_repeated, 'record')} came twice; the later one counts.")
+        said.append(f"{plural(run.num_repeated, 'record')} came again; the first one counts.")
     unscored = sum(record["score"] is None for record in run.records)
     if unscored:
         said.append(f"{plural(unscored, 'record')} without a score: not counted.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lavakv.evaluation.bootstrap import Estimate
 from lavakv.report.analysis import Analysis
-from lavakv.report.bootstrap import Estimate
 from lavakv.report.contender import Contender
 from lavakv.report.sections.blocks import Column, column_groups
 from lavakv.report.sections.tables import by_group, group_columns

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lavakv.evaluation.bootstrap import Scores
 from lavakv.report.analysis import Analysis
-from lavakv.report.board import Scores, TaskBoard
+from lavakv.report.board import TaskBoard
 from lavakv.report.contender import Contender
 
 

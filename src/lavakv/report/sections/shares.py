@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lavakv.evaluation.bootstrap import Scores
 from lavakv.report.analysis import Analysis
-from lavakv.report.board import Scores
 from lavakv.report.contender import Contender
 
 
@@ -37,7 +37,7 @@ def share_maps(analysis: Analysis) -> list[ShareMap]:
     counts: dict[Contender, int] = {}
     for record in analysis.run.records:
         contender = Contender.of(record)
-        if record["head_entries"] is None or contender.is_full or record["prompt_tokens"] <= 0:
+        if contender.is_full or not any(map(any, record["head_entries"] or ())):
             continue
         shares = _shares(record)
         if contender in sums and sums[contender].shape != shares.shape:
@@ -48,9 +48,13 @@ def share_maps(analysis: Analysis) -> list[ShareMap]:
 
 
 def _shares(record: Mapping[str, Any]) -> Scores:
-    entries = np.array(record["head_entries"], dtype=np.float64)
+    """Entries over the tokens that were compressed, which are not the whole prompt where the question came later."""
+    rows = record["head_entries"]
+    entries = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, counts in zip(entries, rows, strict=True):
+        row[: len(counts)] = counts
     entries[entries == 0] = np.nan  # every head keeps its window, so 0 is a head that is not there
-    shares: Scores = entries / record["prompt_tokens"]
+    shares: Scores = entries * (record["kept_fraction"] / np.nanmean(entries))
     return shares
 
 

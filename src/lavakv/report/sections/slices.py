@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from lavakv.evaluation.bootstrap import estimate
 from lavakv.report.analysis import Analysis
 from lavakv.report.board import TaskBoard
-from lavakv.report.bootstrap import estimate, with_differences
+from lavakv.report.bootstrap import with_differences
 from lavakv.report.sections.blocks import Column, ScoreTable, blocks
 from lavakv.report.sections.needle import has_depths
 

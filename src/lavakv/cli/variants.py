@@ -1,0 +1,52 @@
+"""Policies and budgets of a command line, checked before minutes are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lavakv.cli.lists import names, numbers, whole_numbers
+from lavakv.cli.loading import load_quietly
+
+if TYPE_CHECKING:
+    from lavakv.evaluation.variant import Variant
+    from lavakv.models.load import LoadedModel
+
+
+def asked_policies(policies: str) -> list[str]:
+    """Names separated by commas; "all" is every policy there is."""
+    from lavakv.registry import policies as known
+
+    return list(known()) if policies == "all" else names("--policies", policies)
+
+
+def asked_variants(policies: str, budgets: str | None, keep: str | None, default: str, window: int) -> list[Variant]:
+    """Every policy with every budget.
+
+    Args:
+        policies: value of `--policies`.
+        budgets: value of `--budgets`.
+        keep: value of `--keep`.
+        default: what `keep` is where neither is given.
+        window: last prompt tokens.
+
+    Raises:
+        LavaError: a policy or budget that cannot be.
+    """
+    from lavakv.evaluation.compare import variants_of
+
+    fractions = default if budgets is None and keep is None else keep
+    sizes = whole_numbers("--budgets", budgets), numbers("--keep", fractions)
+    return variants_of(asked_policies(policies), *sizes, window)
+
+
+def load_for(variants: Sequence[Variant], model: str, dtype: str, device: str, attention: str | None) -> LoadedModel:
+    """Load a model that all variants can serve.
+
+    Raises:
+        LavaError: it cannot be loaded, or a variant cannot serve it.
+    """
+    loaded = load_quietly(model, dtype, device, attention)
+    for variant in variants:
+        variant.new_cache(loaded.model.config)
+    return loaded

@@ -1,0 +1,68 @@
+"""Putting a run aside: its files move into a numbered subfolder, all of them or, after a kill in between, none."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from lavakv.evaluation.disk import cannot_write, sync_folder
+from lavakv.evaluation.records import FILE
+
+RUN, SUMMARY, EARLIER = "run.json", "summary.json", "earlier"
+_OURS = (FILE, RUN, SUMMARY, "report.html", "report.md", "report-*.svg")
+_UNFINISHED = ".unfinished"
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Move a run's files to `earlier/<number>`, by one rename after all are together there.
+
+    Returns:
+        Where they are now, or None if there were none.
+
+    Raises:
+        ResultsError: they cannot be moved; they are where they were.
+    """
+    files = [file for pattern in _OURS for file in sorted(folder.glob(pattern))]
+    if not files:
+        return None
+    earlier = folder / EARLIER
+    try:
+        (earlier / _UNFINISHED).mkdir(parents=True)
+        for file in files:
+            file.replace(earlier / _UNFINISHED / file.name)
+        sync_folder(earlier / _UNFINISHED)
+        place = (earlier / _UNFINISHED).rename(_free(earlier))
+        sync_folder(earlier)
+        sync_folder(folder)
+    except OSError as error:
+        with suppress(OSError):  # what stays behind is brought back when the folder is held the next time
+            bring_back(folder)
+        raise cannot_write(folder, error) from error
+    return place
+
+
+def bring_back(folder: Path) -> None:
+    """Undo a `put_aside` that a kill ended half-way, so that the old run can go on as well as be put aside again.
+
+    Raises:
+        OSError: files cannot be moved; none is lost.
+    """
+    unfinished = folder / EARLIER / _UNFINISHED
+    if not unfinished.is_dir():
+        return
+    for file in list(unfinished.iterdir()):
+        if not (folder / file.name).exists():
+            file.replace(folder / file.name)
+    if any(unfinished.iterdir()):  # someone has written files of the same names since then: both stay
+        unfinished.rename(_free(unfinished.parent))
+    else:
+        unfinished.rmdir()
+    sync_folder(folder)
+
+
+def _free(earlier: Path) -> Path:
+    """The first number that no run has."""
+    number = 1
+    while (earlier / str(number)).exists():
+        number += 1
+    return earlier / str(number)
