@@ -24,10 +24,15 @@ def register(delegate: str) -> str:
     """
     name = PREFIX + delegate.replace("/", "--")
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-        AttentionInterface.register(name, _forward_on_top_of(delegate))
-        masks = AttentionMaskInterface()
-        AttentionMaskInterface.register(name, masks[delegate] if delegate in masks else masks["flash_attention_2"])
+        register_as(name, _forward_on_top_of(delegate), delegate)
     return name
+
+
+def register_as(name: str, function: Callable[..., tuple[Tensor, Tensor | None]], delegate: str) -> None:
+    """Register an attention function that gets the masks its delegate would get."""
+    AttentionInterface.register(name, function)
+    masks = AttentionMaskInterface()
+    AttentionMaskInterface.register(name, masks[delegate] if delegate in masks else masks["flash_attention_2"])
 
 
 def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -35,11 +40,11 @@ def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | No
         module: nn.Module, query: Tensor, key: Any, value: Any, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         if not isinstance(key, PendingKeyValues):
-            return _call_delegate(delegate, module, query, key, value, attention_mask, **kwargs)
+            return call_delegate(delegate, module, query, key, value, attention_mask, **kwargs)
         settings = _settings(query, **kwargs)
         if key.layer.num_columns:
             return _append(key, query, attention_mask, settings), None
-        output = _call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
+        output = call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
         weight, hidden = output_weight(module, key.values, query.shape[1]), key.layer.hidden_states()
         key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight, hidden))
         return output
@@ -66,7 +71,7 @@ def _append(pending: PendingKeyValues, query: Tensor, attention_mask: Any, setti
     return output.transpose(1, 2).contiguous()
 
 
-def _call_delegate(delegate: str, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+def call_delegate(delegate: str, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """Call the attention the user chose. `eager` is not registered: each model's own module defines it."""
     if delegate in ALL_ATTENTION_FUNCTIONS.valid_keys():
         function = ALL_ATTENTION_FUNCTIONS[delegate]

@@ -46,9 +46,9 @@ def load(
         ModelError: it cannot be found, fetched or read.
         InputError: an unknown dtype or device.
     """
-    target = _device(device)
+    target = device_of(device)
     source = resolve(name)
-    options: dict[str, Any] = {"dtype": _dtype(dtype, target)}
+    options: dict[str, Any] = {"dtype": dtype_of(dtype, target)}
     if attention is not None:
         options["attn_implementation"] = attention
     try:
@@ -97,7 +97,12 @@ def _not_a_model(name: str, got: str) -> ModelError:
     )
 
 
-def _dtype(name: str, device: torch.device) -> Any:
+def dtype_of(name: str, device: torch.device) -> Any:
+    """A dtype by name; `auto` is float32 on a CPU and "auto", what the weights are in, elsewhere.
+
+    Raises:
+        InputError: another name.
+    """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     if name not in _DTYPES:
@@ -105,7 +110,12 @@ def _dtype(name: str, device: torch.device) -> Any:
     return _DTYPES[name]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """A device by name; `auto` is the first GPU, else the CPU.
+
+    Raises:
+        InputError: a device that torch cannot use.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
