@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lavakv.bench.attention_record import about, headlines
 from lavakv.bench.candidates import Candidate, Candidates
-from lavakv.bench.clock import interleaved, median, median_ratio, seconds_of
+from lavakv.bench.clock import interleaved, seconds_of
 from lavakv.bench.graph import captured
 from lavakv.bench.machine import Machine
 from lavakv.bench.ragged_case import LayerShape
@@ -59,8 +60,8 @@ class AttentionPart:
         return {
             **self.setting._asdict(),
             "longest_over_mean": longest,
-            **_headlines(eager, graph, candidates["lavakv"].nbytes, machine),
-            "contenders": {name: _about(c, eager[name], graph.get(name), machine) for name, c in candidates.items()},
+            **headlines(eager, graph, candidates["lavakv"].nbytes, machine),
+            "contenders": {name: about(c, eager[name], graph.get(name), machine) for name, c in candidates.items()},
             "errors": _errors(made, candidates),
             "left_out": left_out,
             "without_graph": why_not,
@@ -125,34 +126,6 @@ def _replay_seconds(replay: Callable[[], None], calls: int, device: torch.device
 def _reason(error: Exception) -> str:
     """The first sentence of an error."""
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].split(". ")[0][:_LONGEST_REASON]
-
-
-def _headlines(
-    eager: dict[str, list[float]], graph: dict[str, list[float]], nbytes: int, machine: Machine
-) -> dict[str, float | None]:
-    """Speed against the full and the cut cache, each the faster of its two forms, and achieved bandwidth."""
-    found: dict[str, float | None] = {}
-    for kind, seconds in (("", graph if "lavakv" in graph else eager), ("_eager", eager)):
-        for other in ("full", "cut"):
-            forms = [seconds[name] for name in (f"{other}_flash", f"{other}_flash_packed") if name in seconds]
-            best = min(forms, key=lambda values: median(values) or 0.0, default=None)
-            found[f"speedup_over_{other}{kind}"] = median_ratio(best, seconds["lavakv"]) if best else None
-        middle = median(seconds["lavakv"])
-        assert middle is not None
-        found[f"bandwidth_fraction{kind}"] = nbytes / middle / machine.read_bandwidth
-    return found
-
-
-def _about(candidate: Candidate, eager: list[float], graph: list[float] | None, machine: Machine) -> dict[str, Any]:
-    eager_seconds, graph_seconds = median(eager), median(graph or [])
-    rate = candidate.nbytes / (graph_seconds or eager_seconds or 1.0)
-    return {
-        "eager_seconds": eager_seconds,
-        "graph_seconds": graph_seconds,
-        "nbytes": candidate.nbytes,
-        "bytes_per_second": rate,
-        "bandwidth_fraction": rate / machine.read_bandwidth,
-    }
 
 
 def _errors(made: Candidates, candidates: dict[str, Candidate]) -> dict[str, float]:

@@ -35,7 +35,7 @@ class Bench:
         self._size = ModelSize.of(subject.model)
         for setting in settings.each():
             subject.require(setting.tokens, empty_lavakv(subject.model, settings, setting.budget).cache)
-        self._machine: Machine | None = None
+        self._measured: Machine | None = None
 
     @property
     def num_pieces(self) -> int:
@@ -45,7 +45,7 @@ class Bench:
     def run(self) -> Iterator[dict[str, Any]]:
         """Measure; one record a setting. The floors come before anything that is measured on the model."""
         self._listener.doing("the machine")
-        machine = self._machine = measure_machine(self._subject.device, self._subject.model.dtype)
+        machine = self._measured = measure_machine(self._subject.device, self._subject.model.dtype)
         self._listener.say(f"machine: {machine}")
         floors = {setting: Floor.of(self._size, machine, setting) for setting in self._settings.each()}
         for setting, floor in floors.items():
@@ -65,9 +65,14 @@ class Bench:
                     self._listener.say(line)
             yield record
 
+    @property
+    def machine(self) -> Machine:
+        """The machine, once it is measured."""
+        assert self._measured is not None
+        return self._measured
+
     def about(self) -> dict[str, Any]:
         """Model, machine and settings, ready for JSON; once the machine is measured."""
-        assert self._machine is not None
         model = self._subject.model
         return {
             "model": self._subject.name,
@@ -75,6 +80,6 @@ class Bench:
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": str(model.config._attn_implementation),
             **self._settings.about(),
-            "machine": self._machine.about(),
+            "machine": self.machine.about(),
             "versions": versions(),
         }
