@@ -32,10 +32,19 @@ TINY = [
 ]
 
 
+BLOCKED = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(["platformdirs", "matplotlib", "typer", "gguf"]))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script where packages are missing that only other commands need."""
     source = str(Path(lavakv.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(SCRIPT), *arguments]
+    command = [sys.executable, "-c", BLOCKED, str(SCRIPT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+import transformers
+
+from lavakv._version import __version__
 from lavakv.bench.attention_part import AttentionPart
 from lavakv.bench.contender import empty_lavakv
 from lavakv.bench.floor import Floor, ModelSize
@@ -15,7 +19,6 @@ from lavakv.bench.record import record_of
 from lavakv.bench.settings import BenchSettings
 from lavakv.bench.subject import Subject
 from lavakv.bench.trial import Trial, pieces
-from lavakv.evaluation.provenance import versions
 
 
 class Bench:
@@ -83,3 +86,13 @@ class Bench:
             "machine": self.machine.about(),
             "versions": versions(),
         }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of all that numbers depend on."""
+    return {
+        "lavakv": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cuda": torch.version.cuda,
+    }

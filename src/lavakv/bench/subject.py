@@ -12,7 +12,7 @@ from lavakv.bench.shapes import random_model, shape_config
 from lavakv.errors import InputError
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.geometry import geometry_of
-from lavakv.models.load import device_of, dtype_of, load
+from lavakv.models.placement import device_of, dtype_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Subject:
     @classmethod
     def named(cls, name: str, dtype: str, device: str, attention: str | None) -> Subject:
         """Load a model; see `lavakv.models.load.load`."""
+        from lavakv.models.load import load  # needs packages that a GPU machine may lack
+
         return cls(name, "real", load(name, dtype=dtype, device=device, attention=attention).model)
 
     @classmethod

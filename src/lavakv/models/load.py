@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lavakv.errors import InputError, LavaError, ModelError
+from lavakv.errors import LavaError, ModelError
 from lavakv.models.default import DEFAULT_MODEL, default_model_dir
 from lavakv.models.gguf import converted
+from lavakv.models.placement import device_of, dtype_of
 from lavakv.models.weights import require_all_weights
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LoadedModel(NamedTuple):
@@ -95,37 +93,6 @@ def _not_a_model(name: str, got: str) -> ModelError:
         got=got,
         fix="Check the path.",
     )
-
-
-def dtype_of(name: str, device: torch.device) -> Any:
-    """A dtype by name; `auto` is float32 on a CPU and "auto", what the weights are in, elsewhere.
-
-    Raises:
-        InputError: another name.
-    """
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    if name not in _DTYPES:
-        raise InputError("dtype", expected=f"auto or one of {', '.join(_DTYPES)}", got=repr(name), fix="Correct it.")
-    return _DTYPES[name]
-
-
-def device_of(name: str) -> torch.device:
-    """A device by name; `auto` is the first GPU, else the CPU.
-
-    Raises:
-        InputError: a device that torch cannot use.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.empty(1, device=name)
-        device.tolist()  # a meta device holds nothing
-        return device.device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            "device", expected="a device that torch can use, such as cpu or cuda", got=repr(name), fix="Use auto."
-        ) from error
 
 
 def _first_line(error: BaseException) -> str:
