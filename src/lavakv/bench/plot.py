@@ -17,6 +17,8 @@ PANELS = (
     ("prefill_peak_bytes", "prefill peak, bytes"),
 )
 _LABELS = {"tokens": "prompt tokens", "budget": "budget, tokens a head", "batch_size": "sequences"}
+_COLOURS = {"full": "C0", "cut": "C2", "masked": "C1", "lavakv": "C3"}
+_STYLES = ("o-", "s--", "^:", "v-.")
 _UNCHANGED_BY_BUDGET = ("full",)
 
 
@@ -39,21 +41,28 @@ def plot_curves(records: Sequence[Mapping[str, Any]], file: Path) -> None:
     from matplotlib.figure import Figure
 
     varied = varied_names(records)
+    styles: dict[str, str] = {}
     figure = Figure(figsize=(11, 8), layout="constrained")
     for axes, (value, label) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         axes.set_xlabel(_LABELS[varied[0]])
         axes.set_ylabel(label)
         for name, points in lines_of(records, value, varied).items():
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            axes.plot(*zip(*points, strict=True), _style(name, styles), color=_COLOURS[name.split(",")[0]], label=name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sorted({record[varied[0]] for record in records}))
         axes.xaxis.set_major_formatter(lambda place, _: f"{place:g}")
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
     figure.savefig(file)
+
+
+def _style(name: str, styles: dict[str, str]) -> str:
+    """Marker and dashes: the same for all contenders of the same budget and batch."""
+    _, _, rest = name.partition(", ")
+    return styles.setdefault(rest, _STYLES[len(styles) % len(_STYLES)])
 
 
 def varied_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
