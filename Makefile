@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .oldest
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench bench-gpu clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready
 
@@ -32,7 +32,11 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/cost.py
+	$(BIN)/lavakv bench
+
+# A GPU machine has its own torch and perhaps no network, so nothing is set up here.
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -32,6 +32,7 @@ STAGES = [
     "models",
     "tasks",
     "evaluation",
+    "bench",
     "_lm_eval",
     "report",
     "demo",

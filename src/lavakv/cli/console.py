@@ -36,7 +36,10 @@ def working(what: str) -> Iterator[None]:
 def progress(*more: ProgressColumn) -> Progress:
     """A progress bar on stderr, off when it is no terminal; with more columns at its end."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, *more, console=notes, disable=not notes.is_terminal, transient=True)
+    to_terminal = results.is_terminal  # a file gets what is printed meanwhile, not the bar's own terminal
+    return Progress(
+        *columns, *more, console=notes, disable=not notes.is_terminal, transient=True, redirect_stdout=to_terminal
+    )
 
 
 def print_json(record: Any) -> None:

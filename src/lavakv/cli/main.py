@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lavakv._version import __version__
+from lavakv.cli.bench import bench
 from lavakv.cli.compare import compare
 from lavakv.cli.demo import demo
 from lavakv.cli.eval import evaluate
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (generate, compare, inspect, report, models, demo):
+for command in (generate, compare, inspect, report, bench, models, demo):
     app.command()(command)
 app.command("eval")(evaluate)
 

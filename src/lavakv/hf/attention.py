@@ -25,11 +25,21 @@ def register(delegate: str) -> str:
     """
     name = PREFIX + delegate.replace("/", "--")
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-        AttentionInterface.register(name, _forward_on_top_of(delegate))
-        masks = AttentionMaskInterface()
-        mask = masks[delegate] if delegate in masks else masks["flash_attention_2"]
-        AttentionMaskInterface.register(name, without_waiting(mask))
+        register_as(name, _forward_on_top_of(delegate), without_waiting(mask_of(delegate)))
     return name
+
+
+def register_as(name: str, function: Callable[..., tuple[Tensor, Tensor | None]], mask: Callable[..., Any]) -> None:
+    """Register an attention function and the mask function that serves it."""
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, mask)
+
+
+def mask_of(delegate: str) -> Callable[..., Any]:
+    """The mask function of an attention implementation; one that comes from the hub is flash attention."""
+    masks = AttentionMaskInterface()
+    found: Callable[..., Any] = masks[delegate] if delegate in masks else masks["flash_attention_2"]
+    return found
 
 
 def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -37,11 +47,11 @@ def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | No
         module: nn.Module, query: Tensor, key: Any, value: Any, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         if not isinstance(key, PendingKeyValues):
-            return _call_delegate(delegate, module, query, key, value, attention_mask, **kwargs)
+            return call_delegate(delegate, module, query, key, value, attention_mask, **kwargs)
         settings = _settings(query, **kwargs)
         if key.layer.num_columns:
             return _append(key, query, attention_mask, settings), None
-        output = _call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
+        output = call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
         weight, hidden = output_weight(module, key.values, query.shape[1]), key.layer.hidden_states()
         key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight, hidden))
         return output
@@ -68,7 +78,7 @@ def _append(pending: PendingKeyValues, query: Tensor, attention_mask: Any, setti
     return output.transpose(1, 2).contiguous()
 
 
-def _call_delegate(delegate: str, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+def call_delegate(delegate: str, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """Call the attention the user chose. `eager` is not registered: each model's own module defines it."""
     if delegate in ALL_ATTENTION_FUNCTIONS.valid_keys():
         function = ALL_ATTENTION_FUNCTIONS[delegate]

@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lavakv.errors import InputError, LavaError, ModelError
+from lavakv.errors import LavaError, ModelError
 from lavakv.models.default import DEFAULT_MODEL, default_model_dir
 from lavakv.models.gguf import converted
+from lavakv.models.placement import device_of, dtype_of
 from lavakv.models.weights import require_all_weights
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LoadedModel(NamedTuple):
@@ -46,9 +44,9 @@ def load(
         ModelError: it cannot be found, fetched or read.
         InputError: an unknown dtype or device.
     """
-    target = _device(device)
+    target = device_of(device)
     source = resolve(name)
-    options: dict[str, Any] = {"dtype": _dtype(dtype, target)}
+    options: dict[str, Any] = {"dtype": dtype_of(dtype, target)}
     if attention is not None:
         options["attn_implementation"] = attention
     try:
@@ -95,27 +93,6 @@ def _not_a_model(name: str, got: str) -> ModelError:
         got=got,
         fix="Check the path.",
     )
-
-
-def _dtype(name: str, device: torch.device) -> Any:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    if name not in _DTYPES:
-        raise InputError("dtype", expected=f"auto or one of {', '.join(_DTYPES)}", got=repr(name), fix="Correct it.")
-    return _DTYPES[name]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.empty(1, device=name)
-        device.tolist()  # a meta device holds nothing
-        return device.device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            "device", expected="a device that torch can use, such as cpu or cuda", got=repr(name), fix="Use auto."
-        ) from error
 
 
 def _first_line(error: BaseException) -> str:

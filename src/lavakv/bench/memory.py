@@ -1,0 +1,72 @@
+"""Peak memory of a piece of work, above what was allocated before it.
+
+On a GPU the caching allocator counts. On a CPU no counter can be set back, so storages of tensors are counted as
+operators make them and as they are freed; what an operator allocates for itself alone is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
+
+Result = TypeVar("Result")
+
+
+def with_peak(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
+    """Do some work; its result, and the most bytes that were allocated at once beyond those before it."""
+    if device.type != "cuda":
+        with LiveStorages() as live:
+            result = work()
+        return result, live.peak
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    result = work()
+    torch.cuda.synchronize(device)
+    return result, torch.cuda.max_memory_allocated(device) - before
+
+
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the storages that operators make while this is entered.
+
+    Attributes:
+        live: bytes alive now.
+        peak: most bytes alive after any operator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            self._note(tensor, counted=False)  # made before: a view of it is no new storage
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            self._note(tensor, counted=True)
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _note(self, tensor: Any, counted: bool) -> None:
+        if not isinstance(tensor, Tensor):
+            return
+        storage = tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes() if counted else 0
+        if place in self._seen:
+            return
+
+        def freed(_: Any) -> None:
+            self.live -= size
+            self._seen.pop(place, None)
+
+        self.live += size
+        self._seen[place] = weakref.ref(storage, freed)

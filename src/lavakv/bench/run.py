@@ -1,0 +1,98 @@
+"""A whole benchmark run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+
+from lavakv._version import __version__
+from lavakv.bench.attention_part import AttentionPart
+from lavakv.bench.contender import empty_lavakv
+from lavakv.bench.floor import Floor, ModelSize
+from lavakv.bench.lines import attention_lines, report_lines
+from lavakv.bench.machine import Machine, measure_machine
+from lavakv.bench.measured import Listener
+from lavakv.bench.record import record_of
+from lavakv.bench.settings import BenchSettings
+from lavakv.bench.subject import Subject
+from lavakv.bench.trial import Trial, pieces
+
+
+class Bench:
+    """All settings on one model.
+
+    Args:
+        subject: the model.
+        settings: what to measure.
+        listener: told what goes on.
+
+    Raises:
+        LavaError: a setting that this model or policy cannot have, before anything is measured.
+    """
+
+    def __init__(self, subject: Subject, settings: BenchSettings, listener: Listener) -> None:
+        self._subject, self._settings, self._listener = subject, settings, listener
+        self._size = ModelSize.of(subject.model)
+        for setting in settings.each():
+            subject.require(setting.tokens, empty_lavakv(subject.model, settings, setting.budget).cache)
+        self._measured: Machine | None = None
+
+    @property
+    def num_pieces(self) -> int:
+        """How often the listener's `doing` will be called."""
+        return 1 + len(self._settings.each()) * (pieces(self._settings) + self._settings.attention_part)
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Measure; one record a setting. The floors come before anything that is measured on the model."""
+        self._listener.doing("the machine")
+        machine = self._measured = measure_machine(self._subject.device, self._subject.model.dtype)
+        self._listener.say(f"machine: {machine}")
+        floors = {setting: Floor.of(self._size, machine, setting) for setting in self._settings.each()}
+        for setting, floor in floors.items():
+            self._listener.say(f"floor: {setting}: {floor}")
+        for setting, floor in floors.items():
+            self._listener.say(f"{setting}:")
+            found = Trial(self._subject, self._settings, setting, self._listener).run()
+            record = record_of(setting, self._size, floor, found)
+            for line in report_lines(record):
+                self._listener.say(line)
+            record["attention_part"] = None
+            if self._settings.attention_part:
+                self._listener.doing("attention alone")
+                part = AttentionPart.of(self._subject.model, setting, self._settings.window).measure(machine)
+                record["attention_part"] = part
+                for line in attention_lines(part):
+                    self._listener.say(line)
+            yield record
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, once it is measured."""
+        assert self._measured is not None
+        return self._measured
+
+    def about(self) -> dict[str, Any]:
+        """Model, machine and settings, ready for JSON; once the machine is measured."""
+        model = self._subject.model
+        return {
+            "model": self._subject.name,
+            "weights": self._subject.weights,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": str(model.config._attn_implementation),
+            **self._settings.about(),
+            "machine": self.machine.about(),
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of all that numbers depend on."""
+    return {
+        "lavakv": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cuda": torch.version.cuda,
+    }

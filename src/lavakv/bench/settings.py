@@ -1,0 +1,83 @@
+"""What to measure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.errors import InputError
+
+
+class Setting(NamedTuple):
+    """One prompt and one budget.
+
+    Attributes:
+        tokens: prompt tokens of each sequence.
+        batch_size: sequences.
+        budget: mean entries per KV head that eviction leaves.
+    """
+
+    tokens: int
+    batch_size: int
+    budget: int
+
+    @property
+    def held(self) -> int:
+        """Mean entries per KV head held after the prompt."""
+        return min(self.budget, self.tokens)
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens, batch {self.batch_size}, budget {self.budget}"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """All of a run.
+
+    Attributes:
+        tokens: prompt lengths.
+        budgets: mean entries per KV head.
+        batch_sizes: sequences at once.
+        policy: name of the policy.
+        window: its scoring window.
+        rounds: rounds of decode steps that count; one more comes first and does not.
+        steps: decode steps of each contender in a round.
+        prefill_rounds: timed prefills of each contender; 0 for none.
+        masked: measure the masked contender, too.
+        attention_part: measure the attention of a decode step alone, too.
+    """
+
+    tokens: tuple[int, ...] = (4096,)
+    budgets: tuple[int, ...] = (512,)
+    batch_sizes: tuple[int, ...] = (1,)
+    policy: str = "lava"
+    window: int = DEFAULT_WINDOW
+    rounds: int = 7
+    steps: int = 8
+    prefill_rounds: int = 3
+    masked: bool = True
+    attention_part: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("rounds", 1), ("steps", 1), ("prefill_rounds", 0)):
+            if getattr(self, name) < least:
+                raise _too_small(name, least, getattr(self, name))
+        for name in ("tokens", "budgets", "batch_sizes"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise _too_small(name, 1, values)
+
+    def each(self) -> list[Setting]:
+        """Every combination once; the largest last."""
+        return [Setting(*values) for values in sorted(set(product(self.tokens, self.batch_sizes, self.budgets)))]
+
+    def about(self) -> dict[str, Any]:
+        """How it was measured, ready for JSON."""
+        names = ("policy", "window", "rounds", "steps", "prefill_rounds")
+        return {name: asdict(self)[name] for name in names}
+
+
+def _too_small(name: str, least: int, got: object) -> InputError:
+    return InputError(name, expected=f"at least {least}", got=str(got), fix="Correct it.")

@@ -1,0 +1,111 @@
+"""What `lavakv bench` does, with progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+from rich.progress import Progress, TaskID
+
+from lavakv.cli.console import progress, results, working
+from lavakv.cli.lists import names, whole_numbers
+from lavakv.cli.loading import quieten
+from lavakv.errors import InputError
+
+if TYPE_CHECKING:
+    from lavakv.bench.settings import BenchSettings
+    from lavakv.bench.subject import Subject
+
+_LIMIT = "max"
+
+
+class Lengths(NamedTuple):
+    """Prompt lengths as the user gave them."""
+
+    tokens: tuple[int, ...]
+    with_limit: bool
+
+    @classmethod
+    def parsed(cls, text: str) -> Lengths:
+        """Whole numbers, and `max` for the model's limit, separated by commas."""
+        words = names("--tokens", text)
+        numbers = [word for word in words if word != _LIMIT]
+        return cls(tuple(whole_numbers("--tokens", ",".join(numbers))) if numbers else (), len(numbers) < len(words))
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Find what is wrong before a model is loaded."""
+        from lavakv.bench.settings import BenchSettings
+        from lavakv.registry import get_policy
+
+        BenchSettings(self.tokens or (1,), **settings)
+        get_policy(settings["policy"])
+
+    def settings(self, subject: Subject, settings: Mapping[str, Any]) -> BenchSettings:
+        """Settings for a model, whose limit is known now."""
+        from lavakv.bench.settings import BenchSettings
+
+        limit = (subject.max_positions(),) if self.with_limit else ()
+        return BenchSettings(self.tokens + limit, **settings)
+
+
+class Narrator:
+    """Shows what a benchmark says: lines on stdout, progress on stderr."""
+
+    def __init__(self, bar: Progress, quiet: bool) -> None:
+        self._bar, self._quiet = bar, quiet
+        self._task: TaskID = bar.add_task("Starting", total=None)
+        self._begun = False
+
+    def expect(self, pieces: int) -> None:
+        """So many pieces of work are to come."""
+        self._bar.update(self._task, total=pieces)
+
+    def say(self, line: str) -> None:
+        """A line of the report."""
+        if not self._quiet:
+            results.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def doing(self, what: str) -> None:
+        """The next piece begins."""
+        self._bar.update(self._task, description=what.capitalize(), advance=float(self._begun))
+        self._begun = True
+
+
+def subject_of(model: str | None, shape: str | None, dtype: str, device: str, attention: str | None) -> Subject:
+    """Load a model, or make one.
+
+    Raises:
+        InputError: both a model and a shape.
+    """
+    if model is not None and shape is not None:
+        raise InputError("--model, --shape", expected="one of them", got="both", fix="Leave one out.")
+    name = shape or model or "smollm2"
+    with working(f"Loading {name}"):
+        quieten()
+        from lavakv.bench.subject import Subject
+
+        return (Subject.named if shape is None else Subject.shaped)(name, dtype, device, attention)
+
+
+def measure(subject: Subject, settings: BenchSettings, out: Path | None, *, quiet: bool) -> None:
+    """Run all settings; the JSON line comes last, and alone if `quiet`."""
+    from lavakv.bench.folder import BenchFolder
+    from lavakv.bench.record import final_line
+    from lavakv.bench.run import Bench
+
+    records = []
+    with progress() as bar:
+        narrator = Narrator(bar, quiet)
+        run = Bench(subject, settings, narrator)
+        folder = None if out is None else BenchFolder(out)
+        narrator.expect(run.num_pieces)
+        for record in run.run():
+            records.append(record)
+            if folder is not None:
+                folder.add(record, run.about())
+    if folder is not None:
+        folder.finish()
+    typer.echo(json.dumps(final_line(run.about(), records), allow_nan=False))

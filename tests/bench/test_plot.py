@@ -1,0 +1,52 @@
+"""Curves: which lines there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lavakv.bench.plot import lines_of, plot_curves, varied_names
+
+
+def _record(tokens: int, budget: int, seconds: float, batch: int = 1) -> dict:
+    numbers = {"decode_seconds": seconds, "prefill_seconds": None, "kv_bytes": 10 * budget, "prefill_peak_bytes": None}
+    return {
+        "tokens": tokens, "budget": budget, "batch_size": batch,
+        "contenders": {"full": numbers, "lavakv": {**numbers, "decode_seconds": seconds / 2}},
+    }  # fmt: skip
+
+
+def test_prompt_length_runs_across_where_it_was_varied() -> None:
+    records = [_record(200, 64, 4.0), _record(100, 64, 2.0)]
+    assert varied_names(records) == ["tokens"]
+    lines = lines_of(records, "decode_seconds", ["tokens"])
+    assert lines == {"full": [(100, 2.0), (200, 4.0)], "lavakv": [(100, 1.0), (200, 2.0)]}
+
+
+def test_the_full_cache_is_one_line_whatever_the_budgets() -> None:
+    records = [_record(100, 32, 2.0), _record(100, 64, 4.0), _record(200, 32, 6.0), _record(200, 64, 6.0)]
+    assert varied_names(records) == ["tokens", "budget"]
+    lines = lines_of(records, "decode_seconds", ["tokens", "budget"])
+    assert lines == {
+        "full": [(100, 3.0), (200, 6.0)],
+        "lavakv, budget 32": [(100, 1.0), (200, 3.0)],
+        "lavakv, budget 64": [(100, 2.0), (200, 3.0)],
+    }
+
+
+def test_budgets_or_batches_run_across_where_only_they_were_varied() -> None:
+    assert varied_names([_record(100, 32, 1.0), _record(100, 64, 1.0)]) == ["budget"]
+    assert varied_names([_record(100, 32, 1.0), _record(100, 32, 1.0, batch=4)]) == ["batch_size"]
+    assert varied_names([_record(100, 32, 1.0)]) == ["tokens"]
+
+
+def test_what_was_not_measured_has_no_line() -> None:
+    assert lines_of([_record(100, 32, 1.0)], "prefill_seconds", ["tokens"]) == {}
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_a_picture_is_written(ending, tmp_path: Path) -> None:
+    file = tmp_path / f"curves.{ending}"
+    plot_curves([_record(100, 32, 2.0), _record(200, 32, 4.0)], file)
+    assert file.stat().st_size > 1000

@@ -1,0 +1,129 @@
+"""A run on a tiny shape: the order of what is said, the records, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lavakv.bench.record import HEADLINES, final_line
+from lavakv.bench.run import Bench
+from lavakv.bench.settings import BenchSettings, Setting
+from lavakv.bench.subject import Subject
+from lavakv.errors import BudgetError, InputError, PolicyError
+from tests.bench.conftest import Heard
+
+QUICK = BenchSettings((200, 100), (48, 64), (2,), rounds=2, steps=2, prefill_rounds=2)
+
+
+@pytest.fixture(scope="module")
+def done(subject: Subject) -> tuple[Heard, Bench, list[dict]]:
+    heard = Heard()
+    bench = Bench(subject, QUICK, heard)
+    return heard, bench, list(bench.run())
+
+
+def test_floors_come_first(done) -> None:
+    heard = done[0]
+    assert heard.lines[0].startswith("machine: ")
+    assert all(line.startswith("floor: ") for line in heard.lines[1:5])
+    assert heard.lines[5] == "100 tokens, batch 2, budget 48:"
+    measured = [event for event in heard.events if event != "say"]
+    assert measured[0] == "the machine"
+    assert heard.events.index(measured[1]) > 5, "something was measured on the model before the floors were said"
+
+
+def test_work_is_announced_as_often_as_promised(done) -> None:
+    heard, bench, _ = done
+    assert len(heard.pieces) == bench.num_pieces
+
+
+def test_records_tell_every_setting_the_largest_last(done) -> None:
+    records = done[2]
+    settings = [Setting(*(record[name] for name in Setting._fields)) for record in records]
+    assert settings == sorted(settings)
+    assert len(set(settings)) == 4
+    assert settings[-1] == (200, 2, 64)
+
+
+def test_a_records_numbers_agree_with_each_other(done) -> None:
+    for record in done[2]:
+        contenders = record["contenders"]
+        assert set(contenders) == {"full", "cut", "lavakv", "masked"}
+        token = 2 * record["batch_size"] * 3 * 2 * 16 * 4
+        assert contenders["full"]["kv_bytes"] == record["tokens"] * token
+        assert contenders["cut"]["kv_bytes"] == contenders["lavakv"]["kv_bytes"] == record["budget"] * token
+        assert contenders["masked"]["kv_bytes"] > contenders["full"]["kv_bytes"]
+        assert record["nbytes_ratio"] == 1.0 <= record["nbytes_ratio_after_decode"]
+        assert record["entries_per_head"]["mean"] == record["budget"]
+        assert all(record[name] is not None for name in HEADLINES)
+        assert all(values["decode_seconds"] > 0 for values in contenders.values())
+        peaks = [contenders[name]["prefill_peak_bytes"] for name in ("full", "lavakv")]
+        saving = (peaks[0] - peaks[1]) / contenders["full"]["kv_bytes"]
+        assert record["prefill_peak_saving"] == saving
+        assert peaks[0] > contenders["full"]["kv_bytes"]
+
+
+def test_lavakv_saves_peak_memory_on_a_long_prompt(done) -> None:
+    assert done[2][-1]["prefill_peak_saving"] > 0
+
+
+def test_one_line_for_several_settings(done) -> None:
+    _, bench, records = done
+    line = json.loads(json.dumps(final_line(bench.about(), records), allow_nan=False))
+    assert line["results"] == records
+    assert {name: line[name] for name in HEADLINES} == {name: records[-1][name] for name in HEADLINES}
+    assert (line["tokens"], line["batch_size"], line["budget"]) == (200, 2, 64)
+    assert line["model"] == "tiny"
+    assert line["weights"] == "random"
+    assert line["policy"] == "lava"
+    assert line["machine"]["read_bandwidth"] > 0
+
+
+def test_one_line_for_one_setting(subject, heard) -> None:
+    settings = BenchSettings((100,), (48,), rounds=1, steps=1, prefill_rounds=0, masked=False)
+    bench = Bench(subject, settings, heard)
+    records = list(bench.run())
+    line = final_line(bench.about(), records)
+    assert "results" not in line
+    assert line["prefill_ratio"] is None
+    assert line["decode_ratio_to_masked"] is None
+    assert set(line["contenders"]) == {"full", "cut", "lavakv"}
+    assert line["decode_ratio_to_floor"] > 0
+    assert len(heard.pieces) == bench.num_pieces
+
+
+def test_the_model_is_as_it_was(subject, done) -> None:
+    assert subject.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "complaint"),
+    [
+        ({"tokens": (5000,)}, InputError, "at most 2048, the model's positions, got 5000"),
+        ({"budgets": (20,)}, BudgetError, "more than the window of 32 tokens"),
+        ({"policy": "nonsense"}, PolicyError, "policy"),
+        ({"tokens": (0,)}, InputError, "tokens: expected at least 1"),
+        ({"tokens": ()}, InputError, "tokens: expected at least 1"),
+        ({"batch_sizes": (1, -1)}, InputError, "batch_sizes: expected at least 1"),
+        ({"rounds": 0}, InputError, "rounds: expected at least 1"),
+        ({"prefill_rounds": -1}, InputError, "prefill_rounds: expected at least 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(settings, error, complaint, subject, heard) -> None:
+    with pytest.raises(error, match=complaint):
+        Bench(subject, BenchSettings(**{"tokens": (300,), "budgets": (48,), **settings}), heard)
+    assert heard.events == []
+
+
+def test_unknown_shapes_and_attentions() -> None:
+    with pytest.raises(InputError, match="shape: expected one of tiny"):
+        Subject.shaped("llama-9", "auto", "cpu", None)
+    with pytest.raises(InputError, match="attention: expected an attention implementation"):
+        Subject.shaped("tiny", "auto", "cpu", "nonsense")
+
+
+def test_random_weights_are_the_same_every_time(subject) -> None:
+    again = Subject.shaped("tiny", "float32", "cpu", None)
+    for one, other in zip(subject.model.parameters(), again.model.parameters(), strict=True):
+        assert one.equal(other)
