@@ -274,7 +274,7 @@ class LavaCache(Refusals, Cache):
 
     @storing()
     def _make_room(self) -> None:
-        for store in self._stores():
+        for store in self._stores() if self._reserved else ():
             store.reserve(self._reserved)
 
     def _stores(self) -> list[LayerStore]:
