@@ -37,27 +37,35 @@ class WindowRows(NamedTuple):
         (keys,) = self.keys
         return torch.softmax(self._logits(keys, 0, self.sinks), dim=-1)[..., : keys.shape[1]]
 
-    def blocks(self, normalizer: Tensor, block_tokens: int) -> Iterator[Tensor]:
+    def blocks(self, denominators: Tensor, block_tokens: int) -> Iterator[Tensor]:
         """Attention to at most `block_tokens` keys at a time, float32 `[H, G, w, tokens]`.
 
         Args:
-            normalizer: what `normalizer` returned.
+            denominators: what `denominators` returned.
             block_tokens: keys at a time.
         """
-        start = 0
+        (largest, total), start = denominators, 0
         for keys in token_blocks(self.keys, block_tokens):
-            yield self._logits(keys, start).sub_(normalizer).exp_()
+            yield self._logits(keys, start).sub_(largest).exp_().div_(total)
             start += keys.shape[1]
 
-    def normalizer(self, block_tokens: int) -> Tensor:
-        """Log of the softmax denominator of each row over all keys, float32 `[H, G, w, 1]`."""
-        parts, start = [], 0
+    def denominators(self, block_tokens: int) -> Tensor:
+        """Each row's largest logit over all keys, and its softmax denominator in units of that, `[2, H, G, w, 1]`."""
+        if self.sinks is None:
+            largest = self.queries.new_full((*self.queries.shape[:3], 1), -torch.inf, dtype=torch.float32)
+            total = torch.zeros_like(largest)
+        else:
+            largest = self.sinks.float()[:, :, None, None].expand(*self.queries.shape[:3], 1)
+            total = torch.ones_like(largest)
+        start = 0
         for keys in token_blocks(self.keys, block_tokens):
-            parts.append(torch.logsumexp(self._logits(keys, start), dim=-1))
-            start += keys.shape[1]
-        if self.sinks is not None:
-            parts.append(self.sinks.float()[:, :, None].expand(parts[0].shape))
-        return torch.logsumexp(torch.stack(parts), dim=0).unsqueeze(-1)
+            if keys.shape[1]:
+                logits = self._logits(keys, start)
+                higher = torch.maximum(largest, logits.amax(dim=-1, keepdim=True))
+                reference = higher.clamp(min=torch.finfo(higher.dtype).min)  # -inf - -inf would be NaN
+                total = total * (largest - reference).exp() + logits.sub_(reference).exp_().sum(dim=-1, keepdim=True)
+                largest, start = higher, start + keys.shape[1]
+        return torch.stack([largest, total])
 
     def _logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
         first = sum(chunk.shape[1] for chunk in self.keys) - self.queries.shape[2]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lavakv.scoring.blocks import BLOCK_NUMBERS, WindowRows, joined, token_blocks
+from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.projected import projected_norms
 from lavakv.scoring.prompt import PromptRows
 
@@ -90,7 +91,7 @@ class ScoringWindow:
     @property
     def mean_attention(self) -> Tensor:
         """`a_q[i]`: the window's mean attention to each evictable position, float32 `[H, G, n]` (method, step 1)."""
-        return self.remember("mean_attention", lambda: self.reduce(lambda rows: rows.mean(dim=2)))
+        return self.remember("mean_attention", self._mean_attention)
 
     @property
     def value_norms(self) -> Tensor:
@@ -113,12 +114,12 @@ class ScoringWindow:
 
         A prompt of one block is worked out once and remembered, a longer one in each pass anew.
         """
-        rows = WindowRows(self.queries, self.keys, self.scaling, self.softcap, self.sinks, self.visible)
+        rows = self._rows()
         if self.is_one_block:
             yield self.remember("attention", rows.whole)
         else:
-            normalizer = self.remember("normalizer", lambda: rows.normalizer(self.block_tokens))
-            yield from rows.blocks(normalizer, self.block_tokens)
+            denominators = self.remember("denominators", lambda: rows.denominators(self.block_tokens))
+            yield from rows.blocks(denominators, self.block_tokens)
 
     def evictable_blocks(self) -> Iterator[Tensor]:
         """`A` over the evictable positions only, at least one block, `n` positions in all."""
@@ -148,6 +149,13 @@ class ScoringWindow:
     def key_blocks(self) -> Iterator[Tensor]:
         """Keys cut like `blocks`, `[H, tokens, head_dim]`, as they are stored."""
         return token_blocks(self.keys, self.block_tokens)
+
+    def _rows(self) -> WindowRows:
+        return WindowRows(self.queries, self.keys, self.scaling, self.softcap, self.sinks, self.visible)
+
+    def _mean_attention(self) -> Tensor:
+        fused = fused_mean_attention(self._rows(), self.num_evictable)
+        return self.reduce(lambda rows: rows.mean(dim=2)) if fused is None else fused
 
     def _value_norms(self) -> Tensor:
         return joined(block.float().abs().sum(dim=-1) for block in self.value_blocks())
