@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lavakv.scoring.blocks import BLOCK_NUMBERS
 from lavakv.scoring.naive import NaiveWindow
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
@@ -41,10 +42,15 @@ def chunked(draw: st.DrawFn) -> tuple[ScoringWindow, ScoringWindow]:
 
 @st.composite
 def pairs(draw: st.DrawFn, wholes: st.SearchStrategy[ScoringWindow]) -> tuple[ScoringWindow, ScoringWindow]:
-    """Any window and the same one cut into chunks."""
+    """Any window and the same one cut into chunks, into blocks, or both: of one, two or three tokens, or large."""
     whole = draw(wholes)
-    cuts = sorted(draw(st.lists(st.integers(0, whole.num_tokens), min_size=1, max_size=3)))
-    return whole, replace(whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts))
+    cuts = sorted(draw(st.lists(st.integers(0, whole.num_tokens), max_size=3)))
+    heads, group, rows, head_dim = whole.queries.shape
+    per_token = heads * max(group * rows, head_dim, whole.values[0].shape[2])
+    block = draw(st.sampled_from([BLOCK_NUMBERS, 1, per_token, 2 * per_token, 3 * per_token]))
+    return whole, replace(
+        whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts), block_numbers=block
+    )
 
 
 @st.composite

@@ -15,7 +15,12 @@ from lavakv.eviction.records import Judged, RankedPrompt, judged
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.policy import Policy
+from lavakv.scoring.blocks import BLOCK_NUMBERS
 from lavakv.scoring.window import ScoringWindow
+
+_BLOCK_NUMBERS = (
+    4 * BLOCK_NUMBERS
+)  # attention up to this size stays for the next policy; the queries, kept too, are larger
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ class RecordedPrompt(LayerPrompt):
         return None if self.norms is None else self.norms[first:]
 
     def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
-        """See `LayerPrompt.window`; attention and norms are computed once for all budgets."""
+        """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
-            self.windows[plan.window] = super().window(sequence, plan, visible, layer)
+            window = super().window(sequence, plan, visible, layer)
+            self.windows[plan.window] = replace(window, block_numbers=_BLOCK_NUMBERS)
         return self.windows[plan.window].with_budget(plan.tokens_per_head)
 
     def prefix(self, num_tokens: int) -> RecordedPrompt:

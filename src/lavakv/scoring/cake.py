@@ -20,12 +20,19 @@ def cake_score(window: ScoringWindow) -> Tensor:
 
 def cake_layer_weight(window: ScoringWindow) -> Tensor:
     """A layer's share: entropy of the attention times its variance, both summed; float64 scalar (tau1 = tau2 = 1)."""
-    attention = window.attention[..., : window.num_evictable].double()
-    spread = -torch.xlogy(attention, attention).sum()
-    return spread * _variance(window).sum(dtype=torch.float64)
+    return _spread(window) * _variance(window).sum(dtype=torch.float64)
+
+
+def _spread(window: ScoringWindow) -> Tensor:
+    """Entropy `-sum A ln A` over rows, heads and evictable positions, float64 scalar."""
+    blocks = (block.double() for block in window.evictable_blocks())
+    return torch.stack([-torch.xlogy(block, block).sum() for block in blocks]).sum()
 
 
 def _variance(window: ScoringWindow) -> Tensor:
     """Unbiased variance over the window's rows, float32 `[H, G, n]`; 0 for a single row."""
-    rows = window.attention[..., : window.num_evictable]
+    return window.remember("variance", lambda: window.reduce(_variance_of_rows))
+
+
+def _variance_of_rows(rows: Tensor) -> Tensor:
     return rows.var(dim=2) if rows.shape[2] > 1 and rows.numel() else torch.zeros_like(rows[:, :, 0])

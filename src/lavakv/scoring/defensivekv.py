@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
-from lavakv.scoring.pooling import average_pool
+from lavakv.scoring.blocks import joined
+from lavakv.scoring.pooling import average_pool, average_pool_blocks
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
@@ -29,12 +32,20 @@ def defensive_attention(window: ScoringWindow) -> Tensor:
 
 
 def _worst_case(window: ScoringWindow) -> Tensor:
-    rows = window.attention[..., : window.num_evictable]
-    pooled = average_pool(rows, KERNEL_SIZE)
-    tiny = torch.finfo(pooled.dtype).tiny
-    pooled = pooled * (rows.sum(dim=-1, keepdim=True) / pooled.sum(dim=-1, keepdim=True).clamp(min=tiny))
-    worst = pooled.amax(dim=(1, 2))
+    pooled = _pooled(window)
+    seen = torch.stack([block.sum(dim=-1, keepdim=True) for block in window.evictable_blocks()]).sum(dim=0)
+    left = torch.stack([block.sum(dim=-1, keepdim=True) for block in pooled()]).sum(dim=0)
+    scale = seen / left.clamp(min=torch.finfo(left.dtype).tiny)
+    worst = joined((block * scale).amax(dim=(1, 2)) for block in pooled())
     return torch.maximum(worst, worst.mean(dim=1, keepdim=True))
+
+
+def _pooled(window: ScoringWindow) -> Callable[[], Iterable[Tensor]]:
+    """The pooled rows, as often as asked for: kept where they are one block, else worked out each time."""
+    if window.is_one_block:
+        kept = [average_pool(block, KERNEL_SIZE) for block in window.evictable_blocks()]
+        return lambda: kept
+    return lambda: average_pool_blocks(window.evictable_blocks(), KERNEL_SIZE)
 
 
 def _outright(window: ScoringWindow) -> Tensor:
@@ -44,11 +55,20 @@ def _outright(window: ScoringWindow) -> Tensor:
         "attention_order", lambda: _group_mean(window).sort(dim=1, descending=True, stable=True).indices
     )
     ordered = _group_mean(window).gather(1, order)
-    own = window.attention[..., window.num_evictable :].sum(dim=-1).mean(dim=(1, 2))
+    own = window.remember("own_attention", lambda: _own(window))
     before = ordered.cumsum(dim=1) - ordered
     wanted = before < (OUTRIGHT_MASS - own.double())[:, None]
     wanted[:, window.tokens_per_head - window.queries.shape[2] :] = False
     return torch.zeros_like(wanted).scatter(1, order, wanted)
+
+
+def _own(window: ScoringWindow) -> Tensor:
+    """Attention that the window pays to itself, mean over rows and group, float32 `[H]`."""
+    before, parts = window.num_evictable, []
+    for block in window.blocks():
+        parts.append(block[..., before:].sum(dim=-1))
+        before = max(before - block.shape[-1], 0)
+    return torch.stack(parts).sum(dim=0).mean(dim=(1, 2))
 
 
 def _group_mean(window: ScoringWindow) -> Tensor:

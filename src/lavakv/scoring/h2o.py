@@ -14,16 +14,19 @@ BLOCK_ROWS = 256
 def h2o_score(window: ScoringWindow) -> Tensor:
     """Group mean of the attention received, summed over all rows, float32 `[H, n]`. Needs the prompt's queries.
 
-    Computed in blocks of one head's rows, in the same memory, so that the whole attention matrix never exists.
+    Computed in blocks of one head's rows, in the same memory, so that the whole attention matrix never exists; the
+    longer the prompt, the fewer rows.
     """
     assert window.prompt is not None
-    keys = torch.cat(list(window.keys), dim=1)
+    keys = window.keys[0] if len(window.keys) == 1 else torch.cat(list(window.keys), dim=1)
     queries, visible = window.prompt
     heads, num_tokens = keys.shape[:2]
     received = torch.zeros(heads, num_tokens, device=keys.device)
-    room = received.new_empty(2, queries.shape[1] * min(BLOCK_ROWS, num_tokens) * (num_tokens + 1))
-    for start in range(0, num_tokens, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, num_tokens)
+    row_numbers = queries.shape[1] * (num_tokens + 1)
+    num_rows = max(min(BLOCK_ROWS, num_tokens, window.block_numbers // row_numbers), 1)
+    room = received.new_empty(2, num_rows * row_numbers)
+    for start in range(0, num_tokens, num_rows):
+        stop = min(start + num_rows, num_tokens)
         seen = num_tokens if visible is not None else stop
         shown = None if visible is None else visible(start, stop)
         for head in range(heads):

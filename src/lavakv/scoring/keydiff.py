@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lavakv.scoring.blocks import joined
 from lavakv.scoring.window import ScoringWindow
 
 
 def keydiff_score(window: ScoringWindow) -> Tensor:
     """`-cos(K[i], mean over positions of K / ||K||)`, float32 `[H, n]`."""
-    keys = torch.cat([chunk.float() for chunk in window.keys], dim=1)
-    anchor = functional.normalize(keys, dim=-1).mean(dim=1, keepdim=True)
-    return -functional.cosine_similarity(keys, anchor, dim=-1)[:, : window.num_evictable]
+    sums = [functional.normalize(block.float(), dim=-1).sum(dim=1, keepdim=True) for block in window.key_blocks()]
+    anchor = torch.stack(sums).sum(dim=0) / window.num_tokens
+    blocks = (block.float() for block in window.key_blocks())
+    cosines = joined(functional.cosine_similarity(block, anchor, dim=-1) for block in blocks)
+    return -cosines[:, : window.num_evictable]

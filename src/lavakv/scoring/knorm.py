@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lavakv.scoring.blocks import joined
 from lavakv.scoring.window import ScoringWindow
 
 
 def knorm_score(window: ScoringWindow) -> Tensor:
     """`-||K[i]||_2`, float32 `[H, n]`."""
-    norms = [torch.linalg.vector_norm(chunk.float(), dim=-1) for chunk in window.keys]
-    return -torch.cat(norms, dim=1)[:, : window.num_evictable]
+    norms = joined(torch.linalg.vector_norm(block.float(), dim=-1) for block in window.key_blocks())
+    return -norms[:, : window.num_evictable]

@@ -50,7 +50,7 @@ def masked_logits(
     target = None if room is None else room[: math.prod(shape)].view(shape)
     logits = torch.bmm(packed, keys.float().transpose(1, 2), out=target).view(heads, group, num_rows, -1)
     if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+        logits = logits.div_(softcap).tanh_().mul_(softcap)
     if rows.visible is not None:
         logits.masked_fill_(~rows.visible, float("-inf"))
     else:

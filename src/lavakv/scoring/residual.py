@@ -10,21 +10,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.scoring.blocks import joined
 from lavakv.scoring.window import ScoringWindow
 
-FLATTENING = 4  # attention to the power of 1/4: how a row that is less sure of itself would look
 DRIFT_GAIN = 2.0  # queries to come have moved on further than the window's halves are apart
 SURPRISE_SHARE = 0.003  # of a row's energy on what no other row looks at, what is expected on entries nobody looked at
 LEAST_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
 _LEAST_REST = 2.0**-10
 
 
-class _Head(NamedTuple):
-    """A KV head: its query heads' attention `[G, w, N]`, its values `[N, value_dim]`, `W_O` `[G, dim, hidden]`."""
+class _Sums(NamedTuple):
+    """What the entries of one KV head have in common; each adds up over positions.
 
-    attention: Tensor
-    values: Tensor
-    weight: Tensor
+    Attributes:
+        outputs: attention times values, `[G, w, value_dim]`.
+        mass: attention, `[G, w]`.
+        flat: flattened attention, `[G, w]`.
+        moved: evictable attention that moved from the window's first half to its second, twice, `[G]`.
+        surprise: squared evictable attention beyond what the other rows pay to the same entry, `[G, w]`.
+    """
+
+    outputs: Tensor
+    mass: Tensor
+    flat: Tensor
+    moved: Tensor
+    surprise: Tensor
+
+
+class _Head(NamedTuple):
+    """A KV head: its sums, and the Gram matrices of its pieces of `W_O`, `[G, value_dim, value_dim]`."""
+
+    sums: _Sums
+    gram: Tensor
 
 
 def residual_score(window: ScoringWindow) -> Tensor:
@@ -35,11 +52,17 @@ def residual_score(window: ScoringWindow) -> Tensor:
     """
     assert window.output_weight is not None
     assert window.residual_norms is not None
-    values = torch.cat(list(window.values), dim=1).float()
-    weights = _row_weights(window.residual_norms)
-    heads = zip(window.attention[..., : window.num_tokens], values, window.output_weight.float(), strict=True)
-    energies = [_energy(_Head(*head), window.num_evictable, weights) for head in heads]  # one by one: w rows of n each
-    return torch.stack(energies).sqrt()
+    weights, surprise_share = _row_weights(window.residual_norms), SURPRISE_SHARE / window.num_tokens
+    grams = [weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)]
+    heads = [_Head(*head) for head in zip(_sums(window), grams, strict=True)]
+    energies = []
+    for seen, values in zip(window.evictable_blocks(), window.value_blocks(), strict=False):
+        rows = zip(heads, seen, values, strict=True)  # one by one: w rows of each entry a head
+        found = [
+            _energy(head, part, value[: part.shape[-1]].float(), weights, surprise_share) for head, part, value in rows
+        ]
+        energies.append(torch.stack(found))
+    return joined(energies).sqrt()
 
 
 def _row_weights(residual_norms: Tensor) -> Tensor:
@@ -52,48 +75,65 @@ def _row_weights(residual_norms: Tensor) -> Tensor:
     return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
 
 
-def _energy(head: _Head, num_evictable: int, weights: Tensor) -> Tensor:
-    """Squared change summed over query heads, averaged over rows by weight, `[n]`."""
-    seen = head.attention[..., :num_evictable]
-    distances = _squared_distances(head, num_evictable)
-    expected = _expected(head.attention, num_evictable)
+def _sums(window: ScoringWindow) -> list[_Sums]:
+    """Of each KV head, over all blocks."""
+    left = window.num_evictable
+    totals: list[_Sums] = []
+    for attention, values in zip(window.blocks(), window.value_blocks(), strict=True):
+        block = [_block_sums(seen, part.float(), left) for seen, part in zip(attention, values, strict=True)]
+        totals = [_Sums(*map(torch.add, *pair)) for pair in zip(totals, block, strict=True)] if totals else block
+        left = max(left - attention.shape[-1], 0)
+    return totals
+
+
+def _block_sums(attention: Tensor, values: Tensor, num_evictable: int) -> _Sums:
+    """Of one head's attention `[G, w, tokens]` to values `[tokens, value_dim]`, the first of them evictable."""
+    seen = attention[..., :num_evictable]
+    return _Sums(attention @ values, attention.sum(dim=-1), _flat(attention).sum(dim=-1), _moved(seen), _surprise(seen))
+
+
+def _energy(head: _Head, seen: Tensor, values: Tensor, weights: Tensor, surprise_share: float) -> Tensor:
+    """Squared change summed over query heads, averaged over rows by weight, `[tokens]`."""
+    distances = _squared_distances(head, values)
+    expected = _expected(head.sums, seen)
     change = (expected / (1 - expected).clamp(min=_LEAST_REST)).square_().mul_(distances)
     known = torch.einsum("gwn,w->n", change, weights)
-    unseen = torch.einsum("gwn,w,g->n", distances, weights, _surprise(seen))
-    return known + SURPRISE_SHARE / head.attention.shape[-1] * unseen
+    unseen = torch.einsum("gwn,w,g->n", distances, weights, head.sums.surprise.mean(dim=-1))
+    return known + surprise_share * unseen
 
 
-def _squared_distances(head: _Head, num_evictable: int) -> Tensor:
-    """`||(v_i - y_j) W_O||^2` for every row's output and evictable value, `[G, w, n]`; by the Gram matrix of `W_O`."""
-    gram = head.weight @ head.weight.transpose(1, 2)
-    values, outputs = head.values[:num_evictable], head.attention @ head.values
-    projected = outputs @ gram
-    squares = (values @ gram).mul_(values).sum(dim=-1)
+def _squared_distances(head: _Head, values: Tensor) -> Tensor:
+    """`||(v_i - y_j) W_O||^2` for every row's output and value, `[G, w, tokens]`; by the Gram matrix of `W_O`."""
+    outputs = head.sums.outputs
+    projected = outputs @ head.gram
+    squares = (values @ head.gram).mul_(values).sum(dim=-1)
     crossed = projected @ values.T
     own = (projected * outputs).sum(dim=-1)
     return crossed.mul_(-2).add_(squares[:, None]).add_(own[..., None]).clamp_(min=0)
 
 
-def _expected(attention: Tensor, num_evictable: int) -> Tensor:
-    """Attention that queries to come will pay: the window's, flattened as far as it drifts, `[G, w, n]`."""
-    flat = attention.pow(1 / FLATTENING)
-    whole = flat.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)  # a sink may take everything
-    flat = flat[..., :num_evictable] * (attention.sum(dim=-1, keepdim=True) / whole)
-    seen = attention[..., :num_evictable]
-    return torch.lerp(seen, flat, _drift(seen)[:, None, None])
+def _expected(sums: _Sums, seen: Tensor) -> Tensor:
+    """Attention that queries to come will pay: the window's, flattened as far as it drifts, `[G, w, tokens]`."""
+    scale = sums.mass / sums.flat.clamp(min=torch.finfo(seen.dtype).tiny)  # a sink may take everything
+    drift = (DRIFT_GAIN * sums.moved / 2).clamp(max=1)
+    return torch.lerp(seen, _flat(seen).mul_(scale[..., None]), drift[:, None, None])
 
 
-def _drift(seen: Tensor) -> Tensor:
-    """How far attention moved from the window's first half to its second, doubled, at most 1, `[G]`."""
+def _flat(attention: Tensor) -> Tensor:
+    """Attention to the power of 1/4, not normalised: how a row that is less sure of itself would look."""
+    return attention.sqrt().sqrt_()
+
+
+def _moved(seen: Tensor) -> Tensor:
+    """Attention to these entries that differs between the window's halves, `[G]`; one row alone counts as moving."""
     half = seen.shape[1] // 2
     if half == 0:
-        return seen.new_ones(seen.shape[0])
-    moved = (seen[:, :half].mean(dim=1) - seen[:, half:].mean(dim=1)).abs().sum(dim=-1) / 2
-    return (DRIFT_GAIN * moved).clamp(max=1)
+        return seen.new_full(seen.shape[:1], 2.0)
+    return (seen[:, :half].mean(dim=1) - seen[:, half:].mean(dim=1)).abs().sum(dim=-1)
 
 
 def _surprise(seen: Tensor) -> Tensor:
-    """Mean over rows of the squared attention beyond what the other rows pay to the same entry, `[G]`."""
+    """Sum over entries of the squared attention beyond what the other rows pay to the same entry, `[G, w]`."""
     rows = seen.shape[1]
     others = (seen.sum(dim=1, keepdim=True) - seen) / max(rows - 1, 1)
-    return (seen - others).clamp_(min=0).square_().sum(dim=-1).mean(dim=-1)
+    return (seen - others).clamp_(min=0).square_().sum(dim=-1)

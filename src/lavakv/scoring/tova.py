@@ -9,5 +9,5 @@ from lavakv.scoring.window import ScoringWindow
 
 def tova_score(window: ScoringWindow) -> Tensor:
     """The last row's attention, averaged over all query heads of the layer; equal in each head, float32 `[H, n]`."""
-    last = window.attention[:, :, -1, : window.num_evictable]
-    return last.mean(dim=(0, 1)).expand(last.shape[0], -1)
+    last = window.reduce(lambda rows: rows[:, :, -1].mean(dim=(0, 1)))
+    return last.expand(window.queries.shape[0], -1)

@@ -6,13 +6,12 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from lavakv.scoring.logits import QueryRows, masked_logits
+from lavakv.scoring.blocks import BLOCK_NUMBERS, WindowRows, joined, token_blocks
+from lavakv.scoring.fused import fused_mean_attention
+from lavakv.scoring.projected import projected_norms
 from lavakv.scoring.prompt import PromptRows
-
-_CACHED_TOKENS = 256  # projected values of so many tokens stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class ScoringWindow:
         prompt: all rows of the prompt, for scores that look beyond the window, or None.
         residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from (0 for a
             stream of zeros), or None where it is not known.
+        block_numbers: float32 numbers that a block of attention, or of widened keys or values, may have.
     """
 
     queries: Tensor
@@ -50,6 +50,7 @@ class ScoringWindow:
     output_weight: Tensor | None = None
     prompt: PromptRows | None = None
     residual_norms: Tensor | None = None
+    block_numbers: int = BLOCK_NUMBERS
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_budget(self, tokens_per_head: int) -> ScoringWindow:
@@ -69,9 +70,23 @@ class ScoringWindow:
         return self.num_tokens - self.queries.shape[2]
 
     @property
+    def block_tokens(self) -> int:
+        """Tokens of a block, so that neither its attention nor its keys or values in float32 pass `block_numbers`."""
+        heads, group, rows, head_dim = self.queries.shape
+        return max(self.block_numbers // (heads * max(group * rows, head_dim, self.values[0].shape[2])), 1)
+
+    @property
+    def is_one_block(self) -> bool:
+        """Is the attention to all positions small enough to be kept?"""
+        return len(self.keys) == 1 and self.num_tokens <= self.block_tokens
+
+    @property
     def attention(self) -> Tensor:
-        """`A`: what each window query pays to each position, window included, float32 `[H, G, w, N]`."""
-        return self.remember("attention", self._attention)
+        """`A`: what each window query pays to each position, window included, float32 `[H, G, w, N]`.
+
+        All of it at once: for prompts of more than a block, scores had better use `reduce` or `blocks`.
+        """
+        return joined(self.blocks())
 
     @property
     def mean_attention(self) -> Tensor:
@@ -94,54 +109,58 @@ class ScoringWindow:
             self._computed[name] = compute()
         return self._computed[name]
 
-    def _attention(self) -> Tensor:
-        if len(self.keys) == 1:
-            return torch.softmax(self._logits(self.keys[0], 0, self.sinks), dim=-1)[..., : self.num_tokens]
-        return torch.cat(list(self._attention_chunks()), dim=-1)
+    def blocks(self) -> Iterator[Tensor]:
+        """`A` in blocks of consecutive positions, float32 `[H, G, w, tokens]`, `N` in all; read only.
+
+        A prompt of one block is worked out once and remembered, a longer one in each pass anew.
+        """
+        rows = self._rows()
+        if self.is_one_block:
+            yield self.remember("attention", rows.whole)
+        else:
+            denominators = self.remember("denominators", lambda: rows.denominators(self.block_tokens))
+            yield from rows.blocks(denominators, self.block_tokens)
+
+    def evictable_blocks(self) -> Iterator[Tensor]:
+        """`A` over the evictable positions only, at least one block, `n` positions in all."""
+        left = self.num_evictable
+        for block in self.blocks():
+            part = block[..., :left]
+            left -= part.shape[-1]
+            yield part
+            if not left:
+                return
+
+    def reduce(self, over_rows: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a reduction over the window's rows to the attention of all evictable positions.
+
+        Args:
+            over_rows: from `[H, G, w, tokens]` to `[..., tokens]`, each position by itself.
+
+        Returns:
+            `[..., n]`.
+        """
+        return joined(over_rows(block) for block in self.evictable_blocks())
+
+    def value_blocks(self) -> Iterator[Tensor]:
+        """Values cut like `blocks`, `[H, tokens, value_dim]`, as they are stored."""
+        return token_blocks(self.values, self.block_tokens)
+
+    def key_blocks(self) -> Iterator[Tensor]:
+        """Keys cut like `blocks`, `[H, tokens, head_dim]`, as they are stored."""
+        return token_blocks(self.keys, self.block_tokens)
+
+    def _rows(self) -> WindowRows:
+        return WindowRows(self.queries, self.keys, self.scaling, self.softcap, self.sinks, self.visible)
 
     def _mean_attention(self) -> Tensor:
-        if len(self.keys) == 1:
-            return self.attention[..., : self.num_evictable].mean(dim=2)
-        return torch.cat([chunk.mean(dim=2) for chunk in self._attention_chunks()], dim=-1)[..., : self.num_evictable]
+        fused = fused_mean_attention(self._rows(), self.num_evictable)
+        return self.reduce(lambda rows: rows.mean(dim=2)) if fused is None else fused
 
     def _value_norms(self) -> Tensor:
-        return torch.cat([chunk.float().abs().sum(dim=-1) for chunk in self.values], dim=-1)
+        return joined(block.float().abs().sum(dim=-1) for block in self.value_blocks())
 
     def _projected_norms(self) -> Tensor:
         assert self.output_weight is not None
-        norms = torch.cat([_projected(chunk, self.output_weight) for chunk in self.values], dim=-1)
+        norms = joined(projected_norms(chunk, self.output_weight, self.block_numbers) for chunk in self.values)
         return norms[..., : self.num_evictable]
-
-    def _attention_chunks(self) -> Iterator[Tensor]:
-        """Attention to one chunk of keys after the other, `[H, G, w, tokens]`; two passes, nothing held."""
-        normalizer, start = self._normalizer(), 0
-        for chunk in self.keys:
-            yield torch.exp(self._logits(chunk, start) - normalizer)
-            start += chunk.shape[1]
-
-    def _logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
-        first = self.num_evictable
-        visible = None if self.visible is None else self.visible[:, start : start + keys.shape[1]]
-        rows = QueryRows(self.queries, first - start, visible)
-        return masked_logits(rows, keys, self.scaling, self.softcap, sinks)
-
-    def _normalizer(self) -> Tensor:
-        """Log of the softmax denominator of each window row over all chunks, float32 `[H, G, w, 1]`."""
-        parts, start = [], 0
-        for chunk in self.keys:
-            parts.append(torch.logsumexp(self._logits(chunk, start), dim=-1))
-            start += chunk.shape[1]
-        if self.sinks is not None:
-            parts.append(self.sinks.float()[:, :, None].expand(parts[0].shape))
-        return torch.logsumexp(torch.stack(parts), dim=0).unsqueeze(-1)
-
-
-def _projected(values: Tensor, weight: Tensor) -> Tensor:
-    """L1 norms of one chunk's projected values, `[H, G, tokens]`; a query head at a time, never all at once."""
-    heads, group = weight.shape[:2]
-    pairs = [(values[head].float(), weight[head, query].float()) for head in range(heads) for query in range(group)]
-    norms = [
-        torch.cat([torch.matmul(part, projection).abs().sum(-1) for part in torch.split(tokens, _CACHED_TOKENS)])
-        for tokens, projection in pairs
-    ]
-    return torch.stack(norms).view(heads, group, -1)

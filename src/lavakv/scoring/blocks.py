@@ -1,0 +1,86 @@
+"""The window's attention, one block of keys after the other: what exists at once does not grow with the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.logits import QueryRows, masked_logits
+
+BLOCK_NUMBERS = 2**24  # 64 MiB of float32
+
+
+class WindowRows(NamedTuple):
+    """The window's queries and all that their attention follows from; see `ScoringWindow` for the meanings.
+
+    Attributes:
+        queries: `[H, G, w, head_dim]`.
+        keys: chunks of `[H, tokens, head_dim]`.
+        scaling: factor on query-key products.
+        softcap: logit softcap, or None.
+        sinks: `[H, G]`, or None.
+        visible: bool `[w, N]`, or None for causal.
+    """
+
+    queries: Tensor
+    keys: Sequence[Tensor]
+    scaling: float
+    softcap: float | None
+    sinks: Tensor | None
+    visible: Tensor | None
+
+    def whole(self) -> Tensor:
+        """Attention to all keys, which are one chunk, in one pass: float32 `[H, G, w, N]`."""
+        (keys,) = self.keys
+        return torch.softmax(self._logits(keys, 0, self.sinks), dim=-1)[..., : keys.shape[1]]
+
+    def blocks(self, denominators: Tensor, block_tokens: int) -> Iterator[Tensor]:
+        """Attention to at most `block_tokens` keys at a time, float32 `[H, G, w, tokens]`.
+
+        Args:
+            denominators: what `denominators` returned.
+            block_tokens: keys at a time.
+        """
+        (largest, total), start = denominators, 0
+        for keys in token_blocks(self.keys, block_tokens):
+            yield self._logits(keys, start).sub_(largest).exp_().div_(total)
+            start += keys.shape[1]
+
+    def denominators(self, block_tokens: int) -> Tensor:
+        """Each row's largest logit over all keys, and its softmax denominator in units of that, `[2, H, G, w, 1]`."""
+        if self.sinks is None:
+            largest = self.queries.new_full((*self.queries.shape[:3], 1), -torch.inf, dtype=torch.float32)
+            total = torch.zeros_like(largest)
+        else:
+            largest = self.sinks.float()[:, :, None, None].expand(*self.queries.shape[:3], 1)
+            total = torch.ones_like(largest)
+        start = 0
+        for keys in token_blocks(self.keys, block_tokens):
+            if keys.shape[1]:
+                logits = self._logits(keys, start)
+                higher = torch.maximum(largest, logits.amax(dim=-1, keepdim=True))
+                reference = higher.clamp(min=torch.finfo(higher.dtype).min)  # -inf - -inf would be NaN
+                total = total * (largest - reference).exp() + logits.sub_(reference).exp_().sum(dim=-1, keepdim=True)
+                largest, start = higher, start + keys.shape[1]
+        return torch.stack([largest, total])
+
+    def _logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
+        first = sum(chunk.shape[1] for chunk in self.keys) - self.queries.shape[2]
+        visible = None if self.visible is None else self.visible[:, start : start + keys.shape[1]]
+        rows = QueryRows(self.queries, first - start, visible)
+        return masked_logits(rows, keys, self.scaling, self.softcap, sinks)
+
+
+def token_blocks(chunks: Iterable[Tensor], block_tokens: int) -> Iterator[Tensor]:
+    """Views of at most `block_tokens` tokens of chunks `[H, tokens, dim]`, in order."""
+    for chunk in chunks:
+        yield from torch.split(chunk, block_tokens, dim=1)
+
+
+def joined(blocks: Iterable[Tensor]) -> Tensor:
+    """One or more blocks as one along the last axis; a single one is not copied."""
+    parts = list(blocks)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

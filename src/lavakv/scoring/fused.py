@@ -1,0 +1,101 @@
+"""Which path the window's mean attention takes: the Triton kernels where they fit, plain blocks everywhere else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.blocks import WindowRows
+
+SWITCH = "LAVAKV_TRITON"
+MAX_DIM, MAX_ROWS = 256, 64
+MIN_CAPABILITY = (8, 0)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_on_cpu = False  # only for tests, under Triton's interpreter
+_failures: dict[tuple[object, ...], str] = {}
+_warned: set[str] = set()
+
+
+def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
+    """Mean attention by the kernels, or None where the plain path has to do it.
+
+    The plain path is expected on anything but a CUDA device, with `LAVAKV_TRITON=0`, and for a softcap, a mask of its
+    own, keys in chunks and nothing to score. Any other reason is warned of once.
+
+    Returns:
+        float32 `[H, G, num_columns]`, or None.
+    """
+    device, plain = rows.queries.device, rows.softcap is not None or rows.visible is not None or len(rows.keys) > 1
+    wanted = device.type == "cuda" or (_on_cpu and device.type == "cpu")
+    if not wanted or plain or not num_columns or os.environ.get(SWITCH) == "0":
+        return None
+    reason = refusal(rows.queries, rows.keys[0]) or _failures.get(_signature(rows))
+    if reason is None:
+        try:
+            return _kernels(rows, num_columns)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the plain path would meet the same
+        except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything
+            reason = _note_failure(error, rows)
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"lavakv: scoring takes the plain path, not the Triton kernels: {reason}", stacklevel=3)
+    return None
+
+
+def refusal(queries: Tensor, keys: Tensor) -> str | None:
+    """The reason why the kernels cannot take these tensors, or None if they can.
+
+    Args:
+        queries: `[H, G, w, head_dim]`.
+        keys: `[H, N, head_dim]`.
+    """
+    if queries.dtype not in DTYPES:
+        return f"{queries.dtype} is neither float16, bfloat16 nor float32"
+    if queries.dtype != keys.dtype:
+        return f"queries and keys are {queries.dtype} and {keys.dtype}"
+    if queries.shape[3] > MAX_DIM:
+        return f"head size {queries.shape[3]} is over {MAX_DIM}"
+    if queries.shape[2] > MAX_ROWS:
+        return f"a window of {queries.shape[2]} tokens is over {MAX_ROWS}"
+    if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
+        return "gradients are wanted (use torch.no_grad or torch.inference_mode)"
+    return device_refusal(queries.device)
+
+
+@cache
+def device_refusal(device: torch.device) -> str | None:
+    """The reason why the kernels cannot run on a device, or None if they can as far as one can tell beforehand."""
+    if device.type == "cuda":
+        if torch.version.hip is not None:
+            return "this is a ROCm build of PyTorch, on which the kernels were never tried"
+        major, minor = torch.cuda.get_device_capability(device)
+        if (major, minor) < MIN_CAPABILITY:
+            return f"compute capability {major}.{minor} is below {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}"
+    try:
+        interpreted = import_module("lavakv.scoring.triton.kernel").INTERPRETED
+    except Exception as error:  # a broken or foreign Triton raises anything
+        return f"Triton cannot be loaded ({type(error).__name__}: {error})"
+    return None if device.type == "cuda" or interpreted else f"tensors are on {device}"
+
+
+def _kernels(rows: WindowRows, num_columns: int) -> Tensor:
+    from lavakv.scoring.triton.launch import mean_attention  # loads Triton
+
+    return mean_attention(rows, num_columns)
+
+
+def _note_failure(error: Exception, rows: WindowRows) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    reason = f"the kernel does not run here ({type(error).__name__}: {text})"
+    return _failures.setdefault(_signature(rows), reason)
+
+
+def _signature(rows: WindowRows) -> tuple[object, ...]:
+    """What a kernel is compiled for; one that fails for this is not tried again for the same."""
+    return rows.queries.device, rows.queries.dtype, *rows.queries.shape[1:]
