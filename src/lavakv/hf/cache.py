@@ -274,8 +274,9 @@ class LavaCache(Refusals, Cache):
 
     @storing()
     def _make_room(self) -> None:
-        for store in self._stores():
-            store.reserve(self._reserved)
+        if self._reserved:  # a recording's stores hold nothing
+            for store in self._stores():
+                store.reserve(self._reserved)
 
     def _stores(self) -> list[LayerStore]:
         return [self.layers[index].store for index in self.layer_indices]
