@@ -274,9 +274,8 @@ class LavaCache(Refusals, Cache):
 
     @storing()
     def _make_room(self) -> None:
-        if self._reserved:  # a recording's stores hold nothing
-            for store in self._stores():
-                store.reserve(self._reserved)
+        for store in self._stores() if self._reserved else ():
+            store.reserve(self._reserved)
 
     def _stores(self) -> list[LayerStore]:
         return [self.layers[index].store for index in self.layer_indices]
