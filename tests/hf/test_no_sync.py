@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lavakv
+from lavakv.attention import cpu_flash, ragged
 from lavakv.hf import columns
 from tests.hf import zoo
 from tests.hf.helpers import lava_cache, worst
@@ -50,6 +51,8 @@ def no_waiting() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "looking_is_free", lambda _: False)
+    monkeypatch.setattr(ragged, "native_fits", lambda *_: False)
+    monkeypatch.setattr(cpu_flash, "_OPERATOR", None)
 
 
 @pytest.mark.parametrize("padding", [0, 9, 38])
