@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,26 +48,7 @@ def layer_weight(policy: Policy, window: ScoringWindow, values: Tensor) -> float
     Raises:
         PolicyError: scores or a weight that cannot be compared; names policy and layer.
     """
-    try:
-        weight = score_weight(policy, values, window.layer)
-    except PolicyError:
-        _require_stream(policy, window)
-        raise
-    if not callable(policy.layer_rule):
-        return weight
-    weight = float(policy.layer_rule(window))
-    if not 0.0 <= weight < float("inf"):
-        fix = "Mend the policy's layer rule, or check the model's weights and dtype."
-        raise _error(policy, window.layer, "a finite layer weight of zero or more", str(weight), fix)
-    return weight
-
-
-def _require_stream(policy: Policy, window: ScoringWindow) -> None:
-    """Say what is wrong where a policy that divides by the stream's norms could not do so."""
-    norms = window.residual_norms if "residual_norms" in policy.needs else None
-    if norms is not None and not bool((norms > 0).any()):
-        fix = "Use another policy, or check the model's weights."
-        raise _error(policy, window.layer, "a hidden state in the window that is not zero", "only zeros", fix) from None
+    return checked_weight(policy, window.layer, layer_numbers(policy, window, values).tolist())
 
 
 def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
@@ -74,11 +57,39 @@ def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
     Raises:
         PolicyError: scores that are not finite, or below zero where an entropy is asked for; names policy and layer.
     """
-    entropy = policy.layer_rule == "entropy"
-    statistics = head_statistics(values).sum(dim=0) if entropy else values.sum(dtype=torch.float64)[None]
-    finite = statistics.isfinite().tolist()
-    if not all(finite):
-        negative = finite[0]
+    return checked_weight(policy, layer, [1.0, *_score_numbers(policy, values).tolist()])
+
+
+def layer_numbers(policy: Policy, window: ScoringWindow, values: Tensor) -> Tensor:
+    """What `checked_weight` needs, worked out where the scores are, without waiting for them.
+
+    Returns:
+        float64 `[numbers]`: 0 if the policy needs a residual stream that is zero throughout the window, else 1; sums
+        that are finite if the scores can be used; the layer's weight.
+    """
+    numbers = _score_numbers(policy, values)
+    norms = window.residual_norms if "residual_norms" in policy.needs else None
+    stream = numbers.new_ones(1) if norms is None else (norms > 0).any().to(numbers).reshape(1)
+    if not callable(policy.layer_rule):
+        return torch.cat([stream, numbers])
+    weight: Tensor | float = policy.layer_rule(window)
+    if not isinstance(weight, Tensor):
+        weight = numbers.new_full((1,), float(weight))
+    return torch.cat([stream, numbers[:-1], weight.to(numbers).reshape(1)])
+
+
+def checked_weight(policy: Policy, layer: int, numbers: list[float]) -> float:
+    """The weight at the end of what `layer_numbers` worked out.
+
+    Raises:
+        PolicyError: scores or a weight that cannot be compared; names policy and layer.
+    """
+    stream, *sums, weight = numbers
+    if not all(map(math.isfinite, sums)):
+        if not stream:
+            fix = "Use another policy, or check the model's weights."
+            raise _error(policy, layer, "a hidden state in the window that is not zero", "only zeros", fix)
+        negative = math.isfinite(sums[0])
         raise _error(
             policy,
             layer,
@@ -86,7 +97,18 @@ def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
             "a negative one" if negative else "NaN or infinity",
             "Mend the policy's score, or check the model's weights and dtype.",
         )
-    return float(normalized_entropy(statistics, values.numel())) if entropy else float(values.shape[0])
+    if not 0.0 <= weight < float("inf"):
+        fix = "Mend the policy's layer rule, or check the model's weights and dtype."
+        raise _error(policy, layer, "a finite layer weight of zero or more", str(weight), fix)
+    return weight
+
+
+def _score_numbers(policy: Policy, values: Tensor) -> Tensor:
+    if policy.layer_rule == "entropy":
+        sums = head_statistics(values).sum(dim=0)
+        return torch.cat([sums, normalized_entropy(sums, values.numel())[None]])
+    total = values.sum(dtype=torch.float64)[None]
+    return torch.cat([total, total.new_full((1,), float(values.shape[0]))])
 
 
 def _error(policy: Policy, layer: int, expected: str, got: str, fix: str) -> PolicyError:

@@ -37,7 +37,7 @@ class WorstCase(NamedTuple):
     Attributes:
         final: after the prefill, all layers together; exact.
         layer: after the prefill, the largest that any single layer can be.
-        peak: at any moment of a prefill trimmed layer by layer, one layer in full included.
+        peak: at any moment of a prefill trimmed layer by layer, layers in full included.
     """
 
     final: int
@@ -45,7 +45,9 @@ class WorstCase(NamedTuple):
     peak: int
 
 
-def worst_case_entries(num_tokens: int, tokens_per_head: int, num_heads: Sequence[int], window: int) -> WorstCase:
+def worst_case_entries(
+    num_tokens: int, tokens_per_head: int, num_heads: Sequence[int], window: int, num_whole_layers: int = 1
+) -> WorstCase:
     """Bound what a prompt of `num_tokens` will hold, whatever its text: a scheduler may rely on it.
 
     Args:
@@ -53,6 +55,7 @@ def worst_case_entries(num_tokens: int, tokens_per_head: int, num_heads: Sequenc
         tokens_per_head: the budget `b`.
         num_heads: KV heads of every compressed layer.
         window: window size `w`.
+        num_whole_layers: layers held in full at a time; `LavaCache` holds one, and two on a CUDA device.
 
     Raises:
         BudgetError: a budget or window that `LavaCache` would refuse too.
@@ -66,4 +69,4 @@ def worst_case_entries(num_tokens: int, tokens_per_head: int, num_heads: Sequenc
     layer = min(total, (num_tokens - window) * widest) + window * widest
     spare = sum(worst_case_spare(h) for h in num_heads)
     held = min(int(SLACK * total) + spare, (num_tokens - window) * heads)
-    return WorstCase(total + windows, layer, held + windows + num_tokens * widest)
+    return WorstCase(total + windows, layer, held + windows + num_whole_layers * num_tokens * widest)

@@ -10,7 +10,9 @@ from torch import Tensor
 from lavakv.allocation import allocate
 from lavakv.budgets.heads import worst_case_spare
 from lavakv.budgets.layers import SLACK
+from lavakv.eviction.newcomer import Newcomer
 from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.readback import Readback
 from lavakv.eviction.records import Budgets, RankedPrompt, Settled
 from lavakv.policy import Policy
 from lavakv.scoring.window import ScoringWindow
@@ -22,13 +24,15 @@ Ranker = Callable[[Policy, ScoringWindow, int], RankedPrompt]
 class PromptEviction:
     """Trims layers as later ones become known and ends with what one-shot selection would have kept.
 
-    A layer gets its share of what is known as soon as it is in, so only one is ever held whole. Older layers shrink
-    only when the allocation would pass `SLACK` times the total, the one that frees most per copied entry first.
+    A layer gets its share of what is known as soon as the host knows how it scored: at once on the CPU, so that only
+    one is ever held whole; when the next layer is in on a CUDA device, where two are, so that the host never waits for
+    work it has just queued. Older layers shrink only when the allocation would pass `SLACK` times the total, the one
+    that frees most per copied entry first.
 
     Attributes:
         prompts: one plan a sequence.
         copied_entries: entries copied so far, gathers and trims together.
-        peak_entries: most entries allocated before the window at any time, the layer held whole aside.
+        peak_entries: most entries allocated before the window at any time, layers held whole aside.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class PromptEviction:
         ]
         self._settled: list[list[Settled | None]] = []
         self._held: list[int] = []
+        self._waiting: list[Newcomer | None] | None = None
         self.copied_entries = 0
         self.peak_entries = 0
 
@@ -58,15 +63,13 @@ class PromptEviction:
         Returns:
             What was decided, once the last layer is in.
         """
-        newest = len(self._held)
-        is_last = newest == len(self._stores) - 1
-        ranked = [None if window is None else self._ranked(row, window) for row, window in enumerate(windows)]
-        if is_last:
-            for layer in range(newest):  # first, or the last layer's share would come on top of their slack
-                self._trim(layer, final=True)
-        else:
-            self._make_room(newest)
-        self._gather(newest, ranked, self._counts(newest, final=is_last))
+        if self._waiting is not None:  # before the next one needs room for its scores
+            self._place(self._waiting)
+        newest = self._ranked(windows)
+        self._waiting = newest
+        is_last = len(self._held) == len(self._stores) - 1
+        if is_last or not any(one is not None and one.deferred for one in newest):
+            self._place(newest)
         return self._finish() if is_last else None
 
     def add_all(self, windows: Sequence[Sequence[ScoringWindow | None]]) -> Budgets:
@@ -75,23 +78,45 @@ class PromptEviction:
         Args:
             windows: for each layer what `add_layer` takes.
         """
-        ranked = [
-            [None if window is None else self._ranked(row, window) for row, window in enumerate(layer)]
-            for layer in windows
-        ]
+        layers = [self._ranked(layer) for layer in windows]
+        for newcomers in layers:
+            self._compete(newcomers)
         counts = [self._final_counts(row) for row in range(len(self.prompts))]
-        for layer, prompts in enumerate(ranked):
-            self._gather(layer, prompts, [row[layer] for row in counts])
+        for layer, newcomers in enumerate(layers):
+            self._gather(layer, newcomers, [row[layer] for row in counts])
         return self._finish()
 
-    def _ranked(self, row: int, window: ScoringWindow) -> RankedPrompt:
-        """Rank one sequence's entries of the next layer and let it compete for the budget."""
-        plan, allocation = self.prompts[row], self._allocations[row]
-        assert allocation is not None
-        num_guaranteed = plan.policy.num_guaranteed(plan.tokens_per_head, plan.window)
-        ranked = self._ranker(plan.policy, window, num_guaranteed)
-        allocation.add(ranked.ranking, ranked.weight)
-        return ranked
+    def _ranked(self, windows: Sequence[ScoringWindow | None]) -> list[Newcomer | None]:
+        """Rank each sequence's entries of the next layer."""
+        newcomers: list[Newcomer | None] = []
+        for plan, window in zip(self.prompts, windows, strict=True):
+            if window is None:
+                newcomers.append(None)
+            else:
+                num_guaranteed = plan.policy.num_guaranteed(plan.tokens_per_head, plan.window)
+                ranked = self._ranker(plan.policy, window, num_guaranteed)
+                newcomers.append(Newcomer(ranked, plan, plan.mean_entries * sum(self._num_heads)))
+        return newcomers
+
+    def _compete(self, newcomers: Sequence[Newcomer | None]) -> None:
+        """Let the next layer compete for each sequence's budget."""
+        for newcomer, allocation in zip(newcomers, self._allocations, strict=True):
+            if newcomer is not None:
+                assert allocation is not None
+                newcomer.compete(allocation)
+
+    def _place(self, newcomers: Sequence[Newcomer | None]) -> None:
+        """Give the next layer its share of what is known, and make room for it."""
+        self._compete(newcomers)
+        newest = len(self._held)
+        is_last = newest == len(self._stores) - 1
+        if is_last:
+            for layer in range(newest):  # first, or the last layer's share would come on top of their slack
+                self._trim(layer, final=True)
+        else:
+            self._make_room(newest)
+        self._gather(newest, newcomers, self._counts(newest, final=is_last))
+        self._waiting = None
 
     def _make_room(self, newcomer: int) -> None:
         """Trim placed layers until `newcomer` fits under the allocation bound."""
@@ -115,8 +140,9 @@ class PromptEviction:
             for plan, allocation in rows
         )
 
-    def _gather(self, layer: int, ranked: Sequence[RankedPrompt | None], counts: list[list[int]]) -> None:
+    def _gather(self, layer: int, newcomers: Sequence[Newcomer | None], counts: list[list[int]]) -> None:
         """Give a whole layer its share and let go of the rest."""
+        ranked = [None if newcomer is None else newcomer.ranked for newcomer in newcomers]
         columns = [self._ranked_columns(layer, row, prompt) for row, prompt in enumerate(ranked)]
         self._stores[layer].keep(columns, counts, self._tail_columns())
         self._held.append(0)
@@ -161,7 +187,8 @@ class PromptEviction:
         if ranked is not None:
             return ranked.ranking.positions + prompt.num_padding
         first = prompt.num_padding
-        return torch.arange(first, first + prompt.num_evictable).expand(self._num_heads[layer], -1)
+        columns = torch.arange(first, first + prompt.num_evictable, device=self._stores[layer].device)
+        return columns.expand(self._num_heads[layer], -1)
 
     def _tail_columns(self) -> int:
         """Columns of the window; a batch of prompts shorter than the window has fewer."""
@@ -173,11 +200,14 @@ class PromptEviction:
         heads = torch.zeros(layers, batch, max(self._num_heads), dtype=torch.int64)
         weights = torch.full((layers, batch), float("nan"), dtype=torch.float64)
         loss = torch.zeros(layers, batch, dtype=torch.float64)
+        kept: dict[tuple[int, int], tuple[Settled, Readback]] = {}
         for layer in range(layers):
             counts = self._stores[layer].past_counts()
             for row, settled in enumerate(self._settled[layer]):
                 window = min(self.prompts[row].window, self.prompts[row].num_tokens)
                 heads[layer, row, : len(counts[row])] = torch.tensor(counts[row]) + window
                 if settled is not None:
-                    weights[layer, row], loss[layer, row] = settled.weight, settled.evicted_loss(counts[row])
+                    kept[layer, row] = settled, settled.kept_loss(counts[row])
+        for place, (settled, kept_loss) in kept.items():
+            weights[place], loss[place] = settled.weight, settled.without(kept_loss)
         return Budgets(heads.sum(dim=2), weights, heads, loss)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.judging import judge, layer_weight
+from lavakv.eviction.readback import LayerWeight, Readback
+from lavakv.judging import judge
 from lavakv.policy import Policy
 from lavakv.ranking import Ranking, rank
 from lavakv.scoring.lava import eviction_loss
@@ -43,41 +44,41 @@ class Judged(NamedTuple):
     """
 
     score: Tensor | TieredScores
-    weight: float
+    weight: LayerWeight
 
 
 def judged(policy: Policy, window: ScoringWindow) -> Judged:
     """Score a layer's entries.
 
     Raises:
-        PolicyError: the policy's scores cannot be used, named with the layer.
+        PolicyError: the policy's scores cannot be used, named with the layer; see `LayerWeight` for when.
     """
     score = judge(policy, window)
-    return Judged(score, layer_weight(policy, window, score.values if isinstance(score, TieredScores) else score))
+    return Judged(score, LayerWeight(policy, window, score.values if isinstance(score, TieredScores) else score))
 
 
 @dataclass(slots=True)
 class RankedPrompt:
-    """One sequence in one layer, ranked.
+    """One sequence in one layer, ranked, where its scores are.
 
     Attributes:
         ranking: its entries, best first.
-        weight: the layer's weight in the split over layers.
         loss: float32 `[H, ranks]`, what evicting each entry costs, in rank order.
-        total_loss: float, the same summed over all evictable entries.
+        layer_weight: the layer's weight in the split over layers.
+        whole_loss: float64 scalar, the loss summed over all evictable entries.
     """
 
     ranking: Ranking
-    weight: float
     loss: Tensor
-    total_loss: float
+    layer_weight: LayerWeight
+    whole_loss: Readback
 
     @classmethod
     def of(cls, policy: Policy, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
-        """Score and rank a layer's entries.
+        """Score and rank a layer's entries, without waiting for a CUDA device.
 
         Raises:
-            PolicyError: the policy's scores cannot be used, named with the layer.
+            PolicyError: the policy's scores cannot be used, named with the layer; see `LayerWeight` for when.
         """
         return cls.ranked(judged(policy, window), window, num_guaranteed)
 
@@ -85,7 +86,18 @@ class RankedPrompt:
     def ranked(cls, scored: Judged, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
         """Rank a layer's entries by scores that are at hand."""
         ranking, loss = rank(scored.score, num_guaranteed), eviction_loss(window)
-        return cls(ranking, scored.weight, loss.gather(1, ranking.positions), float(loss.sum(dtype=torch.float64)))
+        whole = Readback(loss.sum(dtype=torch.float64))
+        return cls(ranking, loss.gather(1, ranking.positions), scored.weight, whole)
+
+    @property
+    def weight(self) -> float:
+        """The layer's weight; waits for it."""
+        return self.layer_weight.value()
+
+    @property
+    def total_loss(self) -> float:
+        """The loss of evicting everything; waits for it."""
+        return float(self.whole_loss.get())
 
     def settle(self, most_ranks: int) -> Settled:
         """What is still needed once the entries stand in rank order in their store, and no head keeps more ranks."""
@@ -105,8 +117,16 @@ class Settled(NamedTuple):
     total_loss: float
     weight: float
 
+    def kept_loss(self, counts: list[int]) -> Readback:
+        """Loss of evicting the first `counts[h]` entries of each head, which are kept; float64 scalar."""
+        sums = torch.nn.functional.pad(self.loss.double().cumsum(dim=1), (1, 0))  # the same however far ranks go
+        ends = torch.tensor(counts).to(sums.device, non_blocking=True)
+        return Readback(sums.gather(1, ends[:, None]).sum())
+
     def evicted_loss(self, counts: list[int]) -> float:
         """The estimated loss when each head keeps its first `counts[h]` entries."""
-        sums = torch.nn.functional.pad(self.loss.double().cumsum(dim=1), (1, 0))  # the same however far ranks go
-        kept = sums.gather(1, torch.tensor(counts, device=sums.device)[:, None])
-        return max(self.total_loss - float(kept.sum()), 0.0)
+        return self.without(self.kept_loss(counts))
+
+    def without(self, kept: Readback) -> float:
+        """The estimated loss when what `kept_loss` found is kept."""
+        return max(self.total_loss - float(kept.get()), 0.0)

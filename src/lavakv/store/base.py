@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 Counts = Sequence[Sequence[int]]
@@ -21,6 +22,11 @@ class LayerStore(ABC):
     @abstractmethod
     def num_heads(self) -> int:
         """KV heads of the layer; 0 before `hold`."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where keys and values are, from `hold` on."""
 
     @abstractmethod
     def hold(self, keys: Tensor, values: Tensor) -> None:

@@ -28,6 +28,12 @@ class MaskedStore(LayerStore):
     def num_heads(self) -> int:
         return 0 if self.dense is None else self.dense.keys.shape[1]
 
+    @property
+    @override
+    def device(self) -> torch.device:
+        assert self.dense is not None
+        return self.dense.keys.device
+
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
         self.dense = GrowingKeyValues(keys.detach().clone(), values.detach().clone())

@@ -32,6 +32,14 @@ class RaggedStore(LayerStore):
     def num_heads(self) -> int:
         return self._shape[1]
 
+    @property
+    @override
+    def device(self) -> torch.device:
+        if self._whole is not None:
+            return self._whole[0].device
+        assert self.tail is not None
+        return self.tail.keys.device
+
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
         self._whole = (keys.detach(), values.detach())
