@@ -158,7 +158,7 @@ def test_refusals_are_warned_of_once() -> None:
     one = window(40)
     assert_plain_with_one_warning(replace(one, queries=one.queries.half()), "queries and keys are torch.float16")
     assert_plain_with_one_warning(window(40, dim=320), "head size 320 is over 256")
-    assert_plain_with_one_warning(window(140, rows=70), "a window of 70 tokens is over 64")
+    assert_plain_with_one_warning(window(140, rows=40), "a window of 40 tokens is over 32")
 
 
 def test_wanted_gradients() -> None:

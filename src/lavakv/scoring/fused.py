@@ -13,7 +13,8 @@ from torch import Tensor
 from lavakv.scoring.blocks import WindowRows
 
 SWITCH = "LAVAKV_TRITON"
-MAX_DIM, MAX_ROWS = 256, 64
+MAX_DIM = 256
+MAX_ROWS = {2: 64, 4: 32}  # by bytes of a number: more do not fit the registers
 MIN_CAPABILITY = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _on_cpu = False  # only for tests, under Triton's interpreter
@@ -61,8 +62,8 @@ def refusal(queries: Tensor, keys: Tensor) -> str | None:
         return f"queries and keys are {queries.dtype} and {keys.dtype}"
     if queries.shape[3] > MAX_DIM:
         return f"head size {queries.shape[3]} is over {MAX_DIM}"
-    if queries.shape[2] > MAX_ROWS:
-        return f"a window of {queries.shape[2]} tokens is over {MAX_ROWS}"
+    if queries.shape[2] > (most := MAX_ROWS[queries.element_size()]):
+        return f"a window of {queries.shape[2]} tokens is over {most}"
     if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
         return "gradients are wanted (use torch.no_grad or torch.inference_mode)"
     return device_refusal(queries.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from lavakv.scoring.blocks import WindowRows
 from lavakv.scoring.triton import kernel
 
-_BLOCK_KEYS = 64
 _MIN_BLOCK = 16  # what a matrix product takes at least
 _SPLITS_PER_PROCESSOR = 4
 MAX_SPLITS = 256
@@ -29,19 +29,19 @@ def mean_attention(rows: WindowRows, num_columns: int) -> Tensor:
     """
     queries, keys = _with_dense_rows(rows.queries), _with_dense_rows(rows.keys[0])
     heads, group, num_rows, head_dim = queries.shape
-    num_tokens = keys.shape[1]
-    split_tokens = _split_tokens(num_tokens, heads * group, _num_processors(queries.device))
+    num_tokens, (block, num_warps) = keys.shape[1], launch_for(head_dim, queries.element_size())
+    split_tokens = _split_tokens(num_tokens, block, heads * group, _num_processors(queries.device))
     num_splits = -(-num_tokens // split_tokens)
     parts = queries.new_empty(2, num_splits, heads, group, num_rows, dtype=torch.float32)
     means = queries.new_empty(heads, group, num_columns, dtype=torch.float32)
     scaling, strides = rows.scaling / math.log(2), (*queries.stride()[:3], *keys.stride()[:2])
-    sizes = {"GROUP": group, "HEAD_DIM": head_dim, "BLOCK_ROWS": _block(num_rows), "BLOCK_KEYS": _BLOCK_KEYS}
-    sizes |= {"BLOCK_HEAD": _block(head_dim)}
+    sizes = {"GROUP": group, "HEAD_DIM": head_dim, "BLOCK_ROWS": _block(num_rows), "BLOCK_KEYS": block}
+    sizes |= {"BLOCK_HEAD": _block(head_dim), "num_warps": num_warps}
     kernel.row_denominators[(group, heads, num_splits)](
         queries, keys, parts[0], parts[1], scaling, num_rows, num_tokens, split_tokens, *strides, HEADS=heads, **sizes
     )
     largest, total = _merged(parts, rows.sinks)
-    kernel.column_means[(-(-num_columns // _BLOCK_KEYS), heads)](
+    kernel.column_means[(-(-num_columns // block), heads)](
         queries, keys, largest, total, means, scaling, num_rows, num_tokens, num_columns, *strides, **sizes
     )
     return means
@@ -61,10 +61,24 @@ def _with_dense_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _split_tokens(num_tokens: int, num_query_heads: int, num_processors: int) -> int:
+class Launch(NamedTuple):
+    """Keys that a program looks at together, and its warps: so that registers do not spill."""
+
+    block_keys: int
+    num_warps: int
+
+
+def launch_for(head_dim: int, itemsize: int) -> Launch:
+    """What fits the supported GPUs; float32 products go without tensor cores and need more registers."""
+    if itemsize == 4:
+        return Launch(16, 8)
+    return Launch(64 if head_dim <= 128 else 32, 4)
+
+
+def _split_tokens(num_tokens: int, block: int, num_query_heads: int, num_processors: int) -> int:
     """Keys of a split: a multiple of the block, so few that every processor gets several programs."""
     wanted = min(max(_SPLITS_PER_PROCESSOR * num_processors // num_query_heads, 1), MAX_SPLITS)
-    return -(-num_tokens // (wanted * _BLOCK_KEYS)) * _BLOCK_KEYS
+    return -(-num_tokens // (wanted * block)) * block
 
 
 def _block(size: int) -> int:
