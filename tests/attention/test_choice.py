@@ -12,6 +12,7 @@ import torch
 from lavakv.attention import attend, choice
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.triton import fits
+from lavakv.kernels import device_refusal
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
 from tests.attention.kernel_cases import case
@@ -24,9 +25,9 @@ def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
     for name, value in (("_on_cpu", True), ("_warned", set()), ("_failures", {})):
         monkeypatch.setattr(choice, name, value)
-    fits.device_refusal.cache_clear()
+    device_refusal.cache_clear()
     yield
-    fits.device_refusal.cache_clear()
+    device_refusal.cache_clear()
 
 
 def _filled(example: Case) -> RaggedStore:
@@ -117,7 +118,7 @@ def test_devices_that_are_not_tried(
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    assert reason in str(fits.device_refusal(torch.device("cuda", 0)))
+    assert reason in str(device_refusal(torch.device("cuda", 0), fits.MODULE))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("PTX was compiled\nwith another version"), FileNotFoundError("gcc")])

@@ -11,14 +11,15 @@ from tests.attention.interpreter import repaired_interpreter  # first: it skips 
 
 import lavakv  # isort: skip
 from lavakv.attention import choice
-from lavakv.attention.triton import fits, launch
+from lavakv.attention.triton import launch
+from lavakv.kernels import device_refusal
 from tests.hf import zoo
 from tests.hf.helpers import feed, lava_cache, split, typical
 
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    fits.device_refusal.cache_clear()
+    device_refusal.cache_clear()
     monkeypatch.setattr(choice, "_on_cpu", True)
     with repaired_interpreter():
         yield

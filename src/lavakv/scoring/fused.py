@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import cache
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from lavakv.kernels import DTYPES, MAX_DIM, device_refusal
 from lavakv.scoring.blocks import WindowRows
 
 SWITCH = "LAVAKV_TRITON"
-MAX_DIM = 256
+MODULE = "lavakv.scoring.triton.kernel"
 MAX_ROWS = {2: 64, 4: 32}  # by bytes of a number: more do not fit the registers
-MIN_CAPABILITY = (8, 0)
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _on_cpu = False  # only for tests, under Triton's interpreter
 _failures: dict[tuple[object, ...], str] = {}
 _warned: set[str] = set()
@@ -66,23 +63,7 @@ def refusal(queries: Tensor, keys: Tensor) -> str | None:
         return f"a window of {queries.shape[2]} tokens is over {most}"
     if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
         return "gradients are wanted (use torch.no_grad or torch.inference_mode)"
-    return device_refusal(queries.device)
-
-
-@cache
-def device_refusal(device: torch.device) -> str | None:
-    """The reason why the kernels cannot run on a device, or None if they can as far as one can tell beforehand."""
-    if device.type == "cuda":
-        if torch.version.hip is not None:
-            return "this is a ROCm build of PyTorch, on which the kernels were never tried"
-        major, minor = torch.cuda.get_device_capability(device)
-        if (major, minor) < MIN_CAPABILITY:
-            return f"compute capability {major}.{minor} is below {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}"
-    try:
-        interpreted = import_module("lavakv.scoring.triton.kernel").INTERPRETED
-    except Exception as error:  # a broken or foreign Triton raises anything
-        return f"Triton cannot be loaded ({type(error).__name__}: {error})"
-    return None if device.type == "cuda" or interpreted else f"tensors are on {device}"
+    return device_refusal(queries.device, MODULE)
 
 
 def _kernels(rows: WindowRows, num_columns: int) -> Tensor:
