@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,12 +34,3 @@ class Allocations(TorchDispatchMode):
                 self.largest = max(self.largest, storage.nbytes())
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return result
-
-
-def test_the_watch_sees_what_lives_and_what_dies() -> None:
-    with Allocations() as watch:
-        kept = torch.zeros(100, dtype=torch.uint8)
-        for _ in range(3):
-            torch.zeros(1000, dtype=torch.uint8)
-        kept[5:].add_(1)
-    assert (watch.largest, watch.peak) == (1000, 1100)
