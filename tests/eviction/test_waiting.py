@@ -102,7 +102,7 @@ def test_no_number_of_the_newest_layer_is_read(name: str, blocks: int | None) ->
 @pytest.mark.parametrize(
     "read",
     [Tensor.item, bool, float, Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.nonzero, lambda t: t[t > 0]],
-    ids=str,
+    ids=["item", "bool", "float", "tolist", "cpu", "numpy", "nonzero", "mask"],
 )
 def test_the_pretended_device_notices_who_reads(read: Callable[[Tensor], Any]) -> None:
     with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
