@@ -12,12 +12,14 @@ import pytest
 
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.report.contents import report_of
+from lavakv.report.groups import heading
 from lavakv.report.html import html
 from lavakv.report.markdown import markdown
 from lavakv.report.markup import cell, fence, heat, pieces
 from lavakv.report.page import write
 from lavakv.report.plots import plots
 from lavakv.report.run import Run
+from lavakv.report.sections.blocks import Column
 from lavakv.report.writing import write_report
 from tests.report.made_up import records
 
@@ -182,3 +184,12 @@ def test_both_pages_say_what_the_ablation_settles() -> None:
         assert words in text
         assert words in page
     assert {"yes", "not settled"} <= {one.holds for one in report.ablation}
+
+
+def test_columns_of_one_name_are_told_apart_where_there_is_one_line_for_them() -> None:
+    columns = [
+        Column("Retrieval", "", "RULER", 1),
+        Column("QA", "", "LongBench", 1),
+        Column("Retrieval", "", "Needle", 1),
+    ]
+    assert [heading(column, columns) for column in columns] == ["RULER: Retrieval", "QA", "Needle: Retrieval"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lavakv.report.contender import Contender
+from lavakv.report.sections.blocks import Column
 from lavakv.report.sections.duels import Duel
 from lavakv.report.sections.shares import ShareMap
 
@@ -25,6 +26,12 @@ def groupby_size(duels: Sequence[Duel]) -> list[tuple[Size, list[tuple[int, Duel
     """Duels by budget and mode, each with its index."""
     found = groupby(enumerate(duels), key=lambda item: (item[1].first.budget, item[1].first.mode))
     return [(size, list(own)) for size, own in found]
+
+
+def heading(column: Column, columns: Sequence[Column]) -> str:
+    """A column's name where there is only one line for it: with what it belongs to if the name alone is not its own."""
+    shared = [other.name for other in columns].count(column.name) > 1
+    return f"{column.group}: {column.name}" if shared else column.name
 
 
 def highest_share(maps: Sequence[ShareMap]) -> float:
