@@ -63,7 +63,7 @@ def attend_native(store: RaggedStore, request: AttentionRequest) -> Tensor:
     sinks = None if sinks is None else sinks.detach().float().contiguous()
     queries = queries.contiguous()
     pieces = past.num_pieces(found.chunk) + segments * -(-tail.length // found.chunk)
-    sizes = (pieces * found.piece_bytes, 8 * (segments + 1), 4 * pieces * rows * value_dim, 4 * pieces * rows)
+    sizes = (pieces * found.piece_bytes, 8 * (segments + 1), 4 * pieces * rows * value_dim, 8 * pieces * rows)
     room = torch.empty(sum(sizes), dtype=torch.uint8)
     starts = [room.data_ptr() + sum(sizes[:index]) for index in range(4)]
     answer = queries.new_empty(batch, query_heads, 1, value_dim)
@@ -80,7 +80,7 @@ def _is_right(found: Library) -> bool:
     """Does it agree with PyTorch on one head of 150 entries, where a wrong build would be far off?"""
     generator = torch.Generator().manual_seed(0)
     queries, keys, values = (torch.randn(1, 1, n, 20, generator=generator) for n in (3, 150, 150))
-    offsets, outputs, sums = torch.tensor([0, 130]), torch.empty(3, 3, 20), torch.empty(3, 3)
+    offsets, outputs, sums = torch.tensor([0, 130]), torch.empty(3, 3, 20), torch.empty(3, 3, 2)
     pieces, firsts = torch.empty(3 * found.piece_bytes, dtype=torch.uint8), torch.empty(2, dtype=torch.int64)
     tail, answer = (keys[:, :, 130:].contiguous(), values[:, :, 130:].contiguous()), torch.empty(1, 1, 3, 20)
     found.lavakv_decode(
