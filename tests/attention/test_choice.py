@@ -12,7 +12,7 @@ import torch
 from lavakv.attention import attend, choice
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.triton import fits
-from lavakv.kernels import device_refusal
+from lavakv.kernels import SWITCH, Fallback, device_refusal
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
 from tests.attention.kernel_cases import case
@@ -23,8 +23,8 @@ KERNEL = "lavakv.attention.triton.kernel"
 @pytest.fixture(autouse=True)
 def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
-    for name, value in (("_on_cpu", True), ("_warned", set()), ("_failures", {})):
-        monkeypatch.setattr(choice, name, value)
+    monkeypatch.setattr(choice, "fallback", Fallback("decoding"))
+    choice.fallback.on_cpu = True
     device_refusal.cache_clear()
     yield
     device_refusal.cache_clear()
@@ -54,7 +54,7 @@ def _no_warning() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_warning")
 def test_cpu_tensors_never_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "_on_cpu", False)
+    monkeypatch.setattr(choice.fallback, "on_cpu", False)
     example = case(torch.float32, 16)
     store = _filled(example)
     assert choice.choose(store, example.request) == (False, None)
@@ -63,7 +63,7 @@ def test_cpu_tensors_never_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("_no_warning")
 def test_the_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(choice.SWITCH, "0")
+    monkeypatch.setenv(SWITCH, "0")
     example = case(torch.float32, 16)
     assert choice.choose(_filled(example), example.request) == (False, None)
 
@@ -148,4 +148,4 @@ def test_a_full_device_is_no_reason_for_the_plain_path(monkeypatch: pytest.Monke
     example = case(torch.float32, 16)
     with pytest.raises(torch.OutOfMemoryError):
         attend(_filled(example), example.request)
-    assert choice._failures == {}
+    assert choice.fallback.failures == {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
 
-from lavakv.bench import machine
 from lavakv.bench.subject import Subject
+from tests.bench.quick import quick_machine
 
 
 class Heard:
@@ -30,13 +29,8 @@ class Heard:
 
 @pytest.fixture(scope="package", autouse=True)
 def quick() -> Iterator[None]:
-    """Read little to measure bandwidth, and hide what was imported so far from the garbage collector."""
-    gc.collect()
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "_READ_BYTES", {"cpu": 2**22})
+    with quick_machine():
         yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lavakv.bench import machine
 from lavakv.cli.main import run
+from tests.bench.quick import quick_machine
 
 QUICK = ["bench", "--budgets", "48", "--rounds", "1", "--steps", "1", "--prefill-rounds", "1"]
 HEADLINES = ("prefill_ratio", "decode_ratio_to_floor", "decode_ratio_to_full", "nbytes_ratio")
@@ -18,13 +17,8 @@ HEADLINES = ("prefill_ratio", "decode_ratio_to_floor", "decode_ratio_to_full", "
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Read little to measure bandwidth, and hide what was imported so far from the garbage collector."""
-    gc.collect()
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "_READ_BYTES", {"cpu": 2**22})
+    with quick_machine():
         yield
-    gc.unfreeze()
 
 
 def test_floor_first_and_one_json_line_last(capsys) -> None:

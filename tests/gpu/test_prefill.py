@@ -10,8 +10,8 @@ import torch
 import lavakv
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction
+from lavakv.kernels import SWITCH
 from lavakv.registry import get_policy
-from lavakv.scoring import fused
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.ragged import RaggedStore
 from tests.hf import zoo
@@ -38,7 +38,7 @@ def _window(tokens: int, dtype: torch.dtype, dim: int, layer: int = 0) -> Scorin
 def test_mean_attention(tokens: int, dim: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     window = _window(tokens, dtype, dim)
     answer = window.mean_attention
-    monkeypatch.setenv(fused.SWITCH, "0")
+    monkeypatch.setenv(SWITCH, "0")
     exact = replace(window, queries=window.queries.cpu().double(), keys=[window.keys[0].cpu().double()])
     truth = _in_float64(exact)
     evidence = float((replace(window).mean_attention.cpu().double() - truth).abs().max())

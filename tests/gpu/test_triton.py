@@ -13,6 +13,7 @@ import lavakv
 from lavakv.attention import AttentionRequest, AttentionSettings, attend, choice
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.static import append_and_attend
+from lavakv.kernels import SWITCH
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
@@ -171,7 +172,7 @@ def test_logits_equal_the_plain_path(kind: str, monkeypatch: pytest.MonkeyPatch)
     model = lavakv.enable(zoo.tiny(kind, attention="eager").cuda())
     chunks = zoo.prompt(60).cuda().split([40, 1, 1, 3, 15], dim=1)
     with_kernels = feed(model, lava_cache(model, policy="streaming-llm"), chunks)
-    monkeypatch.setenv(choice.SWITCH, "0")
+    monkeypatch.setenv(SWITCH, "0")
     plain = feed(model, lava_cache(model, policy="streaming-llm"), chunks)
     exact = feed(model.double(), lava_cache(model, policy="streaming-llm"), chunks)
     assert typical(with_kernels, exact) <= 2 * typical(plain, exact)

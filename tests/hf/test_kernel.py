@@ -20,7 +20,7 @@ from tests.hf.helpers import feed, lava_cache, split, typical
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     device_refusal.cache_clear()
-    monkeypatch.setattr(choice, "_on_cpu", True)
+    monkeypatch.setattr(choice.fallback, "on_cpu", True)
     with repaired_interpreter():
         yield
 
@@ -48,7 +48,7 @@ def test_logits_equal_the_plain_path(kind: str, monkeypatch: pytest.MonkeyPatch)
 
     got = logits(model)
     assert len(calls) == 3 * len(lava_cache(model).layer_indices)
-    monkeypatch.setattr(choice, "_on_cpu", False)
+    monkeypatch.setattr(choice.fallback, "on_cpu", False)
     plain = logits(model)
     model.to(torch.float64)
     exact = logits(model)

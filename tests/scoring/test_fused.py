@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
 
 from lavakv.scoring import fused  # isort: skip
-from lavakv.kernels import device_refusal
+from lavakv.kernels import SWITCH, Fallback, device_refusal
 from lavakv.scoring.blocks import WindowRows
 from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.triton import launch
@@ -29,8 +29,8 @@ KERNEL = "lavakv.scoring.triton.kernel"
 @pytest.fixture(autouse=True)
 def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
-    for name, value in (("_on_cpu", True), ("_warned", set()), ("_failures", {})):
-        monkeypatch.setattr(fused, name, value)
+    monkeypatch.setattr(fused, "fallback", Fallback("scoring"))
+    fused.fallback.on_cpu = True
     device_refusal.cache_clear()
     with repaired_interpreter():
         yield
@@ -62,7 +62,7 @@ def rows_of(one: ScoringWindow) -> WindowRows:
 def plain(one: ScoringWindow) -> Tensor:
     """The plain path's answer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "_on_cpu", False)
+        patch.setattr(fused.fallback, "on_cpu", False)
         return replace(one).mean_attention
 
 
@@ -139,9 +139,9 @@ def test_where_the_plain_path_is_expected_nothing_is_said(case: str, monkeypatch
         "nothing": window(5),
     }.get(case, one)
     if case == "switch":
-        monkeypatch.setenv(fused.SWITCH, "0")
+        monkeypatch.setenv(SWITCH, "0")
     if case == "cpu":
-        monkeypatch.setattr(fused, "_on_cpu", False)
+        monkeypatch.setattr(fused.fallback, "on_cpu", False)
     assert fused_mean_attention(rows_of(changed), changed.num_evictable) is None
     assert changed.mean_attention.shape == (2, 3, changed.num_evictable)
 
@@ -209,4 +209,4 @@ def test_a_full_device_is_no_reason_for_the_plain_path(monkeypatch: pytest.Monke
     monkeypatch.setattr(fused, "_kernels", full)
     with pytest.raises(torch.OutOfMemoryError):
         fused_mean_attention(rows_of(window(40)), 35)
-    assert fused._failures == {}
+    assert fused.fallback.failures == {}

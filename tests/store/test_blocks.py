@@ -19,7 +19,7 @@ def planned(counts: list[int], fewest: int, most: int) -> Blocks | None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FEWEST_ENTRIES", fewest)
         patch.setattr(module, "MOST_ENTRIES", most)
-        return plan_blocks(list(accumulate(counts, initial=0)), torch.float32)
+        return plan_blocks(list(accumulate(counts, initial=0)), torch.float32, torch.device("cpu"))
 
 
 @given(lengths, st.integers(1, 6), st.integers(6, 50))

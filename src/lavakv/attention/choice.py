@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -13,12 +11,10 @@ from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.request import AttentionRequest
 from lavakv.attention.triton.fits import refusal
 from lavakv.attention.triton.plan import max_rows
+from lavakv.kernels import Fallback
 from lavakv.store.ragged import RaggedStore
 
-SWITCH = "LAVAKV_TRITON"
-_on_cpu = False  # only for tests, under Triton's interpreter
-_failures: dict[tuple[object, ...], str] = {}
-_warned: set[str] = set()
+fallback = Fallback("decoding")
 
 
 class Choice(NamedTuple):
@@ -40,12 +36,12 @@ def choose(store: RaggedStore, request: AttentionRequest) -> Choice:
     """
     assert store.tail is not None
     queries = request.queries
-    if not (queries.is_cuda or (_on_cpu and queries.device.type == "cpu")) or os.environ.get(SWITCH) == "0":
+    if not fallback.wanted(queries.device):
         return Choice(False)
     keys, values = store.tail.buffers
     if queries.shape[1] // store.num_heads * queries.shape[2] > max_rows(queries.element_size()):
         return Choice(False)
-    reason = refusal(queries, keys, values) or _failures.get(_signature(request, values))
+    reason = refusal(queries, keys, values) or fallback.failures.get(_signature(request, values))
     return Choice(reason is None, reason)
 
 
@@ -55,6 +51,7 @@ def attend_store(store: RaggedStore, request: AttentionRequest) -> Tensor:
     Returns:
         `[B, query_heads, q, value_dim]` in the queries' dtype.
     """
+    assert store.tail is not None
     choice = choose(store, request)
     if choice.kernel:
         try:
@@ -62,9 +59,9 @@ def attend_store(store: RaggedStore, request: AttentionRequest) -> Tensor:
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # the plain path would meet the same
         except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything
-            choice = Choice(False, _note_failure(error, request, store))
+            choice = Choice(False, fallback.note(_signature(request, store.tail.values), error))
     if choice.refusal is not None:
-        _warn_once(choice.refusal)
+        fallback.warn(choice.refusal)
     return attend_ragged(store, request)
 
 
@@ -76,21 +73,8 @@ def _attend_kernel(store: RaggedStore, request: AttentionRequest) -> Tensor:
     return attend_tiles(store.past, Tail(store.tail.keys, store.tail.values, store.tail.length), request)
 
 
-def _note_failure(error: Exception, request: AttentionRequest, store: RaggedStore) -> str:
-    assert store.tail is not None
-    text = (str(error).strip().splitlines() or [""])[0]
-    reason = f"the kernel does not run here ({type(error).__name__}: {text})"
-    return _failures.setdefault(_signature(request, store.tail.values), reason)
-
-
 def _signature(request: AttentionRequest, values: Tensor) -> tuple[object, ...]:
     """What a kernel is compiled for; one that fails for this is not tried again for the same."""
     queries = request.queries
     rows = queries.shape[1] // values.shape[1] * queries.shape[2]
     return queries.device, queries.dtype, queries.shape[3], values.shape[3], rows
-
-
-def _warn_once(reason: str) -> None:
-    if reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"lavakv: decoding takes the plain path, not the Triton kernels: {reason}", stacklevel=3)

@@ -254,7 +254,7 @@ class LavaCache(Refusals, Cache):
         """
         return self._resolved(self._spec, num_tokens, columns, itemsize)
 
-    def policies(self, num_sequences: int) -> list[Policy]:
+    def _row_policies(self, num_sequences: int) -> list[Policy]:
         """What decides for each sequence of a batch."""
         return [self._policy] * num_sequences
 
@@ -268,7 +268,7 @@ class LavaCache(Refusals, Cache):
     def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
         tokens, padding = tokens_and_padding(step.real)
         budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
-        rows = zip(tokens, padding, budgets, self.policies(len(tokens)), strict=True)
+        rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [PromptPlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
         step.eviction = PromptEviction(plans, self._stores(), self._geometry.num_heads, ranker)
 

@@ -38,7 +38,6 @@ class FanOutCache(LavaCache):
         rows = zip(self._specs, num_tokens, strict=True)
         return [self._resolved(spec, [tokens], columns, itemsize)[0] for spec, tokens in rows]
 
-    def policies(self, num_sequences: int) -> list[Policy]:
-        """See `LavaCache.policies`."""
+    def _row_policies(self, num_sequences: int) -> list[Policy]:
         assert num_sequences == len(self._policies)
         return self._policies

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-
 import torch
 from torch import Tensor
 
-from lavakv.kernels import DTYPES, MAX_DIM, device_refusal
+from lavakv.kernels import DTYPES, MAX_DIM, Fallback, device_refusal
 from lavakv.scoring.blocks import WindowRows
 
-SWITCH = "LAVAKV_TRITON"
 MODULE = "lavakv.scoring.triton.kernel"
 MAX_ROWS = {2: 64, 4: 32}  # by bytes of a number: more do not fit the registers
-_on_cpu = False  # only for tests, under Triton's interpreter
-_failures: dict[tuple[object, ...], str] = {}
-_warned: set[str] = set()
+fallback = Fallback("scoring")
 
 
 def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
@@ -28,21 +22,18 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
     Returns:
         float32 `[H, G, num_columns]`, or None.
     """
-    device, plain = rows.queries.device, rows.softcap is not None or rows.visible is not None or len(rows.keys) > 1
-    wanted = device.type == "cuda" or (_on_cpu and device.type == "cpu")
-    if not wanted or plain or not num_columns or os.environ.get(SWITCH) == "0":
+    plain = rows.softcap is not None or rows.visible is not None or len(rows.keys) > 1
+    if plain or not num_columns or not fallback.wanted(rows.queries.device):
         return None
-    reason = refusal(rows.queries, rows.keys[0]) or _failures.get(_signature(rows))
+    reason = refusal(rows.queries, rows.keys[0]) or fallback.failures.get(_signature(rows))
     if reason is None:
         try:
             return _kernels(rows, num_columns)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # the plain path would meet the same
         except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything
-            reason = _note_failure(error, rows)
-    if reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"lavakv: scoring takes the plain path, not the Triton kernels: {reason}", stacklevel=3)
+            reason = fallback.note(_signature(rows), error)
+    fallback.warn(reason)
     return None
 
 
@@ -70,12 +61,6 @@ def _kernels(rows: WindowRows, num_columns: int) -> Tensor:
     from lavakv.scoring.triton.launch import mean_attention  # loads Triton
 
     return mean_attention(rows, num_columns)
-
-
-def _note_failure(error: Exception, rows: WindowRows) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    reason = f"the kernel does not run here ({type(error).__name__}: {text})"
-    return _failures.setdefault(_signature(rows), reason)
 
 
 def _signature(rows: WindowRows) -> tuple[object, ...]:

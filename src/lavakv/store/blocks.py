@@ -55,12 +55,13 @@ class Blocks(NamedTuple):
         return entries.as_strided(shape, (self.starts * row, self.length * row, row, column), entries.storage_offset())
 
 
-def plan_blocks(offsets: Sequence[int], dtype: torch.dtype) -> Blocks | None:
+def plan_blocks(offsets: Sequence[int], dtype: torch.dtype, device: torch.device) -> Blocks | None:
     """Cut segments into blocks, or None where too many segments would meet in one.
 
     Args:
         offsets: segment `i` is entries `offsets[i]` to `offsets[i + 1]`; at least one entry.
         dtype: of the mask.
+        device: of what is made.
     """
     num_entries = offsets[-1]
     spans = list(pairwise(offsets))
@@ -72,7 +73,7 @@ def plan_blocks(offsets: Sequence[int], dtype: torch.dtype) -> Blocks | None:
     slots = max(map(len, owners))
     if slots > MOST_SLOTS:
         return None
-    mask = torch.full((num_blocks, slots, length), float("-inf"), dtype=dtype)
+    mask = torch.full((num_blocks, slots, length), float("-inf"), dtype=dtype, device=device)
     for block, owner in enumerate(owners):
         first, last = block * starts, num_entries if block == num_blocks - 1 else (block + 1) * starts
         for slot, segment in enumerate(owner + owner[:1] * (slots - len(owner))):
@@ -84,10 +85,10 @@ def plan_blocks(offsets: Sequence[int], dtype: torch.dtype) -> Blocks | None:
     return Blocks(
         starts=starts,
         length=length,
-        sources=torch.tensor([s for owner in owners for s in owner + owner[:1] * (slots - len(owner))]),
+        sources=torch.tensor([s for owner in owners for s in owner + owner[:1] * (slots - len(owner))], device=device),
         mask=None if not bool(mask.any()) and slots == 1 else mask,
-        parts=torch.tensor([found + [0] * (most - len(found)) for found in places]).flatten(),
-        absent=torch.tensor(absent, dtype=torch.float32)[..., None],
+        parts=torch.tensor([found + [0] * (most - len(found)) for found in places], device=device).flatten(),
+        absent=torch.tensor(absent, dtype=torch.float32, device=device)[..., None],
     )
 
 

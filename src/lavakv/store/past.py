@@ -66,12 +66,13 @@ class RaggedPast:
     @cached_property
     def host_offsets(self) -> Tensor:
         """`offsets` as an int64 tensor on the CPU."""
-        return torch.tensor(self.offsets)
+        return torch.tensor(self.offsets, device="cpu")
 
     @cached_property
     def blocks(self) -> Blocks | None:
         """The entries in equal blocks, planned once; None where segments are too short for it. See `blocks.py`."""
-        return plan_blocks(self.offsets, self.keys.dtype)
+        with torch.inference_mode(False):  # or a later forward with gradients could not use it
+            return plan_blocks(self.offsets, self.keys.dtype, self.keys.device)
 
     @property
     def num_entries(self) -> int:
@@ -85,7 +86,7 @@ class RaggedPast:
     def tiles(self, size: int) -> Tiles:
         """The segments cut into tiles of at most `size` entries, planned once. See `tiles.py`."""
         if size not in self._tiles:
-            num_tiles = sum(-(-length // size) for length in self.lengths())
+            num_tiles = self.num_pieces(size)
             device = self.keys.device
             with torch.inference_mode(False):
                 offsets = torch.tensor(self.offsets, pin_memory=device.type == "cuda")

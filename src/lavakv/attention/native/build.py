@@ -33,10 +33,13 @@ class Library(ctypes.CDLL):
 
 
 def compiler() -> list[str] | None:
-    """The C compiler's command: `CC`, or the first of cc, gcc and clang; None where there is none."""
-    chosen = os.environ.get("CC")
+    """The C compiler's command: `CC`, or the first of cc, gcc and clang; None if there is none."""
+    try:
+        chosen = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # an open quotation
+        return None
     if chosen:
-        return shlex.split(chosen)
+        return chosen
     found = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
     return [found] if found else None
 
@@ -55,7 +58,7 @@ def library(folder: Path) -> Library | None:
         try:
             return Library(_built(folder, [*command, *_OPTIONS, *threads]))
         except (OSError, subprocess.SubprocessError):
-            continue
+            continue  # no threads, then; or no kernel
     return None
 
 

@@ -6,16 +6,18 @@ import ctypes
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lavakv.attention.native.build import Library, library
 from lavakv.attention.partial import attend_part
-from lavakv.attention.request import AttentionRequest
+from lavakv.attention.request import AttentionRequest, AttentionSettings
 from lavakv.store.ragged import RaggedStore
 
 _Shape = ctypes.c_int64 * 7
+_FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the user's defaults are
 
 
 def folder() -> Path:
@@ -51,8 +53,13 @@ def native_fits(store: RaggedStore, request: AttentionRequest) -> bool:
 
 def attend_native(store: RaggedStore, request: AttentionRequest) -> Tensor:
     """Twin of `attend_ragged` for what `native_fits`; `[B, query_heads, 1, value_dim]`."""
-    found, past, tail = kernel(), store.past, store.tail
+    found = kernel()
     assert found is not None
+    return _decode(found, store, request)
+
+
+def _decode(found: Library, store: RaggedStore, request: AttentionRequest) -> Tensor:
+    past, tail = store.past, store.tail
     assert past is not None
     assert tail is not None
     queries, (scaling, _, sinks), mask = request
@@ -64,7 +71,7 @@ def attend_native(store: RaggedStore, request: AttentionRequest) -> Tensor:
     queries = queries.contiguous()
     pieces = past.num_pieces(found.chunk) + segments * -(-tail.length // found.chunk)
     sizes = (pieces * found.piece_bytes, 8 * (segments + 1), 4 * pieces * rows * value_dim, 8 * pieces * rows)
-    room = torch.empty(sum(sizes), dtype=torch.uint8)
+    room = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu")
     starts = [room.data_ptr() + sum(sizes[:index]) for index in range(4)]
     answer = queries.new_empty(batch, query_heads, 1, value_dim)
     shape = _Shape(batch, heads, rows, head_dim, value_dim, tail.length, keys.shape[2])
@@ -79,13 +86,11 @@ def attend_native(store: RaggedStore, request: AttentionRequest) -> Tensor:
 def _is_right(found: Library) -> bool:
     """Does it agree with PyTorch on one head of 150 entries, where a wrong build would be far off?"""
     generator = torch.Generator().manual_seed(0)
-    queries, keys, values = (torch.randn(1, 1, n, 20, generator=generator) for n in (3, 150, 150))
-    offsets, outputs, sums = torch.tensor([0, 130]), torch.empty(3, 3, 20), torch.empty(3, 3, 2)
-    pieces, firsts = torch.empty(3 * found.piece_bytes, dtype=torch.uint8), torch.empty(2, dtype=torch.int64)
-    tail, answer = (keys[:, :, 130:].contiguous(), values[:, :, 130:].contiguous()), torch.empty(1, 1, 3, 20)
-    found.lavakv_decode(
-        _Shape(1, 1, 3, 20, 20, 20, 20), 0.3, offsets.data_ptr(), queries.data_ptr(), keys.data_ptr(),
-        values.data_ptr(), tail[0].data_ptr(), tail[1].data_ptr(), None, None, pieces.data_ptr(), firsts.data_ptr(),
-        outputs.data_ptr(), sums.data_ptr(), answer.data_ptr(),
-    )  # fmt: skip
-    return bool(torch.isclose(answer, attend_part(queries, keys, values, 0.3, None, None).output, atol=1e-5).all())
+    keys, values = (torch.randn(1, 1, 150, 20, generator=generator, **_FLOAT32) for _ in range(2))
+    queries = torch.randn(1, 3, 1, 20, generator=generator, **_FLOAT32)
+    store = RaggedStore()
+    store.hold(keys, values)
+    store.keep([torch.arange(130, device="cpu")[None]], [[130]], 20)
+    expected = attend_part(queries[:, None, :, 0], keys, values, 0.3, None, None).output
+    answer = _decode(found, store, AttentionRequest(queries, AttentionSettings(0.3)))
+    return bool(torch.isclose(answer[:, None, :, 0], expected, atol=1e-5).all())
