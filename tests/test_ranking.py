@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv.budgets.naive import pooled_order_naive, tiers_naive
+from lavakv.order import best_first_order, grouped_order
 from lavakv.ranking import rank
 from lavakv.scoring.naive_tiers import best_first_naive
 from lavakv.scoring.tiers import TieredScores, best_first
@@ -73,3 +74,23 @@ def test_ranking_the_smallest_layers(shape: tuple[int, int], guaranteed: int, ti
 def test_the_best_are_marked_earlier_positions_first(scores: torch.Tensor, count: int) -> None:
     counts = torch.full((scores.shape[0],), count)
     assert best_first(scores, counts).tolist() == best_first_naive(scores.tolist(), max(count, 0))
+
+
+hostile = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38, float("inf"), float("-inf")])
+
+
+@given(st.lists(hostile, max_size=20), st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_orders_are_those_of_sorting_pairs(numbers: list[float], seed: int, tiered: bool, packed: bool) -> None:
+    """Packed into whole numbers or not: no number is so odd that its place depends on it."""
+    values = torch.tensor(numbers, dtype=torch.float32 if packed else torch.float64)[None]
+    tiers = torch.randint(0, 3, values.shape, generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    order = best_first_order(values, tiers if tiered else None)
+    tier = tiers[0].tolist() if tiered else [0] * len(numbers)
+    assert order.tolist() == sorted(range(len(numbers)), key=lambda i: (-tier[i], -values[0, i].item(), i))
+    assert values.equal(torch.tensor([numbers], dtype=values.dtype))  # the caller's scores are left alone
+
+
+@given(st.lists(st.integers(-3, 3), max_size=20), st.sampled_from([torch.int8, torch.int16]))
+def test_grouped_orders_are_stable(labels: list[int], dtype: torch.dtype) -> None:
+    order = grouped_order(torch.tensor(labels, dtype=dtype)).tolist()
+    assert order == sorted(range(len(labels)), key=lambda i: labels[i])

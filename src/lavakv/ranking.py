@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.order import best_first_order, grouped_order
 from lavakv.scoring.tiers import TieredScores
 
 
@@ -34,23 +35,22 @@ def rank(score: Tensor | TieredScores, num_guaranteed: int = 0) -> Ranking:
         num_guaranteed: entries that every head keeps before heads compete.
     """
     values, outright = score if isinstance(score, TieredScores) else (score, None)
-    positions = values.sort(dim=1, descending=True, stable=True).indices
-    if outright is not None:
-        positions = positions.gather(1, _tiers_first(outright.gather(1, positions)))
-    pooled = values.flatten().sort(descending=True, stable=True)  # head-major, so ties go to the lower head
-    order, tiers = pooled.indices, None
-    if outright is not None or num_guaranteed:
-        tiers = torch.zeros(values.shape, dtype=torch.int8, device=values.device)
-        if outright is not None:
-            tiers += outright
-        tiers.scatter_(1, positions[:, :num_guaranteed], 2)
-        tiers = tiers.flatten()
-        order = order[_tiers_first(tiers[order])]
-        tiers = tiers[order]
-    heads = torch.div(order, max(values.shape[1], 1), rounding_mode="floor").to(torch.int16)
-    return Ranking(positions, heads, pooled.values if tiers is None else values.flatten()[order], tiers)
+    num_heads, num_entries = values.shape
+    tiers = None if outright is None else outright.to(torch.int8)
+    order = best_first_order(values, tiers)  # head-major indices, so ties go to the lower head
+    heads = _heads(order, num_entries)
+    firsts = torch.arange(num_heads, device=values.device)[:, None] * num_entries
+    positions = order[grouped_order(heads)].view(num_heads, num_entries) - firsts
+    if num_guaranteed:
+        tiers = torch.zeros(values.shape, dtype=torch.int8, device=values.device) if tiers is None else tiers
+        tiers = tiers.scatter(1, positions[:, :num_guaranteed], 2)
+        order = best_first_order(values, tiers)
+        heads = _heads(order, num_entries)
+    if tiers is not None:
+        tiers = tiers.flatten()[order]
+    return Ranking(positions, heads, values.flatten()[order], tiers)
 
 
-def _tiers_first(tiers: Tensor) -> Tensor:
-    """Stable order of the last axis, higher tiers first."""
-    return tiers.to(torch.int8).sort(dim=-1, descending=True, stable=True).indices
+def _heads(order: Tensor, num_entries: int) -> Tensor:
+    """The head of each flat index."""
+    return torch.div(order, max(num_entries, 1), rounding_mode="floor").to(torch.int16)
