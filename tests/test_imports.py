@@ -16,6 +16,7 @@ STAGES = [
     "_version",
     "errors",
     "kernels",
+    "native",
     "scoring",
     "budgets",
     "order",

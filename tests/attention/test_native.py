@@ -1,7 +1,8 @@
-"""The C kernel: exact, deaf to what is hidden, and never in the way where it cannot be built."""
+"""The C kernel of decoding: exact, deaf to what is hidden, and never in the way where it cannot be built."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavakv.attention import AttentionRequest, AttentionSettings, attend
-from lavakv.attention.native import build, decode
+from lavakv.attention import native as decode
+from lavakv.native import build
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case, cases, tail_mask
 from tests.attention.test_stores import assert_exact, conditions
@@ -146,9 +148,10 @@ def test_without_it_everything_works(way: str, tmp_path: Path, monkeypatch: pyte
 
 @needs_compiler
 def test_a_wrong_build_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = tmp_path / "kernel.c"
-    wrong.write_text(build.SOURCE.read_text().replace("scaling * dot", "2 * scaling * dot"))
-    monkeypatch.setattr(build, "SOURCE", wrong)
+    shutil.copytree(build.SOURCES, tmp_path, dirs_exist_ok=True)
+    right = (tmp_path / "decode.c").read_text()
+    (tmp_path / "decode.c").write_text(right.replace("scaling * dot", "2 * scaling * dot"))
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
     monkeypatch.setattr(decode, "folder", lambda: tmp_path)
     build.library.cache_clear()
     decode.kernel.cache_clear()

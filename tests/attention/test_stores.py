@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavakv.attention import attend, cpu_flash
-from lavakv.attention.native import decode
+from lavakv.attention import native as decode
 from lavakv.store import blocks
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from lavakv.attention.native import decode
+from lavakv.attention import native as decode
 from lavakv.hf import LavaCache, enabled
 from tests.hf import zoo
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavakv.scoring import h2o
+from lavakv.scoring import h2o, received
 from lavakv.scoring.cake import VARIANCE_WEIGHT, cake_layer_weight, cake_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.naive import value_norms_naive
@@ -91,9 +91,12 @@ def test_cake_of_one_row_or_of_nothing_evictable_weighs_nothing(rows: int, token
     assert cake_score(window).shape == (2, tokens - rows)
 
 
+@pytest.mark.parametrize("way", ["kernel", "operators"])
 @pytest.mark.parametrize("block", [1, 2, 5, 256])
-def test_h2o_equals_the_loops(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_h2o_equals_the_loops(block: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h2o, "BLOCK_ROWS", block)
+    if way == "operators":
+        monkeypatch.setattr(received, "kernel", lambda: None)
     _assert_h2o()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lavakv.attention.blocks import MOST_ROWS, attend_blocks
 from lavakv.attention.cpu_flash import attend_part_cpu_flash, cpu_flash_fits
-from lavakv.attention.native.decode import attend_native, native_fits
+from lavakv.attention.native import attend_native, native_fits
 from lavakv.attention.partial import Partial, attend_part, merge
 from lavakv.attention.request import AttentionRequest
 from lavakv.store.past import RaggedPast

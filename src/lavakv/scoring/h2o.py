@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavakv.scoring.logits import QueryRows, masked_logits
+from lavakv.scoring.logits import QueryRows, masked_logits, plain_logits
+from lavakv.scoring.received import add_causal
 from lavakv.scoring.window import ScoringWindow
 
 BLOCK_ROWS = 256
@@ -21,7 +22,7 @@ def h2o_score(window: ScoringWindow) -> Tensor:
     keys = window.keys[0] if len(window.keys) == 1 else torch.cat(list(window.keys), dim=1)
     queries, visible = window.prompt
     heads, num_tokens = keys.shape[:2]
-    received = torch.zeros(heads, num_tokens, device=keys.device)
+    received = torch.zeros(heads, num_tokens, dtype=torch.float32, device=keys.device)
     row_numbers = queries.shape[1] * (num_tokens + 1)
     num_rows = max(min(BLOCK_ROWS, num_tokens, window.block_numbers // row_numbers), 1)
     room = received.new_empty(2, num_rows * row_numbers)
@@ -30,10 +31,19 @@ def h2o_score(window: ScoringWindow) -> Tensor:
         seen = num_tokens if visible is not None else stop
         shown = None if visible is None else visible(start, stop)
         for head in range(heads):
-            one = slice(head, head + 1)
-            rows = QueryRows(queries[one, :, start:stop], start, shown)
-            sinks = None if window.sinks is None else window.sinks[one]
-            logits = masked_logits(rows, keys[one, :seen], window.scaling, window.softcap, sinks, room[0])
-            paid = torch.softmax(logits, dim=-1, out=room[1, : logits.numel()].view(logits.shape))
-            received[head, :seen] += paid[0, ..., :seen].sum(dim=(0, 1)) / queries.shape[1]
+            rows = QueryRows(queries[head : head + 1, :, start:stop], start, shown)
+            _add(received[head, :seen], window, rows, head, keys[head : head + 1, :seen], room)
     return received[:, : window.num_evictable]
+
+
+def _add(received: Tensor, window: ScoringWindow, rows: QueryRows, head: int, keys: Tensor, room: Tensor) -> None:
+    """Add what some rows of a head pay, to `[tokens]`."""
+    group = rows.queries.shape[1]
+    if rows.visible is None and window.sinks is None and received.device.type == "cpu":
+        logits = plain_logits(rows, keys, window.scaling, window.softcap, room[0])[0]
+        if add_causal(logits, rows.first, 1 / group, received):
+            return
+    sinks = None if window.sinks is None else window.sinks[head : head + 1]
+    logits = masked_logits(rows, keys, window.scaling, window.softcap, sinks, room[0])
+    paid = torch.softmax(logits, dim=-1, out=room[1, : logits.numel()].view(logits.shape))
+    received += paid[0, ..., : len(received)].sum(dim=(0, 1)) / group

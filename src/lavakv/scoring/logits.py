@@ -44,6 +44,22 @@ def masked_logits(
     Returns:
         `[H, G, rows, tokens]`, one column more with sinks.
     """
+    logits = plain_logits(rows, keys, scaling, softcap, room)
+    if rows.visible is not None:
+        logits.masked_fill_(~rows.visible, float("-inf"))
+    else:
+        first_masked = min(max(rows.first, 0), keys.shape[1])  # every row sees what came before the first
+        logits[..., first_masked:].masked_fill_(~_causal(rows, first_masked, keys), float("-inf"))
+    if sinks is not None:
+        column = sinks.float()[:, :, None, None].expand(*logits.shape[:3], 1)
+        logits = torch.cat([logits, column], dim=-1)
+    return logits
+
+
+def plain_logits(
+    rows: QueryRows, keys: Tensor, scaling: float, softcap: float | None, room: Tensor | None = None
+) -> Tensor:
+    """The same where every row sees every key, `[H, G, rows, tokens]`."""
     heads, group, num_rows, _ = rows.queries.shape
     packed = rows.queries.float().reshape(heads, group * num_rows, -1) * scaling
     shape = (heads, group * num_rows, keys.shape[1])
@@ -51,14 +67,6 @@ def masked_logits(
     logits = torch.bmm(packed, keys.float().transpose(1, 2), out=target).view(heads, group, num_rows, -1)
     if softcap is not None:
         logits = logits.div_(softcap).tanh_().mul_(softcap)
-    if rows.visible is not None:
-        logits.masked_fill_(~rows.visible, float("-inf"))
-    else:
-        first_masked = min(max(rows.first, 0), keys.shape[1])  # every row sees what came before the first
-        logits[..., first_masked:].masked_fill_(~_causal(rows, first_masked, keys), float("-inf"))
-    if sinks is not None:
-        column = sinks.float()[:, :, None, None].expand(heads, group, num_rows, 1)
-        logits = torch.cat([logits, column], dim=-1)
     return logits
 
 

@@ -1,30 +1,21 @@
-"""Hands a decode step to the C kernel."""
+"""Decoding on a CPU: one step of a layer in one call of C, where the machine has a compiler."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lavakv.attention.native.build import Library, library
 from lavakv.attention.partial import attend_part
 from lavakv.attention.request import AttentionRequest, AttentionSettings
+from lavakv.native.build import Library, folder, library
 from lavakv.store.ragged import RaggedStore
 
 _Shape = ctypes.c_int64 * 7
 _FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the user's defaults are
-
-
-def folder() -> Path:
-    """Where built kernels are kept: `native` under `LAVAKV_HOME`, or in the user's cache directory."""
-    chosen = os.environ.get("LAVAKV_HOME")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(chosen) if chosen else Path(base) / "lavakv").expanduser() / "native"
 
 
 @functools.cache

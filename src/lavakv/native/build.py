@@ -1,4 +1,4 @@
-"""Builds the C kernel with the machine's own compiler, once for all runs, and loads it."""
+"""Builds the C kernels with the machine's own compiler, once for all runs, and loads it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "kernel.c"
+SOURCES = Path(__file__).parent
 SWITCH = "LAVAKV_COMPILE"
 _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _PATIENCE_SECONDS = 60
 
 
 class Library(ctypes.CDLL):
-    """The loaded kernel, its functions typed."""
+    """The loaded kernels, their functions typed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -29,6 +29,8 @@ class Library(ctypes.CDLL):
         pointer = ctypes.c_void_p
         self.lavakv_decode.restype = None
         self.lavakv_decode.argtypes = [pointer, ctypes.c_float, *[pointer] * 13]
+        self.lavakv_add_received.restype = None
+        self.lavakv_add_received.argtypes = [pointer, ctypes.c_float, *[pointer] * 3]
         self.chunk, self.piece_bytes = int(self.lavakv_chunk()), int(self.lavakv_piece_bytes())
 
 
@@ -44,9 +46,16 @@ def compiler() -> list[str] | None:
     return [found] if found else None
 
 
+def folder() -> Path:
+    """Where built kernels are kept: `native` under `LAVAKV_HOME`, or in the user's cache directory."""
+    chosen = os.environ.get("LAVAKV_HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(chosen) if chosen else Path(base) / "lavakv").expanduser() / "native"
+
+
 @functools.cache
 def library(folder: Path) -> Library | None:
-    """The kernel, built if this machine has not built it yet; None where that is switched off or does not work.
+    """The kernels, built if this machine has not built them yet; None where that is switched off or does not work.
 
     Args:
         folder: where built kernels are kept.
@@ -58,7 +67,7 @@ def library(folder: Path) -> Library | None:
         try:
             return Library(_built(folder, [*command, *_OPTIONS, *threads]))
         except (OSError, subprocess.SubprocessError):
-            continue  # no threads, then; or no kernel
+            continue  # no threads, then; or no kernels
     return None
 
 
@@ -68,16 +77,18 @@ def _has_openmp() -> bool:
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    """Path of the shared library for this source, command and processor."""
-    about = [SOURCE.read_text(), *command, platform.machine(), platform.processor(), _processor()]
+    """Path of the shared library for these sources, command and processor."""
+    sources = sorted(SOURCES.glob("*.c"))
+    texts = [source.read_text() for source in (*sources, *sorted(SOURCES.glob("*.h")))]
+    about = [*texts, *command, platform.machine(), platform.processor(), _processor()]
     name = hashlib.sha256("\0".join(about).encode()).hexdigest()[:20]
-    final = folder / f"decode-{name}.so"
+    final = folder / f"kernels-{name}.so"
     if not final.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             staged = Path(scratch) / final.name
             subprocess.run(
-                [*command, str(SOURCE), "-o", str(staged), "-lm"],
+                [*command, *map(str, sources), "-o", str(staged), "-lm"],
                 check=True,
                 capture_output=True,
                 timeout=_PATIENCE_SECONDS,

@@ -1,40 +1,21 @@
 /* One decode step of ragged grouped-query attention in float32: every head's own survivors and the tail, read once.
 
-   Built by build.py with the machine's own C compiler; attention/blocks.py does the same without it.
+   Called by attention/native.py; attention/blocks.py does the same without it.
    Work is cut into pieces of CHUNK entries of one segment, whatever the lengths, and shared out over OpenMP's threads
    (PyTorch's own ones). Each piece leaves a weighted sum, its largest logit and the sum of its weights: a log-sum-exp
    would be rounded. The last loop merges them. */
 
-#include <math.h>
-#include <stdint.h>
 #include <string.h>
 
+#include "common.h"
+
 #define CHUNK 128
-#define LANES 16
 
 typedef struct {
     const float *keys, *values;
     const uint8_t *visible; /* one byte an entry, or NULL for all */
     int64_t count, segment;
 } piece;
-
-/* exp for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2]; below -87 it is 0. */
-static inline float exp_negative(float x) {
-    float clipped = x < -87.0f ? -87.0f : x;
-    float n = rintf(clipped * 1.44269504088896341f);
-    float r = fmaf(n, -0.693359375f, clipped);
-    r = fmaf(n, 2.12194440054690583e-4f, r);
-    float p = 1.0f / 5040;
-    p = fmaf(p, r, 1.0f / 720);
-    p = fmaf(p, r, 1.0f / 120);
-    p = fmaf(p, r, 1.0f / 24);
-    p = fmaf(p, r, 1.0f / 6);
-    p = fmaf(p, r, 0.5f);
-    p = fmaf(p, r, 1.0f);
-    p = fmaf(p, r, 1.0f);
-    union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
-    return x < -87.0f ? 0.0f : p * scale.f;
-}
 
 static inline float dot(const float *restrict a, const float *restrict b, int64_t dim) {
     float lanes[LANES] = {0};
