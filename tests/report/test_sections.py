@@ -171,15 +171,27 @@ def test_needle_maps_have_depths_down_and_lengths_across() -> None:
 
 
 def test_costs_are_the_measured_ones() -> None:
+    """Three rows decoded together, of 21 steps, in 6 s: 2 s of it are a row's share, whenever its answer ended."""
     seconds = {"prefill": 2.0, "fill": 0.4, "decode": 2.0, "score": 0.1}
+    full_bytes, batch = {"kv_bytes": 1000, "full_kv_bytes": 1000}, {"batch_rows": 3, "batch_steps": 21}
     found = [
-        record("full cache", "all", "e0", 1.0, kv_bytes=1000, full_kv_bytes=1000, new_tokens=11, seconds=seconds),
-        record("lava", "128", "e0", 1.0, kv_bytes=250, full_kv_bytes=1000, new_tokens=21, seconds=seconds),
+        record("full cache", "all", "e0", 1.0, **full_bytes, new_tokens=11, seconds=seconds),
+        record("lava", "128", "e0", 1.0, kv_bytes=250, full_kv_bytes=1000, new_tokens=5, seconds=seconds, **batch),
+        record("snapkv", "128", "e0", 1.0, kv_bytes=250, full_kv_bytes=1000, new_tokens=21, seconds=seconds, **batch),
+        record("cake", "128", "e0", 1.0, kv_bytes=250, full_kv_bytes=1000, new_tokens=21, seconds=seconds),
     ]
     costs = report_of(run_of(found)).costs
-    full, lava = costs.rows
-    assert (full.share, full.decode_rate, full.fill_seconds, full.overhead) == (1.0, 5.0, None, None)
-    assert (lava.share, lava.decode_rate, lava.fill_seconds, lava.overhead) == (0.25, 10.0, 0.4, 1.25)
+    full, lava, snapkv, older = costs.rows
+    assert (full.share, full.step_seconds, full.batch_rows, full.fill_seconds, full.overhead) == (1, 0.2, 1, None, None)
+    assert (lava.share, lava.step_seconds, lava.batch_rows, lava.fill_seconds, lava.overhead) == (
+        0.25,
+        0.3,
+        3,
+        0.4,
+        1.25,
+    )
+    assert lava[3:] == snapkv[3:]
+    assert (older.step_seconds, older.batch_rows) == (None, None)
     assert costs.prefill_seconds == 2.0
 
 

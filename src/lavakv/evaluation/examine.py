@@ -62,6 +62,8 @@ def _answered(loaded: LoadedModel, prompt: Prompt, rows: Group, recording: Recor
             "full_kv_bytes": _full_bytes(recording),
             "prediction": loaded.tokenizer.decode(tokens, skip_special_tokens=True),
             "new_tokens": len(tokens),
+            "batch_rows": len(rows),
+            "batch_steps": max(map(len, answers)),
             "seconds": {"prefill": recording.seconds, **seconds},
         }
         for variant, about, tokens in zip(rows, kept, answers, strict=True)

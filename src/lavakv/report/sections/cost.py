@@ -18,8 +18,10 @@ class Cost(NamedTuple):
         kept: mean kept fraction.
         kv_bytes: median bytes of keys and values that were allocated.
         share: mean of these bytes over the full cache's.
-        decode_rate: new tokens a second, all prompts together, the first token of each left out; None if none came.
-        fill_seconds: median of scoring entries and selecting; None for the full cache.
+        step_seconds: of a step of its batches, which makes a token in every row, all prompts together, first tokens
+            left out; None where it cannot be told.
+        batch_rows: median of the rows that were decoded together; None where it was not noted.
+        fill_seconds: median of its share in scoring entries and selecting; None for the full cache.
         overhead: (filling + decoding + scoring the answer) over decoding alone; None where it cannot be told.
         prompts: records behind it.
     """
@@ -28,7 +30,8 @@ class Cost(NamedTuple):
     kept: float
     kv_bytes: int
     share: float
-    decode_rate: float | None
+    step_seconds: float | None
+    batch_rows: int | None
     fill_seconds: float | None
     overhead: float | None
     prompts: int
@@ -73,7 +76,7 @@ def costs(analysis: Analysis) -> Costs:
 def _cost(contender: Contender, records: Sequence[Mapping[str, Any]], kept: float) -> Cost:
     decode, fill = sum(_times(records, "decode")), _times(records, "fill")
     added = sum(fill) + sum(_times(records, "score"))
-    steps = sum(max(record["new_tokens"] - 1, 0) for record in records)
+    batches = [_batch(record) for record in records]
     shares = [record["kv_bytes"] / record["full_kv_bytes"] for record in records if record["full_kv_bytes"] > 0]
     filled = bool(fill) and not contender.is_full
     return Cost(
@@ -81,11 +84,35 @@ def _cost(contender: Contender, records: Sequence[Mapping[str, Any]], kept: floa
         kept,
         int(median(record["kv_bytes"] for record in records)),
         fmean(shares) if shares else float("nan"),
-        steps / decode if steps and decode > 0 else None,
+        _step_seconds(records),
+        None if None in batches else int(median(batch.rows for batch in batches if batch is not None)),
         median(fill) if filled else None,
         (added + decode) / decode if filled and decode > 0 else None,
         len(records),
     )
+
+
+class _Batch(NamedTuple):
+    """What a record was decoded with."""
+
+    rows: int
+    steps: int
+
+
+def _batch(record: Mapping[str, Any]) -> _Batch | None:
+    """The batch of a record; the full cache stands alone, and older records do not tell of others."""
+    if "batch_rows" in record:
+        return _Batch(record["batch_rows"], record["batch_steps"])
+    return _Batch(1, record["new_tokens"]) if Contender.of(record).is_full else None
+
+
+def _step_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds of the batches over their steps; each record bears an even share of its batch's seconds."""
+    batches = [(_batch(record), record["seconds"].get("decode")) for record in records]
+    known = [(batch, decode) for batch, decode in batches if batch is not None and isinstance(decode, int | float)]
+    steps = sum(max(batch.steps - 1, 0) for batch, _ in known)
+    seconds = sum(decode * batch.rows for batch, decode in known)
+    return seconds / steps if steps and seconds > 0 and len(known) == len(records) else None
 
 
 def _times(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
