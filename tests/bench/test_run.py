@@ -77,6 +77,7 @@ def test_one_line_for_several_settings(done) -> None:
     assert line["model"] == "tiny"
     assert line["weights"] == "random"
     assert line["policy"] == "lava"
+    assert line["sdpa_backends"] is None  # that is for GPUs
     assert line["machine"]["read_bandwidth"] > 0
 
 

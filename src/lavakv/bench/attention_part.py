@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lavakv.bench.attention_record import about, headlines
+from lavakv.bench.backends import without_cudnn
 from lavakv.bench.candidates import Candidate, Candidates
 from lavakv.bench.clock import interleaved, seconds_of
 from lavakv.bench.graph import captured
@@ -50,6 +51,10 @@ class AttentionPart:
     @torch.inference_mode()
     def measure(self, machine: Machine) -> dict[str, Any]:
         """Seconds a layer of every way that works here, in turns; ready for JSON."""
+        with without_cudnn(self.shape.device):
+            return self._measured(machine)
+
+    def _measured(self, machine: Machine) -> dict[str, Any]:
         made = Candidates(self.shape, self.setting, self.window)
         candidates, left_out = _working(made)
         eager = interleaved({name: partial(_eager_seconds, c) for name, c in candidates.items()}, _ROUNDS)

@@ -10,6 +10,7 @@ import transformers
 
 from lavakv._version import __version__
 from lavakv.bench.attention_part import AttentionPart
+from lavakv.bench.backends import backend_names
 from lavakv.bench.contender import empty_lavakv
 from lavakv.bench.floor import Floor, ModelSize
 from lavakv.bench.lines import attention_lines, report_lines
@@ -82,6 +83,7 @@ class Bench:
             "weights": self._subject.weights,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": str(model.config._attn_implementation),
+            "sdpa_backends": backend_names(self._subject.device),
             **self._settings.about(),
             "machine": self.machine.about(),
             "versions": versions(),
