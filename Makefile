@@ -3,8 +3,10 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .oldest
+ARGS ?=
+RUN ?= build/bench-gpu-curves
 
-.PHONY: setup demo test check bench bench-gpu clean
+.PHONY: setup demo test test-gpu check bench bench-gpu bench-gpu-curves clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready
 
@@ -35,8 +37,15 @@ bench: $(VENV)/.ready
 	$(BIN)/lavakv bench
 
 # A GPU machine has its own torch and perhaps no network, so nothing is set up here.
+test-gpu:
+	PYTHONPATH=src $(PYTHON) -m pytest -q tests/gpu
+
 bench-gpu:
-	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(ARGS)
+
+bench-gpu-curves:
+	PYTHONPATH=src $(PYTHON) -c 'from lavakv.cli.main import main; main()' bench --shape llama-3.1-8b \
+		--tokens 1024,8192,32768,max --budgets 256,1024 --batch-sizes 1,8 --out $(RUN) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -1,9 +1,12 @@
 """Everything a GPU has to show, in one go: correctness first, then a model's cost, then its attention alone.
 
 Needs no hub: the model has a named shape and random weights. Prints what was aimed at beside what was measured, and one
-JSON line last. Exit code 2 without a GPU, 1 if a test fails.
+JSON line last. What is known so far is printed as such a line with `"partial": true`, so that a run that is cut off was
+not for nothing. Exit code 2 without a GPU; 1 if a test or a measurement fails, after everything else was measured.
 
-    python benchmarks/gpu.py
+lavakv must be installed, or its source on the path:
+
+    PYTHONPATH=src python benchmarks/gpu.py
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,63 +69,91 @@ def arguments() -> argparse.Namespace:
 
 
 def correctness(device: str) -> str:
-    """Run the GPU's tests in a process of their own; what came out, in words. Exits where one fails."""
+    """Run the GPU's tests in a process of their own; what came out, in words."""
     folder = ROOT / "tests" / "gpu"
     if device == "cpu" or not folder.is_dir():
         return "no GPU tests run"
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", str(folder)], cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", str(folder)], cwd=ROOT, check=False)
     if done.returncode == NO_TESTS:
         return "no GPU tests found"
-    if done.returncode:
-        sys.exit(1)
-    return "passed"
+    return f"failed ({done.returncode})" if done.returncode else "passed"
 
 
-def goals(record: dict[str, Any], alone: dict[str, Any], skewed: dict[str, Any]) -> Iterator[Goal]:
+def goals(record: dict[str, Any], parts: list[dict[str, Any]]) -> Iterator[Goal]:
     """Aims beside measurements."""
-    yield Goal("a layer's attention, times faster than the full cache", "at least 9", alone["speedup_over_full"])
-    yield Goal("the same, launched step by step", "at least 9", alone["speedup_over_full_eager"])
-    yield Goal("a token over one of the plain cut cache", "at most 1.10", record["decode_ratio_to_floor"])
-    yield Goal("bandwidth at the larger batch, of measured", "at least 0.70", skewed["bandwidth_fraction"])
-    yield Goal("prefill over the full cache's", "at most 1.03", record["prefill_ratio"])
-    yield Goal("KV bytes over entries times their size", "at most 1.03", record["nbytes_ratio"])
-    yield Goal("prefill peak saved, of the full cache's bytes", "at least 0.80", record["prefill_peak_saving"])
+    alone, skewed = parts
+    yield Goal("a layer's attention, times faster than the full cache", "at least 9", alone.get("speedup_over_full"))
+    yield Goal("the same, launched step by step", "at least 9", alone.get("speedup_over_full_eager"))
+    yield Goal("a token over one of the plain cut cache", "at most 1.10", record.get("decode_ratio_to_floor"))
+    yield Goal("bandwidth at the larger batch, of measured", "at least 0.70", skewed.get("bandwidth_fraction"))
+    yield Goal("prefill over the full cache's", "at most 1.03", record.get("prefill_ratio"))
+    yield Goal("KV bytes over entries times their size", "at most 1.03", record.get("nbytes_ratio"))
+    yield Goal("prefill peak saved, of the full cache's bytes", "at least 0.80", record.get("prefill_peak_saving"))
+
+
+class Run:
+    """Measures one piece after the other, and keeps what is known by then."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options, self._start, self._printer = options, time.perf_counter(), Printer()
+        self._record: dict[str, Any] = {}
+        self._parts: list[dict[str, Any]] = []
+        self._failed: list[str] = []
+
+    def _attempt(self, what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do some work; nothing, with the traceback on stderr, if it fails: the next piece may not."""
+        self._printer.doing(what)
+        try:
+            return work()
+        except Exception:
+            traceback.print_exc()
+        self._failed.append(what)
+        return {}
+
+    def _print(self, about: dict[str, Any], **more: Any) -> None:
+        """Print everything known as one JSON line."""
+        rest = {"attention_parts": self._parts, "failed": self._failed, "seconds": time.perf_counter() - self._start}
+        print(json.dumps({**self._record, **about, **rest, **more}, allow_nan=False), flush=True)
+
+    def all(self) -> int:
+        """Test, measure, print; the exit code."""
+        from lavakv.bench.attention_part import AttentionPart
+        from lavakv.bench.lines import attention_lines
+        from lavakv.bench.run import Bench
+        from lavakv.bench.settings import BenchSettings, Setting
+        from lavakv.bench.subject import Subject
+
+        options, printer = self._options, self._printer
+        tests = "left out" if options.no_tests else correctness(options.device)
+        settings = BenchSettings(
+            (options.tokens,), (options.budget,), rounds=options.rounds, prefill_rounds=options.prefill_rounds
+        )
+        printer.doing(f"making {options.shape}")
+        subject = Subject.shaped(options.shape, "auto", options.device, None)
+        bench = Bench(subject, settings, printer)
+        self._record = self._attempt("the model", lambda: next(bench.run()))
+        about = {**bench.about(), "gpu": bench.machine.name, "tests": tests}
+        self._print(about, partial=True)
+        for batch in (1, options.batch_size):
+            part = AttentionPart.of(subject.model, Setting(options.tokens, batch, options.budget), settings.window)
+            work = partial(part.measure, bench.machine)
+            self._parts.append(self._attempt(f"attention alone, batch {batch}", work))
+            for line in attention_lines(self._parts[-1]) if self._parts[-1] else ():
+                printer.say(line)
+            self._print(about, partial=True)
+        for goal in goals(self._record, self._parts):
+            printer.say(str(goal))
+        self._print(about)
+        return int(bool(self._failed) or tests.startswith("failed"))
 
 
 def main() -> None:
-    """Test, measure, print."""
+    """See the top of this file."""
     options = arguments()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("bench-gpu: no GPU that torch can use; nothing was measured.", file=sys.stderr)
         sys.exit(2)
-    start = time.perf_counter()
-    tests = "left out" if options.no_tests else correctness(options.device)
-    from lavakv.bench.attention_part import AttentionPart
-    from lavakv.bench.lines import attention_lines
-    from lavakv.bench.run import Bench
-    from lavakv.bench.settings import BenchSettings, Setting
-    from lavakv.bench.subject import Subject
-
-    settings = BenchSettings(
-        (options.tokens,), (options.budget,), rounds=options.rounds, prefill_rounds=options.prefill_rounds
-    )
-    printer = Printer()
-    printer.doing(f"making {options.shape}")
-    subject = Subject.shaped(options.shape, "auto", options.device, None)
-    bench = Bench(subject, settings, printer)
-    (record,) = bench.run()
-    parts = []
-    for batch in (1, options.batch_size):
-        printer.doing(f"attention alone, batch {batch}")
-        setting = Setting(options.tokens, batch, options.budget)
-        parts.append(AttentionPart.of(subject.model, setting, settings.window).measure(bench.machine))
-        for line in attention_lines(parts[-1]):
-            printer.say(line)
-    for goal in goals(record, *parts):
-        printer.say(str(goal))
-    seconds = time.perf_counter() - start
-    rest = {"gpu": bench.machine.name, "attention_parts": parts, "tests": tests, "seconds": seconds}
-    print(json.dumps({**record, **bench.about(), **rest}, allow_nan=False))
+    sys.exit(Run(options).all())
 
 
 if __name__ == "__main__":

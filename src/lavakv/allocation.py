@@ -81,7 +81,7 @@ class DividedAllocation(Allocation):
             pairs = zip(weights, self._totals, strict=True)
             return [head_budgets(own, total, self._num_evictable).tolist() for own, total in pairs]
         found: list[list[int]] = head_budgets(
-            torch.stack(weights), torch.tensor(self._totals), self._num_evictable
+            torch.stack(weights), torch.tensor(self._totals, device="cpu"), self._num_evictable
         ).tolist()
         return found
 
@@ -91,7 +91,7 @@ class DividedAllocation(Allocation):
         if self._num_settled == known:
             return
         if self._known_beforehand is None or not self._totals:
-            weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64)
+            weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64, device="cpu")
             split = layer_budgets(self._total, weights, self._num_heads[: len(weights)], self._num_evictable)
             self._totals = split.tolist()
         for layer in range(self._num_settled, known):

@@ -22,7 +22,7 @@ from lavakv.scoring.window import ScoringWindow
 
 
 class Selection(NamedTuple):
-    """What a prompt keeps, window included.
+    """What a prompt keeps, window included; on the CPU, wherever the scores are.
 
     Attributes:
         positions: int64 `[layers, heads, most]`, ascending; padded with -1 behind each head's count.
@@ -132,7 +132,7 @@ def select(
     (tokens_per_head,) = BudgetSpec(budget=budget, window=window).tokens_per_head([evictable + window], 0, 1)
     num_heads = [score.shape[0] for score in values]
     if evictable + window <= tokens_per_head:
-        return _padded([[torch.arange(evictable + window)] * heads for heads in num_heads])
+        return _padded([[torch.arange(evictable + window, device="cpu")] * heads for heads in num_heads])
     if callable(chosen.layer_rule) and layer_weights is None:
         raise PolicyError(
             f"policy {chosen.name!r}",
@@ -146,7 +146,7 @@ def select(
     for layer, ranking in enumerate(rankings):
         weight = score_weight(chosen, values[layer], layer)
         allocation.add(ranking, weight if layer_weights is None else layer_weights[layer])
-    tail = torch.arange(evictable, evictable + window)
+    tail = torch.arange(evictable, evictable + window, device="cpu")
     kept = []
     for layer, ranking in enumerate(rankings):
         rows = zip(ranking.positions, allocation.counts(layer, final=True).tolist(), strict=True)
@@ -185,8 +185,8 @@ def _common_length(scores: Sequence[Tensor]) -> int:
 def _padded(kept: list[list[Tensor]]) -> Selection:
     widest = max(len(layer) for layer in kept)
     longest = max(len(head) for layer in kept for head in layer)
-    positions = torch.full((len(kept), widest, longest), -1, dtype=torch.int64)
-    counts = torch.zeros(len(kept), widest, dtype=torch.int64)
+    positions = torch.full((len(kept), widest, longest), -1, dtype=torch.int64, device="cpu")
+    counts = torch.zeros(len(kept), widest, dtype=torch.int64, device="cpu")
     for i, layer in enumerate(kept):
         for h, head in enumerate(layer):
             positions[i, h, : len(head)] = head

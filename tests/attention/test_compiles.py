@@ -19,11 +19,14 @@ from triton.compiler import ASTSource
 from lavakv.attention.triton import kernel
 from lavakv.attention.triton.plan import block_rows, launch_shape, max_rows
 
-for capability, pointer, itemsize, dim in [(80, "*bf16", 2, 64), (90, "*fp32", 4, 80), (90, "*fp16", 2, 256)]:
-    shape, rows = launch_shape(dim, dim, itemsize), max_rows(itemsize)
+most = [(80, "*bf16", 2, 64), (90, "*fp32", 4, 80), (90, "*fp16", 2, 256)]
+cases = [(*case, max_rows(case[2]), True) for case in most]
+cases.append((90, "*bf16", 2, 128, 4, False))  # what the benchmark decodes with
+for capability, pointer, itemsize, dim, rows, every in cases:
+    shape = launch_shape(dim, dim, itemsize)
     block = dict(HEADS=8, GROUP=4, NUM_QUERIES=rows // 4, HEAD_DIM=dim, VALUE_DIM=dim, BLOCK_ROWS=block_rows(rows),
         BLOCK_ENTRIES=shape.block_entries, BLOCK_HEAD=shape.block_head, BLOCK_VALUE=shape.block_value, BLOCK_TILES=16,
-        HAS_MASK=True, HAS_SOFTCAP=True, HAS_SINKS=True, ON_DEVICE=True)
+        HAS_MASK=every, HAS_SOFTCAP=every, HAS_SINKS=every, ON_DEVICE=every)
     kinds = dict(tail_mask="*u8", tail_start="*i64", tiles="*i64", first_tile="*i64", outputs="*fp32", log_sums="*fp32",
         scaling="fp32", softcap="fp32", **{name: pointer for name in (
         "queries", "past_keys", "past_values", "tail_keys", "tail_values", "sinks", "merged")})
@@ -48,7 +51,7 @@ print("compiled")
 
 
 def test_the_kernels_compile(tmp_path: Path) -> None:
-    """With the most query rows that are allowed, every setting on."""
+    """With the most query rows that are allowed, every setting on; and one row a query head, every setting off."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", PROGRAM]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -78,3 +78,13 @@ def test_the_private_operator_returns_the_log_sum_exp(
         error = float((theirs.double() - truth).abs().max())
         # 4 ulp of the largest: its own exponential, a rescaling by the running maximum, the quotient, the rounding.
         assert float((mine.double() - truth).abs().max()) <= 2 * error + 4 * epsilon * float(truth.abs().max())
+
+
+@pytest.mark.skipif(cpu_flash._OPERATOR is None, reason="this PyTorch has no such operator")
+def test_a_mask_does_not_go_to_the_users_default_device() -> None:
+    queries, keys, values = (torch.randn(1, 2, n, 8) for n in (3, 5, 5))
+    mask = torch.ones(1, 1, 3, 5, dtype=torch.bool).tril(2)
+    expected = attend_part_cpu_flash(queries, keys, values, 0.3, mask)
+    with torch.device("meta"):
+        flash = attend_part_cpu_flash(queries, keys, values, 0.3, mask)
+    assert torch.equal(flash.output, expected.output)

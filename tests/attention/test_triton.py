@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def _interpreter() -> Iterator[None]:
 def kernel(store: RaggedStore, request: AttentionRequest) -> Tensor:
     assert store.past is not None
     assert store.tail is not None
-    return attend_tiles(store.past, Tail(store.tail.keys, store.tail.values, store.tail.length), request)
+    return attend_tiles(store.past, Tail(*store.tail.buffers, store.tail.length), request)
 
 
 def answer(example: Case) -> Tensor:
@@ -115,6 +116,34 @@ def test_nothing_beyond_the_segments_is_read() -> None:
 
     store.past = RaggedPast(amid_nan(past.keys), amid_nan(past.values), past.columns, past.lengths())
     assert torch.equal(kernel(store, example.request), expected)
+
+
+class Counted:
+    """A kernel that notes the grids it is launched with."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.grids: list[tuple[int, ...]] = []
+        self._kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.grids.append(grid)
+        return self._kernel[grid]
+
+
+def test_spare_room_of_the_tail_is_neither_cut_into_tiles_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = case(torch.float32, 20, num_queries=2)
+    store = example.fill(RaggedStore())
+    expected = kernel(store, example.request)
+    assert store.past is not None
+    assert store.tail is not None
+    store.tail.reserve(1000)
+    for buffer in store.tail.buffers:
+        buffer[:, :, store.tail.length :] = torch.nan
+    counted = Counted(launch.kernel.attend_tile)
+    monkeypatch.setattr(launch.kernel, "attend_tile", counted)
+    assert torch.equal(kernel(store, example.request), expected)
+    num_tiles = store.past.tiles(plan.tile_size(store.past.num_entries, 1)).num_tiles
+    assert counted.grids == [(num_tiles + 2 * store.num_heads,)]
 
 
 def test_a_copied_store_answers_alike() -> None:

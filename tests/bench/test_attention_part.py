@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lavakv.attention import attend
 from lavakv.bench.attention_part import AttentionPart
+from lavakv.bench.candidates import Candidate, Candidates
 from lavakv.bench.machine import Machine
 from lavakv.bench.ragged_case import LayerShape, RaggedCase, skewed_counts
 from lavakv.bench.settings import Setting
@@ -76,6 +79,35 @@ def test_the_record() -> None:
     if not torch.cuda.is_available():
         assert "torch_varlen" in record["left_out"]
         assert lava["graph_seconds"] is None
+
+
+class BrokenKernelError(Exception):
+    """What no way should be able to raise."""
+
+
+def _broken(self: Candidates, *_: object, **__: object) -> Candidate:
+    raise BrokenKernelError("no such kernel. Ask somebody else")
+
+
+def test_others_may_fail_in_any_way(monkeypatch) -> None:
+    monkeypatch.setattr(Candidates, "_masked", _broken)
+    record = AttentionPart(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
+    assert record["left_out"]["masked"] == "BrokenKernelError: no such kernel"
+    assert {"masked", "masked_fake_keys"}.isdisjoint(record["contenders"])
+    json.dumps(record, allow_nan=False)
+
+
+def test_that_lavakv_fails_is_an_error(monkeypatch) -> None:
+    monkeypatch.setattr(Candidates, "_lavakv", _broken)
+    with pytest.raises(BrokenKernelError):
+        AttentionPart(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
+
+
+def test_a_wrong_answer_still_goes_into_json(monkeypatch) -> None:
+    monkeypatch.setattr("lavakv.bench.candidates.attend", lambda *args: torch.full_like(attend(*args), torch.nan))
+    record = AttentionPart(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
+    assert record["errors"]["lavakv"] is None
+    json.dumps(record, allow_nan=False)
 
 
 @NO_GPU

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from lavakv.bench.attention_part import AttentionPart
 from lavakv.bench.record import HEADLINES, final_line
 from lavakv.bench.run import Bench
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
+from lavakv.bench.trial import Trial
 from lavakv.errors import BudgetError, InputError, PolicyError
 from tests.bench.conftest import Heard
 
@@ -77,6 +80,7 @@ def test_one_line_for_several_settings(done) -> None:
     assert line["model"] == "tiny"
     assert line["weights"] == "random"
     assert line["policy"] == "lava"
+    assert line["sdpa_backends"] is None  # that is for GPUs
     assert line["machine"]["read_bandwidth"] > 0
 
 
@@ -91,6 +95,55 @@ def test_one_line_for_one_setting(subject, heard) -> None:
     assert set(line["contenders"]) == {"full", "cut", "lavakv"}
     assert line["decode_ratio_to_floor"] > 0
     assert len(heard.pieces) == bench.num_pieces
+
+
+def _fits(most_tokens: int):
+    """A trial that runs out of memory beyond so many tokens."""
+
+    class Small(Trial):
+        def __init__(self, subject, settings, setting, listener) -> None:
+            super().__init__(subject, settings, setting, listener)
+            self._tokens = setting.tokens
+
+        def run(self):
+            if self._tokens > most_tokens:
+                raise torch.OutOfMemoryError("tried to allocate much")
+            return super().run()
+
+    return Small
+
+
+def test_a_setting_that_does_not_fit_is_left_out(subject, heard, monkeypatch) -> None:
+    monkeypatch.setattr("lavakv.bench.run.Trial", _fits(100))
+    settings = BenchSettings((100, 200), (48, 64), rounds=1, steps=1, prefill_rounds=1)
+    bench = Bench(subject, settings, heard)
+    records = list(bench.run())
+    assert [(record["tokens"], record["budget"]) for record in records] == [(100, 48), (100, 64)]
+    missing = [{"tokens": 200, "batch_size": 1, "budget": budget, "part": "model"} for budget in (48, 64)]
+    line = json.loads(json.dumps(final_line(bench.about(), records, bench.left_out)))
+    assert line["left_out"] == missing
+    assert line["tokens"] == 100
+    assert sum(text == "  model: left out: out of memory" for text in heard.lines) == 2
+
+
+def test_attention_alone_may_not_fit(subject, heard, monkeypatch) -> None:
+    def measure(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(AttentionPart, "measure", measure)
+    settings = BenchSettings((100,), (48,), rounds=1, steps=1, prefill_rounds=0, attention_part=True)
+    bench = Bench(subject, settings, heard)
+    (record,) = bench.run()
+    assert record["attention_part"] is None
+    assert record["decode_ratio_to_full"] > 0
+    assert bench.left_out == [{"tokens": 100, "batch_size": 1, "budget": 48, "part": "attention_part"}]
+
+
+def test_if_nothing_fits_the_run_fails(subject, heard, monkeypatch) -> None:
+    monkeypatch.setattr("lavakv.bench.run.Trial", _fits(0))
+    bench = Bench(subject, BenchSettings((100,), (48,), rounds=1), heard)
+    with pytest.raises(torch.OutOfMemoryError, match=r"nothing was measured: no setting fits\. Ask for fewer"):
+        list(bench.run())
 
 
 def test_the_model_is_as_it_was(subject, done) -> None:

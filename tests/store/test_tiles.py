@@ -49,6 +49,13 @@ def test_a_past_is_planned_once() -> None:
     assert past.trimmed([0, 1, 2]).tiles(4).work.T.tolist() == [[1, 0, 1], [2, 1, 2]]
 
 
+def test_a_default_device_of_the_users_is_not_planned_on() -> None:
+    past = RaggedPast(torch.zeros(7, 2), torch.zeros(7, 2), torch.zeros(7, dtype=torch.int32), [0, 5, 2])
+    with torch.device("meta"):
+        tiles = past.tiles(4)
+    assert tiles.work.T.tolist() == [[1, 0, 4], [1, 4, 1], [2, 5, 2]]
+
+
 @pytest.mark.parametrize("lengths", [[0], [0, 0, 0]])
 def test_nothing_to_plan(lengths: list[int]) -> None:
     past = RaggedPast(torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0, dtype=torch.int32), lengths)

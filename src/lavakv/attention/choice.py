@@ -59,7 +59,7 @@ def attend_store(store: RaggedStore, request: AttentionRequest) -> Tensor:
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # the plain path would meet the same
         except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything
-            choice = Choice(False, fallback.note(_signature(request, store.tail.values), error))
+            choice = Choice(False, fallback.note(_signature(request, store.tail.buffers[1]), error))
     if choice.refusal is not None:
         fallback.warn(choice.refusal)
     return attend_ragged(store, request)
@@ -70,7 +70,7 @@ def _attend_kernel(store: RaggedStore, request: AttentionRequest) -> Tensor:
 
     assert store.past is not None
     assert store.tail is not None
-    return attend_tiles(store.past, Tail(store.tail.keys, store.tail.values, store.tail.length), request)
+    return attend_tiles(store.past, Tail(*store.tail.buffers, store.tail.length), request)
 
 
 def _signature(request: AttentionRequest, values: Tensor) -> tuple[object, ...]:

@@ -35,6 +35,6 @@ def attend_part_cpu_flash(
     assert _OPERATOR is not None
     additive = mask
     if mask is not None and mask.dtype == torch.bool:
-        additive = torch.zeros(mask.shape, dtype=queries.dtype).masked_fill_(~mask, float("-inf"))
+        additive = torch.zeros(mask.shape, dtype=queries.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
     output, log_sum_exp = _OPERATOR(queries, keys, values, attn_mask=additive, scale=scaling)
     return Partial(output, log_sum_exp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lavakv.bench.attention_record import about, headlines
+from lavakv.bench.backends import without_cudnn
 from lavakv.bench.candidates import Candidate, Candidates
 from lavakv.bench.clock import interleaved, seconds_of
 from lavakv.bench.graph import captured
@@ -50,6 +52,10 @@ class AttentionPart:
     @torch.inference_mode()
     def measure(self, machine: Machine) -> dict[str, Any]:
         """Seconds a layer of every way that works here, in turns; ready for JSON."""
+        with without_cudnn(self.shape.device):
+            return self._measured(machine)
+
+    def _measured(self, machine: Machine) -> dict[str, Any]:
         made = Candidates(self.shape, self.setting, self.window)
         candidates, left_out = _working(made)
         eager = interleaved({name: partial(_eager_seconds, c) for name, c in candidates.items()}, _ROUNDS)
@@ -77,7 +83,7 @@ def _working(made: Candidates) -> tuple[dict[str, Candidate], dict[str, str]]:
             with candidate.around():
                 candidate.calls[0]()
             candidates[name] = candidate
-        except (RuntimeError, ImportError, NotImplementedError) as error:
+        except Exception as error:  # other people's kernels fail in ways of their own
             if name == "lavakv":
                 raise
             left_out[name] = _reason(error)
@@ -114,7 +120,7 @@ def _graphs(candidates: dict[str, Candidate]) -> tuple[dict[str, Callable[[], fl
                 with candidate.around():
                     replay = captured(work)
                 replays[name] = partial(_replay_seconds, replay, calls, device)
-            except RuntimeError as error:
+            except Exception as error:
                 why_not[name] = _reason(error)
     return replays, why_not
 
@@ -128,8 +134,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].split(". ")[0][:_LONGEST_REASON]
 
 
-def _errors(made: Candidates, candidates: dict[str, Candidate]) -> dict[str, float]:
-    """Largest difference from float32 of the ways that attend to the same entries."""
+def _errors(made: Candidates, candidates: dict[str, Candidate]) -> dict[str, float | None]:
+    """Largest difference from float32 of the ways that attend to the same entries; None if it is not finite."""
     expected: Tensor = made.case(0).expected()
     same = [name for name in _SAME_ENTRIES if name in candidates]
-    return {name: float((candidates[name].calls[0]().float() - expected).abs().max()) for name in same}
+    found = {name: float((candidates[name].calls[0]().float() - expected).abs().max()) for name in same}
+    return {name: error if math.isfinite(error) else None for name, error in found.items()}

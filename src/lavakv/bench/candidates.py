@@ -30,7 +30,7 @@ class Candidate:
     Attributes:
         calls: one a copy.
         nbytes: keys and values that each call reads.
-        backend: what scaled dot-product attention is forced to, or None.
+        backend: what scaled dot-product attention is forced to, or None for what `without_cudnn` allows.
     """
 
     calls: list[Callable[[], Tensor]]

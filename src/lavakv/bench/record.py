@@ -73,10 +73,13 @@ def spread(seconds: Sequence[float]) -> list[float] | None:
     return [low, high]
 
 
-def final_line(about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def final_line(
+    about: Mapping[str, Any], records: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """One object for a whole run: the only setting, or the largest one's headlines and all settings."""
+    missing = {"left_out": list(left_out)}
     if len(records) == 1:
-        return {**records[0], **about}
+        return {**records[0], **about, **missing}
     largest = max(records, key=lambda record: [record[name] for name in Setting._fields])
     top = {name: largest[name] for name in (*HEADLINES, *Setting._fields)}
-    return {**top, **about, "results": list(records)}
+    return {**top, **about, "results": list(records), **missing}

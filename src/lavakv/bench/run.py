@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import transformers
 
 from lavakv._version import __version__
 from lavakv.bench.attention_part import AttentionPart
+from lavakv.bench.backends import backend_names
 from lavakv.bench.contender import empty_lavakv
 from lavakv.bench.floor import Floor, ModelSize
 from lavakv.bench.lines import attention_lines, report_lines
 from lavakv.bench.machine import Machine, measure_machine
 from lavakv.bench.measured import Listener
 from lavakv.bench.record import record_of
-from lavakv.bench.settings import BenchSettings
+from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 from lavakv.bench.trial import Trial, pieces
+
+Result = TypeVar("Result")
 
 
 class Bench:
@@ -28,6 +32,10 @@ class Bench:
         subject: the model.
         settings: what to measure.
         listener: told what goes on.
+
+    Attributes:
+        left_out: settings for which the memory did not reach, each with the `part` that was left out: `model`, or
+            `attention_part` alone.
 
     Raises:
         LavaError: a setting that this model or policy cannot have, before anything is measured.
@@ -39,6 +47,7 @@ class Bench:
         for setting in settings.each():
             subject.require(setting.tokens, empty_lavakv(subject.model, settings, setting.budget).cache)
         self._measured: Machine | None = None
+        self.left_out: list[dict[str, Any]] = []
 
     @property
     def num_pieces(self) -> int:
@@ -46,27 +55,59 @@ class Bench:
         return 1 + len(self._settings.each()) * (pieces(self._settings) + self._settings.attention_part)
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Measure; one record a setting. The floors come before anything that is measured on the model."""
+        """Measure; one record a setting. The floors come before anything that is measured on the model.
+
+        Raises:
+            torch.OutOfMemoryError: for no setting did the memory reach.
+        """
         self._listener.doing("the machine")
         machine = self._measured = measure_machine(self._subject.device, self._subject.model.dtype)
         self._listener.say(f"machine: {machine}")
         floors = {setting: Floor.of(self._size, machine, setting) for setting in self._settings.each()}
         for setting, floor in floors.items():
             self._listener.say(f"floor: {setting}: {floor}")
+        num_records = 0
         for setting, floor in floors.items():
             self._listener.say(f"{setting}:")
-            found = Trial(self._subject, self._settings, setting, self._listener).run()
-            record = record_of(setting, self._size, floor, found)
-            for line in report_lines(record):
-                self._listener.say(line)
-            record["attention_part"] = None
-            if self._settings.attention_part:
-                self._listener.doing("attention alone")
-                part = AttentionPart.of(self._subject.model, setting, self._settings.window).measure(machine)
-                record["attention_part"] = part
-                for line in attention_lines(part):
-                    self._listener.say(line)
-            yield record
+            record = self._record(setting, floor)
+            if record is not None:
+                num_records += 1
+                yield record
+        if not num_records:
+            raise torch.OutOfMemoryError("nothing was measured: no setting fits. Ask for fewer tokens or sequences")
+
+    def _record(self, setting: Setting, floor: Floor) -> dict[str, Any] | None:
+        """One setting, or None if the memory did not reach."""
+        found = self._if_it_fits(
+            setting, "model", lambda: Trial(self._subject, self._settings, setting, self._listener).run()
+        )
+        if found is None:
+            return None
+        record = record_of(setting, self._size, floor, found)
+        for line in report_lines(record):
+            self._listener.say(line)
+        record["attention_part"] = self._attention_part(setting) if self._settings.attention_part else None
+        return record
+
+    def _attention_part(self, setting: Setting) -> dict[str, Any] | None:
+        self._listener.doing("attention alone")
+        part = AttentionPart.of(self._subject.model, setting, self._settings.window)
+        record = self._if_it_fits(setting, "attention_part", lambda: part.measure(self.machine))
+        for line in () if record is None else attention_lines(record):
+            self._listener.say(line)
+        return record
+
+    def _if_it_fits(self, setting: Setting, part: str, work: Callable[[], Result]) -> Result | None:
+        """Do some work; None, with a note, if it runs out of memory."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            self._listener.say(f"  {part}: left out: out of memory")
+        self.left_out.append({**setting._asdict(), "part": part})
+        gc.collect()  # not in the handler: the error would hold what the work had made
+        if self._subject.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     @property
     def machine(self) -> Machine:
@@ -82,6 +123,7 @@ class Bench:
             "weights": self._subject.weights,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": str(model.config._attn_implementation),
+            "sdpa_backends": backend_names(self._subject.device),
             **self._settings.about(),
             "machine": self.machine.about(),
             "versions": versions(),

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from lavakv.bench.backends import without_cudnn
 from lavakv.bench.clock import interleaved, seconds_of
 from lavakv.bench.contender import Contender, cut_to_budget, empty_full, empty_lavakv, read_prompt
 from lavakv.bench.floor import ModelSize
@@ -40,11 +41,12 @@ class Trial:
     def run(self) -> Measured:
         """Measure everything."""
         found = Measured()
-        self._decode(found)
-        gc.collect()
-        if self._settings.prefill_rounds:
-            works = {name: partial(self._prefill_seconds, empty) for name, empty in self._empty().items()}
-            found.prefill = interleaved(works, self._settings.prefill_rounds, self._begins("prefill"))
+        with without_cudnn(self._device):
+            self._decode(found)
+            gc.collect()
+            if self._settings.prefill_rounds:
+                works = {name: partial(self._prefill_seconds, empty) for name, empty in self._empty().items()}
+                found.prefill = interleaved(works, self._settings.prefill_rounds, self._begins("prefill"))
         return found
 
     def _empty(self) -> dict[str, Callable[[], Contender]]:

@@ -57,7 +57,7 @@ def _check(total: Tensor, caps: Tensor) -> None:
 def _evenly(total: Tensor, caps: Tensor) -> Tensor:
     """Seats of parts that differ in nothing."""
     num_parts = caps.shape[-1]
-    order = torch.arange(num_parts)
+    order = torch.arange(num_parts, device=caps.device)
     return (total // max(num_parts, 1))[..., None] + (order < (total % max(num_parts, 1))[..., None]).long()
 
 

@@ -35,7 +35,7 @@ def pooled_weights(pooled_heads: Tensor, num_heads: int, total: int, floor_share
 
 def equal_weights(num_heads: int) -> Tensor:
     """The same for every head, float64 `[H]`."""
-    return torch.ones(num_heads, dtype=torch.float64)
+    return torch.ones(num_heads, dtype=torch.float64, device="cpu")
 
 
 def shares(weights: Tensor, total: int) -> Tensor:

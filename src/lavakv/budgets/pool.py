@@ -15,9 +15,9 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._size = size
         self._num_heads = 0
-        self._owners = [torch.zeros(0, dtype=torch.int32)]
-        self._scores = [torch.zeros(0)]
-        self._tiers = [torch.zeros(0, dtype=torch.int8)]
+        self._owners = [torch.zeros(0, dtype=torch.int32, device="cpu")]
+        self._scores = [torch.zeros(0, dtype=torch.float32, device="cpu")]
+        self._tiers = [torch.zeros(0, dtype=torch.int8, device="cpu")]
 
     def add(self, num_heads: int, heads: Tensor, scores: Tensor, tiers: Tensor | None) -> None:
         """Let a layer compete.

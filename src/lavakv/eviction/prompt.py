@@ -197,15 +197,15 @@ class PromptEviction:
 
     def _finish(self) -> Budgets:
         layers, batch = len(self._stores), len(self.prompts)
-        heads = torch.zeros(layers, batch, max(self._num_heads), dtype=torch.int64)
-        weights = torch.full((layers, batch), float("nan"), dtype=torch.float64)
-        loss = torch.zeros(layers, batch, dtype=torch.float64)
+        heads = torch.zeros(layers, batch, max(self._num_heads), dtype=torch.int64, device="cpu")
+        weights = torch.full((layers, batch), float("nan"), dtype=torch.float64, device="cpu")
+        loss = torch.zeros(layers, batch, dtype=torch.float64, device="cpu")
         kept: dict[tuple[int, int], tuple[Settled, Readback]] = {}
         for layer in range(layers):
             counts = self._stores[layer].past_counts()
             for row, settled in enumerate(self._settled[layer]):
                 window = min(self.prompts[row].window, self.prompts[row].num_tokens)
-                heads[layer, row, : len(counts[row])] = torch.tensor(counts[row]) + window
+                heads[layer, row, : len(counts[row])] = torch.tensor(counts[row], device="cpu") + window
                 if settled is not None:
                     kept[layer, row] = settled, settled.kept_loss(counts[row])
         for place, (settled, kept_loss) in kept.items():

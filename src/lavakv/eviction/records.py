@@ -120,7 +120,7 @@ class Settled(NamedTuple):
     def kept_loss(self, counts: list[int]) -> Readback:
         """Loss of evicting the first `counts[h]` entries of each head, which are kept; float64 scalar."""
         sums = torch.nn.functional.pad(self.loss.double().cumsum(dim=1), (1, 0))  # the same however far ranks go
-        ends = torch.tensor(counts).to(sums.device, non_blocking=True)
+        ends = torch.tensor(counts, device="cpu").to(sums.device, non_blocking=True)
         return Readback(sums.gather(1, ends[:, None]).sum())
 
     def evicted_loss(self, counts: list[int]) -> float:

@@ -14,10 +14,10 @@ from lavakv.store.base import LayerStore
 def held_lengths(columns: Columns, stores: Sequence[LayerStore]) -> Tensor:
     """Entries held now, padding not counted, int64 `[layers, batch, heads]`; 0 for a head that a layer lacks."""
     most_heads = max(store.num_heads for store in stores)
-    lengths = torch.zeros(len(stores), columns.real.shape[0], most_heads, dtype=torch.int64)
+    lengths = torch.zeros(len(stores), columns.real.shape[0], most_heads, dtype=torch.int64, device="cpu")
     for row, store in enumerate(stores):
         tail = columns.real[:, -store.tail_length :].sum(dim=1).cpu()
-        lengths[row, :, : store.num_heads] = torch.tensor(store.past_counts()) + tail[:, None]
+        lengths[row, :, : store.num_heads] = torch.tensor(store.past_counts(), device="cpu") + tail[:, None]
     return lengths
 
 

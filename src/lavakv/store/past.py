@@ -89,7 +89,7 @@ class RaggedPast:
             num_tiles = self.num_pieces(size)
             device = self.keys.device
             with torch.inference_mode(False):
-                offsets = torch.tensor(self.offsets, pin_memory=device.type == "cuda")
+                offsets = torch.tensor(self.offsets, device="cpu", pin_memory=device.type == "cuda")
                 self._tiles[size] = plan_tiles(offsets.to(device, non_blocking=True), size, num_tiles)
         return self._tiles[size]
 

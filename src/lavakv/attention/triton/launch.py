@@ -21,8 +21,8 @@ class Tail(NamedTuple):
     """What stands behind the survivors.
 
     Attributes:
-        keys: `[B, H, columns, head_dim]`, rows contiguous and sequences evenly spaced, as `GrowingKeyValues` has them.
-        values: `[B, H, columns, value_dim]`, likewise.
+        keys: `[B, H, capacity, head_dim]`, rows contiguous and sequences evenly spaced, as `GrowingKeyValues` has them.
+        values: `[B, H, capacity, value_dim]`, likewise. Columns that are not in use are not read.
         length: columns in use, or what is added to `start`.
         start: int64 `[1]` on the device, or None for 0.
     """
@@ -41,10 +41,10 @@ def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Ten
     """
     queries = request.queries if request.queries.stride(3) == 1 else request.queries.contiguous()
     batch, query_heads, num_queries, head_dim = queries.shape
-    heads, columns, value_dim = tail.values.shape[1:]
+    heads, capacity, value_dim = tail.values.shape[1:]
     rows = query_heads // heads * num_queries
     tiles = past.tiles(tile_size(past.num_entries, _num_processors(queries.device)))
-    num_tail_tiles = -(-columns // tiles.size)
+    num_tail_tiles = -(-(tail.length if tail.start is None else capacity) // tiles.size)
     num_tiles = tiles.num_tiles + batch * heads * num_tail_tiles
     outputs, log_sums = (queries.new_empty(num_tiles, rows, n, dtype=torch.float32) for n in (value_dim, 1))
     merged = queries.new_empty(batch, num_queries, query_heads, value_dim)

@@ -37,13 +37,15 @@ def mean_attention(rows: WindowRows, num_columns: int) -> Tensor:
     scaling, strides = rows.scaling / math.log(2), (*queries.stride()[:3], *keys.stride()[:2])
     sizes = {"GROUP": group, "HEAD_DIM": head_dim, "BLOCK_ROWS": _block(num_rows), "BLOCK_KEYS": block}
     sizes |= {"BLOCK_HEAD": _block(head_dim), "num_warps": num_warps}
-    kernel.row_denominators[(group, heads, num_splits)](
-        queries, keys, parts[0], parts[1], scaling, num_rows, num_tokens, split_tokens, *strides, HEADS=heads, **sizes
-    )
-    largest, total = _merged(parts, rows.sinks)
-    kernel.column_means[(-(-num_columns // block), heads)](
-        queries, keys, largest, total, means, scaling, num_rows, num_tokens, num_columns, *strides, **sizes
-    )
+    with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
+        kernel.row_denominators[(group, heads, num_splits)](
+            queries, keys, parts[0], parts[1], scaling, num_rows, num_tokens, split_tokens, *strides, HEADS=heads,
+            **sizes,
+        )  # fmt: skip
+        largest, total = _merged(parts, rows.sinks)
+        kernel.column_means[(-(-num_columns // block), heads)](
+            queries, keys, largest, total, means, scaling, num_rows, num_tokens, num_columns, *strides, **sizes
+        )
     return means
 
 
