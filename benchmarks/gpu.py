@@ -73,10 +73,13 @@ def correctness(device: str) -> str:
     folder = ROOT / "tests" / "gpu"
     if device == "cpu" or not folder.is_dir():
         return "no GPU tests run"
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", str(folder)], cwd=ROOT, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, flush=True)
     if done.returncode == NO_TESTS:
         return "no GPU tests found"
-    return f"failed ({done.returncode})" if done.returncode else "passed"
+    counts = done.stdout.strip().rpartition("\n")[2]  # skipped ones, too: without Triton all are
+    return f"failed ({done.returncode}): {counts}" if done.returncode else counts
 
 
 def goals(record: dict[str, Any], parts: list[dict[str, Any]]) -> Iterator[Goal]:

@@ -95,8 +95,16 @@ def test_a_failure_does_not_throw_the_other_figures_away() -> None:
     assert sum("not measured (aim: " in line for line in done.stdout.splitlines()) == 4
 
 
-@pytest.mark.parametrize(("code", "words"), [(0, "passed"), (2, "failed (2)"), (5, "no GPU tests found")])
-def test_what_the_gpus_tests_said(code, words, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "said", "words"),
+    [
+        (0, "...\n\n3 passed, 1 skipped in 2.00s\n", "3 passed, 1 skipped in 2.00s"),
+        (2, "E\n1 error in 0.10s\n", "failed (2): 1 error in 0.10s"),
+        (1, "", "failed (1): "),
+        (5, "no tests ran", "no GPU tests found"),
+    ],
+)
+def test_what_the_gpus_tests_said(code, said, words, monkeypatch) -> None:
     namespace = runpy.run_path(str(SCRIPT))
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, said))
     assert namespace["correctness"]("cuda") == words
