@@ -73,7 +73,7 @@ class TaskError(LavaError, ValueError):
 
 
 class DataUnavailableError(TaskError):
-    """A task's data set that cannot be loaded from the hub."""
+    """A task's data set that the hub does not give, or a file of RULER's questions that is not there."""
 
 
 class MissingExtraError(LavaError, ImportError):

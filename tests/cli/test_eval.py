@@ -254,6 +254,20 @@ def test_a_broken_data_line_is_named_and_skipped_on_request(
     assert {record["example"] for record in read_records(tmp_path / "run")} == {"made-up-0", "made-up-2"}
 
 
+def test_questions_whose_files_are_not_there_are_left_out(command, tmp_path, capsys) -> None:
+    both = _with(command, tasks="longbench_lcc,ruler_qa_squad")
+    assert run([*both, "--json", "--lengths", "700"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert list(told["skipped"]) == ["ruler_qa_squad"]
+    said = " ".join(captured.err.split())
+    assert said.startswith("Left out: ")
+    assert "squad.json: expected squad's development set, got no file" in said
+    assert {record["task"] for record in read_records(tmp_path / "run")} == {"longbench_lcc"}
+    assert run(_with(command, tasks="ruler_qa_squad", out=str(tmp_path / "other"))) == 2
+    assert "squad.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets_are_settings_of_tasks_that_are_there(preset) -> None:
     settings = EvalSettings(**({"model": "smollm2"} | PRESETS[preset].settings))
