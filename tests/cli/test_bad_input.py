@@ -75,6 +75,9 @@ def test_weights_that_are_damaged(model_dir, tmp_path, capsys) -> None:
         (["--keep", "0.5,,1"], "--keep: expected numbers separated by commas"),
         (["--policies", "lava,what"], "policy: expected"),
         (["--budgets", "0"], "budget: expected"),
+        (["--policies", "lava,lava", "--keep", "0.5"], "policies: expected each one once, got lava, lava"),
+        (["--budgets", "40,50,40"], "budgets: expected each one once, got 40, 50, 40"),
+        (["--keep", "0.5,0.5"], "keep: expected each one once, got 0.5, 0.5"),
     ],
 )
 def test_bad_compare_options(arguments, complaint, model_dir, capsys) -> None:
