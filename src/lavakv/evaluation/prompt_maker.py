@@ -129,7 +129,10 @@ class PromptMaker:
         if example.length is not None:
             return "Ask for shorter --lengths, as generated prompts are never cut, or use a model with more positions."
         if self._settings.protocol == "harness":
-            return "Use --protocol paper, which cuts the middle out, or a model with more positions."
+            return (
+                "Use --protocol paper, which cuts the middle out of data sets' prompts, shorter --lengths where "
+                "the harness generates them, or a model with more positions."
+            )
         return "Lower --max-prompt-tokens, or use a model with more positions."
 
     def _newline(self) -> list[int]:
