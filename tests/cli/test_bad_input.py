@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import lavakv
+from lavakv.cli.guard import guarded
 from lavakv.cli.main import run
 
 _HERE = str(Path(__file__).parent)
@@ -92,6 +94,18 @@ def test_an_unexpected_failure_is_exit_code_1(model_dir, capsys, monkeypatch) ->
     monkeypatch.setattr("lavakv.evaluation.answer.answer", broken)
     assert run(["generate", "hi", "-m", model_dir]) == 1
     assert "RuntimeError: the disk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(lavakv.DiskError, 1), (lavakv.WorkerError, 1), (lavakv.ResultsError, 2), (lavakv.UnsupportedError, 2)],
+)
+def test_a_failed_run_is_not_bad_input(kind, code, capsys) -> None:
+    def failing() -> None:
+        raise kind("a", expected="b", got="c", fix="d.")
+
+    assert guarded(failing) == code
+    assert capsys.readouterr().err == "lavakv: a: expected b, got c. d.\n"
 
 
 def test_interruption_is_exit_code_130(model_dir, capsys, monkeypatch) -> None:
