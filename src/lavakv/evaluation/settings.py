@@ -38,7 +38,7 @@ class EvalSettings:
         max_prompt_tokens: the paper protocol cuts longer prompts in the middle; at most what the model has room for.
         chat: may prompts be wrapped in the model's chat template where the task says so?
         skip_broken: leave broken data lines out.
-        rows: budgets of one policy that are decoded together, at most.
+        rows: policy-budget pairs of one prompt that are decoded together, at most.
     """
 
     model: str
