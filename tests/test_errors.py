@@ -22,6 +22,7 @@ BUILT_IN = {
     "DataUnavailableError": ValueError,
     "MissingExtraError": ImportError,
     "ResultsError": RuntimeError,
+    "FailedRunError": RuntimeError,
 }
 
 

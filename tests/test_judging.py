@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import lavakv
-from lavakv import PolicyError
+from lavakv import InputError, PolicyError
 from lavakv.judging import judge, layer_weight, score_weight
 from lavakv.policy import Need, Policy
 from lavakv.registry import get_policy
@@ -80,6 +80,46 @@ def test_scores_of_another_shape_are_refused(shape: tuple[int, ...], tiered: boo
         assert_all_parts(caught.value, got=str(shape))
 
 
+def raising(error: Exception) -> Policy:
+    def score(_: ScoringWindow) -> Tensor:
+        raise error
+
+    return Policy("mine", "test", score)
+
+
+def test_a_score_that_fails_is_named_with_its_layer() -> None:
+    cause = AttributeError("no attribute 'atention'")
+    with pytest.raises(PolicyError, match="'mine' at layer 5: expected a score that can be computed") as caught:
+        judge(raising(cause), WINDOW)
+    assert caught.value.__cause__ is cause
+    assert_all_parts(caught.value, got="AttributeError: no attribute 'atention'")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("full"),
+        torch.OutOfMemoryError("full"),
+        torch.AcceleratorError("gone"),
+        InputError("a", expected="b", got="c", fix="d."),
+    ],
+)
+def test_errors_that_are_not_the_score_s_fault_pass_through(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        judge(raising(error), WINDOW)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("bad", [None, 0.5, [[1.0] * 7] * 2, (GOOD, GOOD > 0), GOOD.numpy()])
+def test_scores_that_are_no_tensor_are_refused(bad: object) -> None:
+    with pytest.raises(PolicyError, match="'mine' at layer 5: expected scores as a tensor") as caught:
+        judge(Policy("mine", "test", lambda _: bad), WINDOW)  # type: ignore[arg-type, return-value]
+    assert_all_parts(caught.value, got=type(bad).__name__)
+    tiered = TieredScores(GOOD, bad)  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="expected scores as a tensor"):
+        judge(Policy("mine", "test", lambda _: tiered), WINDOW)
+
+
 def test_scores_of_any_dtype_become_float32() -> None:
     for dtype in (torch.float64, torch.bfloat16, torch.int64):
         score = judge(Policy("mine", "test", lambda _, dtype=dtype: GOOD.to(dtype)), WINDOW)
@@ -115,6 +155,21 @@ def test_a_layer_weight_that_cannot_be_compared_is_refused(bad: float) -> None:
     ) as caught:
         layer_weight(policy, WINDOW, GOOD)
     assert_all_parts(caught.value, got=str(bad))
+
+
+def test_a_layer_rule_that_fails_or_gives_no_number_is_named() -> None:
+    def failing(window: ScoringWindow) -> Tensor:
+        return window.atention  # type: ignore[attr-defined, no-any-return]
+
+    for rule, complaint in (
+        (failing, "expected a layer rule that can be computed, got AttributeError: "),
+        (lambda _: None, "expected one number as the layer's weight, got NoneType"),
+        (lambda _: torch.ones(2), r"expected one number as the layer's weight, got \(2,\)"),
+    ):
+        policy = Policy("mine", "test", lambda _: GOOD, layer_rule=rule)  # type: ignore[arg-type, return-value]
+        with pytest.raises(PolicyError, match=f"'mine' at layer 5: {complaint}"):
+            layer_weight(policy, WINDOW, GOOD)
+    assert layer_weight(Policy("mine", "test", lambda _: GOOD, layer_rule=lambda _: 3), WINDOW, GOOD) == 3  # type: ignore[arg-type, return-value]
 
 
 def test_the_weight_follows_the_layer_rule() -> None:

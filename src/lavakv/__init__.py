@@ -15,6 +15,8 @@ from lavakv.errors import (
     CacheMismatchError,
     CacheStateError,
     DataUnavailableError,
+    DiskError,
+    FailedRunError,
     InputError,
     LavaError,
     MissingExtraError,
@@ -25,6 +27,7 @@ from lavakv.errors import (
     ResultsError,
     TaskError,
     UnsupportedError,
+    WorkerError,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ __all__ = [
     "CacheMismatchError",
     "CacheStateError",
     "DataUnavailableError",
+    "DiskError",
+    "FailedRunError",
     "InputError",
     "LavaCache",
     "LavaError",
@@ -69,6 +74,7 @@ __all__ = [
     "Selection",
     "TaskError",
     "UnsupportedError",
+    "WorkerError",
     "WorstCase",
     "__version__",
     "disable",

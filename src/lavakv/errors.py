@@ -68,12 +68,24 @@ class ResultsError(LavaError, RuntimeError):
     """A results folder that cannot be used as asked, or a record in it that cannot be read or written."""
 
 
+class FailedRunError(LavaError, RuntimeError):
+    """Nothing was wrong with the input, and yet a run could not go on. The exit code is 1, not 2."""
+
+
+class DiskError(ResultsError, FailedRunError):
+    """A disk that is full or broken, found while results are written."""
+
+
+class WorkerError(FailedRunError):
+    """Workers of a cluster that die at every attempt at a prompt."""
+
+
 class TaskError(LavaError, ValueError):
     """An unknown task, or one whose data or scorer cannot be used."""
 
 
 class DataUnavailableError(TaskError):
-    """A task's data set that cannot be loaded from the hub."""
+    """A task's data set that the hub does not give, or a file of RULER's questions that is not there."""
 
 
 class MissingExtraError(LavaError, ImportError):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import lavakv
+from lavakv.cli.guard import guarded
 from lavakv.cli.main import run
 
 _HERE = str(Path(__file__).parent)
@@ -75,6 +77,9 @@ def test_weights_that_are_damaged(model_dir, tmp_path, capsys) -> None:
         (["--keep", "0.5,,1"], "--keep: expected numbers separated by commas"),
         (["--policies", "lava,what"], "policy: expected"),
         (["--budgets", "0"], "budget: expected"),
+        (["--policies", "lava,lava", "--keep", "0.5"], "policies: expected each one once, got lava, lava"),
+        (["--budgets", "40,50,40"], "budgets: expected each one once, got 40, 50, 40"),
+        (["--keep", "0.5,0.5"], "keep: expected each one once, got 0.5, 0.5"),
     ],
 )
 def test_bad_compare_options(arguments, complaint, model_dir, capsys) -> None:
@@ -89,6 +94,18 @@ def test_an_unexpected_failure_is_exit_code_1(model_dir, capsys, monkeypatch) ->
     monkeypatch.setattr("lavakv.evaluation.answer.answer", broken)
     assert run(["generate", "hi", "-m", model_dir]) == 1
     assert "RuntimeError: the disk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(lavakv.DiskError, 1), (lavakv.WorkerError, 1), (lavakv.ResultsError, 2), (lavakv.UnsupportedError, 2)],
+)
+def test_a_failed_run_is_not_bad_input(kind, code, capsys) -> None:
+    def failing() -> None:
+        raise kind("a", expected="b", got="c", fix="d.")
+
+    assert guarded(failing) == code
+    assert capsys.readouterr().err == "lavakv: a: expected b, got c. d.\n"
 
 
 def test_interruption_is_exit_code_130(model_dir, capsys, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -252,6 +253,34 @@ def test_a_broken_data_line_is_named_and_skipped_on_request(
     assert not (tmp_path / "run" / "records.jsonl").exists()
     assert run([*broken, "--skip-broken"]) == 0
     assert {record["example"] for record in read_records(tmp_path / "run")} == {"made-up-0", "made-up-2"}
+
+
+def test_a_disk_that_fills_is_a_failed_run(command, tmp_path, capsys) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size, complaint in ((100, "run.json"), (4000, "records.jsonl")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            assert run(command) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{complaint}: expected a file that can be written, got File too large" in said
+    assert run(command) == 0
+    assert len(read_records(tmp_path / "run")) == 5
+
+
+def test_questions_whose_files_are_not_there_are_left_out(command, tmp_path, capsys) -> None:
+    both = _with(command, tasks="longbench_lcc,ruler_qa_squad")
+    assert run([*both, "--json", "--lengths", "700"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert list(told["skipped"]) == ["ruler_qa_squad"]
+    said = " ".join(captured.err.split())
+    assert said.startswith("Left out: ")
+    assert "squad.json: expected squad's development set, got no file" in said
+    assert {record["task"] for record in read_records(tmp_path / "run")} == {"longbench_lcc"}
+    assert run(_with(command, tasks="ruler_qa_squad", out=str(tmp_path / "other"))) == 2
+    assert "squad.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

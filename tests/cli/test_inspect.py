@@ -47,6 +47,9 @@ def test_a_question_is_asked_afterwards(command) -> None:
     [
         (["--policies", "lava,what"], "policy: expected"),
         (["--keep", "2"], "keep: expected"),
+        (["--policies", "lava,lava", "--keep", "0.5"], "policies: expected each one once, got lava, lava"),
+        (["--budgets", "40,50,40"], "budgets: expected each one once, got 40, 50, 40"),
+        (["--keep", "0.5,0.5"], "keep: expected each one once, got 0.5, 0.5"),
         (["--budgets", "x"], "--budgets: expected whole numbers"),
         (["-q", " "], "--question: expected some text"),
         (["-o", "/dev/null/page.html"], "--out: expected a file that can be written"),

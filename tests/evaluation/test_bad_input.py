@@ -136,8 +136,18 @@ def _long(*names: str, words: int) -> _Long:
 
 @pytest.mark.parametrize("protocol", ["paper", "harness"])
 def test_a_prompt_that_must_not_be_cut_and_does_not_fit(protocol, model_dir, tmp_path) -> None:
-    with pytest.raises(lavakv.InputError, match="expected at most 250 prompt tokens, the model's 256 positions less 6"):
+    with pytest.raises(
+        lavakv.InputError, match="expected at most 250 prompt tokens, the model's 256 positions less 6"
+    ) as caught:
         madeup.run(madeup.settings(model_dir, protocol=protocol), tmp_path, _long("e0", words=300))
+    assert "shorter --lengths" in caught.value.fix
+    assert "--protocol" not in caught.value.fix
+
+
+def test_a_data_set_s_prompt_that_the_harness_s_protocol_does_not_cut(model_dir, tmp_path) -> None:
+    with pytest.raises(lavakv.InputError, match="expected at most 250 prompt tokens") as caught:
+        madeup.run(madeup.settings(model_dir, protocol="harness"), tmp_path, madeup.echo(context="word1 " * 300))
+    assert "--protocol paper" in caught.value.fix
 
 
 class _Unavailable(madeup.Echo):

@@ -99,7 +99,7 @@ def test_a_full_disk_keeps_what_is_finished(model_dir, whole, tmp_path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (ends[3] + 500, limits[1]))
     try:
-        with pytest.raises(lavakv.ResultsError, match=r"records.jsonl: expected a file that can be written"):
+        with pytest.raises(lavakv.DiskError, match=r"records.jsonl: expected a file that can be written"):
             madeup.run(madeup.settings(model_dir), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -113,7 +113,7 @@ def test_a_disk_that_is_full_from_the_start(model_dir, tmp_path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        with pytest.raises(lavakv.ResultsError, match=r"run.json: expected a file that can be written"):
+        with pytest.raises(lavakv.DiskError, match=r"run.json: expected a file that can be written"):
             madeup.run(madeup.settings(model_dir), tmp_path, engine=engine)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,4 +1,4 @@
-"""Survivors of every policy of `method.md`, section "The family", but `random`; written apart from lavakv."""
+"""Survivors of every policy of `method.md`, section "The family"; written apart from lavakv."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import torch
 
+from tests.oracle import family_noise, family_residual
 from tests.oracle import family_outputs as outputs
-from tests.oracle import family_residual
 from tests.oracle import family_scores as scores
 from tests.oracle.family_view import Ranking, View
 from tests.oracle.forwards import Capture
@@ -48,12 +48,13 @@ POLICIES = {
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),
     "knorm": Rules(scores.knorm, "equal", "equal"),
     "keydiff": Rules(scores.keydiff, "equal", "equal"),
+    "random": Rules(family_noise.random, "equal", "equal"),
 }
 
 
 def views(captures: dict[int, Capture], window: int = 32, dtype: torch.dtype = torch.float32, **sequence) -> list[View]:
     """Views of all layers, to be used for many policies; `sequence` and `num_padding` as `View` takes them."""
-    return [View(capture, window, dtype=dtype, **sequence) for capture in captures.values()]
+    return [View(capture, window, dtype=dtype, layer=layer, **sequence) for layer, capture in captures.items()]
 
 
 def survivors(layers: Sequence[View], policy: str, budget: int) -> list[list[list[int]]]:

@@ -21,6 +21,7 @@ class View:
         window: last tokens, always kept.
         sequence, num_padding: row of the batch, and its columns of padding on the left.
         dtype: everything is computed in it; float64 shows how far float32 rounds.
+        layer: the layer's index in the model.
     """
 
     capture: Capture
@@ -28,6 +29,7 @@ class View:
     sequence: int = 0
     num_padding: int = 0
     dtype: torch.dtype = torch.float32
+    layer: int = 0
 
     def _own(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor[self.sequence, :, self.num_padding :].to(self.dtype)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.hf.zoo import prompt, tiny
-from tests.oracle import family, reference
+from tests.oracle import family, family_noise, reference
 from tests.oracle.family_scores import max_pool, mean_pool
 from tests.oracle.family_view import Ranking, View
 
@@ -79,6 +79,15 @@ def test_output_norms_are_those_of_the_projection(model, layers) -> None:
                 alone[turn, :, query] = view.values[head]
             outputs = layer.self_attn.o_proj(alone.flatten(2))
             torch.testing.assert_close(view.output_norms[head], outputs.abs().sum(dim=2).mean(dim=0))
+
+
+def test_noise_is_even_and_depends_on_all_four_parts() -> None:
+    plain = family_noise.noise(0, 0, 0, 4000)
+    assert len(set(plain)) > 3990
+    assert 0 <= plain.min() < 0.01 < 0.99 < plain.max() < 1
+    assert abs(plain.mean() - 0.5) < 0.02
+    for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert (family_noise.noise(*other, 4000) == plain).mean() < 0.01
 
 
 def test_pools() -> None:

@@ -115,6 +115,21 @@ def test_a_record_without_an_answer(sums: Path) -> None:
     assert example.answers == ("2",)
 
 
+def test_answers_that_only_the_harness_s_scorer_reads(sums: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects and truth values are its own business; null is no answer there either."""
+    from lm_eval.api.task import ConfigurableTask
+
+    monkeypatch.setattr(ConfigurableTask, "fewshot_context", lambda *_, **__: "Is it?")
+    for target, answers in (({"text": ["4"]}, ('{"text": ["4"]}',)), ([True, 4], ("true", "4")), (None, None)):
+        monkeypatch.setattr(ConfigurableTask, "doc_to_target", lambda *_, target=target, **__: target)
+        examples = get_task("gsm8k").examples(TaskSettings(data_dir=sums))
+        if answers is not None:
+            assert next(examples).answers == answers
+            continue
+        with pytest.raises(TaskError, match=r"gsm8k, record 0: .* got an answer that is NoneType"):
+            next(examples)
+
+
 def test_a_task_that_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import _yaml_loader
 

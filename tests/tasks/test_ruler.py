@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from lavakv import TaskError
+from lavakv import DataUnavailableError, TaskError
 from lavakv.tasks import TaskSettings, get_task, task_names
 from lavakv.tasks.example import Example
 from lavakv.tasks.generated import Draft, token_count
@@ -222,15 +222,32 @@ def test_questions_from_the_hub(tokenizer, sources: Path, monkeypatch: pytest.Mo
         reading.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["squad", "hotpot"])
+def test_questions_that_are_not_there(name: str, tokenizer, tmp_path: Path) -> None:
+    """A run leaves the task out then; see the tests of evaluation."""
+    with pytest.raises(DataUnavailableError, match=f"{name}.*json: expected {name}.*'s development set, got no file"):
+        made(f"ruler_qa_{name}", tokenizer, data_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("content", "match"), [(None, "no file"), ("{", "format"), ('{"data": []}', "questions with answers")]
+    ("content", "match"),
+    [
+        ("{", "format"),
+        ('{"data": []}', "questions with answers"),
+        (json.dumps(SQUAD).replace('"0-1"', "null"), "an answer that is NoneType"),
+        (None, "expected a file that can be read, got Is a directory"),
+    ],
 )
-def test_questions_that_are_not_there(content: str | None, match: str, tokenizer, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "ruler" / "sources").mkdir(parents=True)
-        (tmp_path / "ruler" / "sources" / "squad.json").write_text(content)
-    with pytest.raises(TaskError, match=match):
+def test_a_file_that_is_broken(content: str | None, match: str, tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "ruler" / "sources" / "squad.json"
+    path.parent.mkdir(parents=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    with pytest.raises(TaskError, match=match) as caught:
         made("ruler_qa_squad", tokenizer, data_dir=tmp_path)
+    assert not isinstance(caught.value, DataUnavailableError)
 
 
 def test_too_short_and_no_tokenizer(tokenizer) -> None:

@@ -28,7 +28,7 @@ Depths = Annotated[str | None, typer.Option(help="Depths of the needle in percen
 Haystack = Annotated[Path | None, typer.Option(help="Folder of .txt files for generated prompts.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of generated prompts.")]
 MaxPromptTokens = Annotated[int, typer.Option(min=2, help="The paper protocol cuts the middle beyond.")]
-Rows = Annotated[int, typer.Option(min=1, help="Budgets of a policy that are decoded together, at most.")]
+Rows = Annotated[int, typer.Option(min=1, help="Policy-budget pairs that are decoded together, at most.")]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave broken data lines out.")]
 Ray = Annotated[bool, typer.Option("--ray", help="Spread prompts over a Ray cluster.")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running cluster; one starts here otherwise.")]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from lavakv.cli.console import notes
-from lavakv.errors import LavaError
+from lavakv.errors import FailedRunError, LavaError
 
 BAD_INPUT, FAILED_RUN, INTERRUPTED = 2, 1, 130
 
@@ -21,7 +21,7 @@ def guarded(command: Callable[[], None]) -> int:
         command()
     except LavaError as error:
         _complain(str(error))
-        return BAD_INPUT
+        return FAILED_RUN if isinstance(error, FailedRunError) else BAD_INPUT
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lavakv.cli.console import notes
 from lavakv.cli.lists import names, numbers, whole_numbers
 from lavakv.cli.loading import load_quietly
+from lavakv.errors import PolicyError
 
 if TYPE_CHECKING:
     from lavakv.evaluation.variant import Variant
@@ -14,10 +16,22 @@ if TYPE_CHECKING:
 
 
 def asked_policies(policies: str) -> list[str]:
-    """Names separated by commas; "all" is every policy there is."""
+    """Names separated by commas; "all" is every policy there is, but for plugins that cannot be loaded."""
+    return _all_policies() if policies == "all" else names("--policies", policies)
+
+
+def _all_policies() -> list[str]:
+    from lavakv.registry import get_policy
     from lavakv.registry import policies as known
 
-    return list(known()) if policies == "all" else names("--policies", policies)
+    found = []
+    for name in known():
+        try:
+            found.append(get_policy(name).name)
+        except PolicyError as error:
+            line = " ".join(f"Left out: {error}".split())
+            notes.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return found
 
 
 def asked_variants(policies: str, budgets: str | None, keep: str | None, default: str, window: int) -> list[Variant]:

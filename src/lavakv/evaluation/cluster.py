@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from lavakv.errors import InputError, LavaError, MissingExtraError, UnsupportedError
+from lavakv.errors import InputError, LavaError, MissingExtraError, WorkerError
 from lavakv.evaluation.engine import Assignment, Engine
 from lavakv.evaluation.examine import examine
 from lavakv.evaluation.prompt import Prompt
@@ -81,7 +81,7 @@ class RayEngine(Engine):
                 raise error.cause from None
             raise
         except self._ray.exceptions.WorkerCrashedError as error:
-            raise UnsupportedError(
+            raise WorkerError(
                 "Ray worker", expected="one that lives through a prompt", got=f"{MAX_RETRIES + 1} that died at one",
                 fix="Finished records are kept. Look for a lack of memory, and run the same command again to go on.",
             ) from error  # fmt: skip

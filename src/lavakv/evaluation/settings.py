@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
-from lavakv.evaluation.compare import variants_of
+from lavakv.evaluation.compare import require_distinct, variants_of
 from lavakv.evaluation.variant import Variant
 
 Mode = Literal["query-aware", "query-agnostic"]
@@ -38,7 +38,7 @@ class EvalSettings:
         max_prompt_tokens: the paper protocol cuts longer prompts in the middle; at most what the model has room for.
         chat: may prompts be wrapped in the model's chat template where the task says so?
         skip_broken: leave broken data lines out.
-        rows: budgets of one policy that are decoded together, at most.
+        rows: policy-budget pairs of one prompt that are decoded together, at most.
     """
 
     model: str
@@ -71,7 +71,7 @@ class EvalSettings:
         if not (self.budgets or self.keep):
             raise InputError("budgets", expected="at least one", got="none", fix="Give --budgets or --keep.")
         for name in ("tasks", "policies", "budgets", "keep", "lengths", "depths"):
-            _require_distinct(name, getattr(self, name))
+            require_distinct(name, getattr(self, name))
         for name in ("data_dir", "haystack"):
             _require_folder(name, getattr(self, name))
 
@@ -94,11 +94,6 @@ class EvalSettings:
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"--{name}", expected=" or ".join(allowed), got=repr(value), fix="Choose one.")
-
-
-def _require_distinct(name: str, values: tuple[Any, ...]) -> None:
-    if len(set(values)) < len(values):
-        raise InputError(name, expected="each one once", got=", ".join(map(str, values)), fix="Leave the second out.")
 
 
 def _require_folder(name: str, value: str | None) -> None:

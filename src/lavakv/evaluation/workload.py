@@ -44,7 +44,8 @@ def workload(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, 
                 raise
             skipped[task.name] = str(error)
     if not prompts:
-        raise InputError("tasks", expected="at least one prompt", got="none", fix="Check the data and --limit.")
+        got = "; ".join(["none", *skipped.values()])
+        raise InputError("tasks", expected="at least one prompt", got=got, fix="Check the data and --limit.")
     return Workload(longest_first(list(prompts.values())), skipped)
 
 

@@ -76,9 +76,14 @@ def strings(values: Any) -> tuple[str, ...]:
     """A record's answers, a list or a single one, as text.
 
     Raises:
+        TypeError: one that is neither text nor a number.
         ValueError: none, or only empty ones.
     """
-    answers = tuple(str(value) for value in (values if isinstance(values, list | tuple) else [values]))
+    listed = values if isinstance(values, list | tuple) else [values]
+    for value in listed:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise TypeError(f"an answer that is {type(value).__name__}, neither text nor a number")
+    answers = tuple(map(str, listed))
     if not any(answer.strip() for answer in answers):
         raise ValueError("no answers")
     return answers

@@ -65,7 +65,7 @@ class HarnessTask(Task):
             name=str(record.get("_id") or index),
             context=context,
             question=question,
-            answers=strings(made.doc_to_target(record)),
+            answers=_shown(made.doc_to_target(record)),
             classes=(json.dumps(kept, ensure_ascii=False, default=str),),
         )
 
@@ -81,6 +81,16 @@ class HarnessTask(Task):
             prediction = prediction.partition(stop)[0]
         found = metrics(_scoring_engine(self.file, classes[0]), record, prediction)
         return _single(self, found)
+
+
+def _shown(target: Any) -> tuple[str, ...]:
+    """Answers for a reader. The harness's scorer reads the record, so objects and truth values are fine; null is not.
+
+    Raises:
+        TypeError, ValueError: as `strings`.
+    """
+    listed = target if isinstance(target, list | tuple) else [target]
+    return strings([json.dumps(each, default=str) if isinstance(each, dict | list | bool) else each for each in listed])
 
 
 @lru_cache(maxsize=32)

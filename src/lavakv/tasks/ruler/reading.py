@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lavakv.errors import TaskError
+from lavakv.errors import DataUnavailableError, TaskError
+from lavakv.tasks.data import strings
 from lavakv.tasks.hub import hub_records
 
 _HUB = {
@@ -42,15 +43,19 @@ def reading(source: str, data_dir: Path | None) -> Reading:
         data_dir: its `ruler/sources/<source>.json` is the set's own file; None loads from the hub.
 
     Raises:
-        TaskError: it cannot be loaded.
+        DataUnavailableError: no such file, or a hub that does not give it.
+        TaskError: a file that cannot be read, or is not the set's.
     """
     path = None if data_dir is None else data_dir / "ruler" / "sources" / f"{source}.json"
     try:
         rows = hub_records(_HUB[source]) if path is None else json.loads(path.read_text(encoding="utf-8"))
         found = _squad(rows, path is None) if source == "squad" else _hotpotqa(rows, path is None)
-    except OSError as error:
+    except FileNotFoundError as error:
         fix = f"Put {source}'s development set there, or leave this task out."
-        raise TaskError(str(path), expected=f"{source}'s development set", got="no file", fix=fix) from error
+        raise DataUnavailableError(str(path), expected=f"{source}'s development set", got="no file", fix=fix) from error
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise TaskError(str(path), expected="a file that can be read", got=got, fix="Mend it.") from error
     except (LookupError, TypeError, ValueError) as error:
         what = source if path is None else str(path)
         raise TaskError(what, expected=f"{source}'s format", got=repr(error), fix="Fetch it again.") from error
@@ -77,7 +82,7 @@ def _squad(rows: Any, from_hub: bool) -> Reading:
     return Reading(
         passages,
         tuple(
-            Question(text, tuple(answers), (here := places[context],), tuple(sorted(articles[title] - {here})))
+            Question(text, strings(answers), (here := places[context],), tuple(sorted(articles[title] - {here})))
             for title, context, text, answers in asked
             if answers
         ),
@@ -92,7 +97,9 @@ def _hotpotqa(rows: Iterable[dict[str, Any]], from_hub: bool) -> Reading:
         titled = zip(context["title"], context["sentences"], strict=True) if from_hub else context
         kept.append((row["question"], row["answer"], [f"{title}\n{''.join(lines)}" for title, lines in titled]))
     passages, places = _ordered(passage for _, _, own in kept for passage in own)
-    questions = (Question(text, (answer,), tuple(places[passage] for passage in own), ()) for text, answer, own in kept)
+    questions = (
+        Question(text, strings(answer), tuple(places[passage] for passage in own), ()) for text, answer, own in kept
+    )
     return Reading(passages, tuple(questions))
 
 
