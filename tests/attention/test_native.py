@@ -150,7 +150,9 @@ def test_without_it_everything_works(way: str, tmp_path: Path, monkeypatch: pyte
 def test_a_wrong_build_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(build.SOURCES, tmp_path, dirs_exist_ok=True)
     right = (tmp_path / "decode.c").read_text()
-    (tmp_path / "decode.c").write_text(right.replace("scaling * dot", "2 * scaling * dot"))
+    wrong = right.replace("scaling * weights[i]", "2 * scaling * weights[i]")
+    assert wrong != right
+    (tmp_path / "decode.c").write_text(wrong)
     monkeypatch.setattr(build, "SOURCES", tmp_path)
     monkeypatch.setattr(decode, "folder", lambda: tmp_path)
     build.library.cache_clear()

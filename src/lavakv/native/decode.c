@@ -10,6 +10,8 @@
 #include "common.h"
 
 #define CHUNK 128
+#define TOGETHER 16
+_Static_assert(LANES == 16, "dot_products halves four times");
 
 typedef struct {
     const float *keys, *values;
@@ -17,16 +19,29 @@ typedef struct {
     int64_t count, segment;
 } piece;
 
-static inline float dot(const float *restrict a, const float *restrict b, int64_t dim) {
+/* Products of a query and a key, not added up yet: one sum a lane. */
+static inline void multiply(const float *restrict query, const float *restrict key, int64_t dim, float *restrict sums) {
     float lanes[LANES] = {0};
-    int64_t i = 0;
-    for (; i + LANES <= dim; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) lanes[lane] = fmaf(a[i + lane], b[i + lane], lanes[lane]);
-    float sum = 0;
-    for (; i < dim; i++) sum = fmaf(a[i], b[i], sum);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
-    return sum + lanes[0];
+    int64_t whole = dim - dim % LANES;
+    for (int64_t i = 0; i < whole; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) lanes[lane] = fmaf(query[i + lane], key[i + lane], lanes[lane]);
+    for (int64_t i = whole; i < dim; i++) lanes[i - whole] = fmaf(query[i], key[i], lanes[i - whole]);
+    memcpy(sums, lanes, sizeof(lanes));
+}
+
+/* One query with `count` keys. The lanes of TOGETHER keys are added up at once, by neighbours: one by one that takes
+   longer than the products. */
+static void dot_products(const float *query, const float *keys, int64_t count, int64_t dim, float *logits) {
+    float sums[TOGETHER * LANES] = {0}, halves[TOGETHER * LANES / 2];
+    for (int64_t first = 0; first < count; first += TOGETHER) {
+        int64_t last = count - first < TOGETHER ? count : first + TOGETHER;
+        for (int64_t i = first; i < last; i++) multiply(query, keys + i * dim, dim, sums + (i - first) * LANES);
+        for (int i = 0; i < TOGETHER * LANES / 2; i++) halves[i] = sums[2 * i] + sums[2 * i + 1];
+        for (int i = 0; i < TOGETHER * LANES / 4; i++) sums[i] = halves[2 * i] + halves[2 * i + 1];
+        for (int i = 0; i < TOGETHER * LANES / 8; i++) halves[i] = sums[2 * i] + sums[2 * i + 1];
+        for (int i = 0; i < TOGETHER; i++) sums[i] = halves[2 * i] + halves[2 * i + 1];
+        memcpy(logits + first, sums, (last - first) * sizeof(float));
+    }
 }
 
 static void attend_piece(const piece *work, const float *queries, int64_t rows, int64_t dim, int64_t value_dim,
@@ -36,9 +51,10 @@ static void attend_piece(const piece *work, const float *queries, int64_t rows, 
         float weights[CHUNK], largest = -INFINITY;
         double sum = 0;
         float *out = output + row * value_dim;
+        dot_products(query, work->keys, work->count, dim, weights);
         for (int64_t i = 0; i < work->count; i++) {
             int seen = !work->visible || work->visible[i];
-            weights[i] = seen ? scaling * dot(query, work->keys + i * dim, dim) : -INFINITY;
+            weights[i] = seen ? scaling * weights[i] : -INFINITY;
             /* a NaN must not be lost here, or the answer would look sound */
             largest = weights[i] > largest || weights[i] != weights[i] ? weights[i] : largest;
         }
