@@ -15,6 +15,7 @@ ROOT = Path(lavakv.__file__).parent
 STAGES = [
     "_version",
     "errors",
+    "files",
     "kernels",
     "native",
     "scoring",

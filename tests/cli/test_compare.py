@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -102,3 +103,23 @@ def test_csv_and_plot(command, capsys, tmp_path: Path) -> None:
 def test_files_and_questions_that_are_none(arguments, complaint, command, capsys) -> None:
     assert run([*command, "--no-text", "--budgets", "50", *arguments]) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "name"), [("--csv", "x.csv"), ("--plot", "x.png"), ("--plot", "x.doc")])
+def test_files_are_tried_before_the_work(option, name, command, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lavakv.cli.compare.load_for", lambda *_: pytest.fail("a model was loaded"))
+    assert run([*command, option, str(tmp_path / "none" / name)]) == 2
+    assert f"{option}: expected a" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(command, capsys, tmp_path: Path, monkeypatch) -> None:
+    def full(file: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda file, data: full(file, data) if data else whole(file, data))
+    assert run([*command, "--no-text", "--budgets", "50", "--csv", str(tmp_path / "x.csv")]) == 1
+    shown = capsys.readouterr()
+    assert "KiB" in shown.out
+    assert "No space left on device" in shown.err
+    assert not list(tmp_path.iterdir())

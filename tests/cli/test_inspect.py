@@ -53,7 +53,7 @@ def test_a_question_is_asked_afterwards(command) -> None:
         (["--budgets", "x"], "--budgets: expected whole numbers"),
         (["-q", " "], "--question: expected some text"),
         (["-o", "/dev/null/page.html"], "--out: expected a file that can be written"),
-        (["-o", "/"], "--out: expected a file that can be written, got /: a folder"),
+        (["-o", "/"], "--out: expected a file, got /, which is a folder"),
     ],
 )
 def test_bad_input(arguments, complaint, command, capsys) -> None:

@@ -13,6 +13,7 @@ from lavakv.cli.comparison import print_comparison, write_csv
 from lavakv.cli.console import print_json, progress, working
 from lavakv.cli.prompts import read_prompt
 from lavakv.cli.variants import asked_variants, load_for
+from lavakv.files import require_writable
 
 _DEFAULT_KEEP = "0.5,0.25,0.125"
 
@@ -41,7 +42,12 @@ def compare(
     context = read_prompt(prompt, file)
     from lavakv.evaluation.compare import Comparer
     from lavakv.evaluation.encode import encode_parts
+    from lavakv.evaluation.plot import plot_divergence, require_plottable
 
+    if csv is not None:
+        require_writable("--csv", csv)
+    if plot is not None:
+        require_plottable(plot)
     variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
     loaded = load_for(variants, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
@@ -50,14 +56,12 @@ def compare(
     with progress() as bar:
         total = (len(variants) + 1) * max(len(asked), 1)
         records = list(bar.track(comparer.run(variants), total=total, description="Variants"))
-    if csv is not None:
-        write_csv(records, csv)
-    if plot is not None:
-        from lavakv.evaluation.plot import plot_divergence
-
-        plot_divergence(records, plot)
     about: dict[str, Any] = comparer.about()
     if as_json:
         print_json({"model": model, **about, "questions": question or [], "runs": records})
     else:
         print_comparison(about, question or [], records)
+    if csv is not None:
+        write_csv(records, csv)
+    if plot is not None:
+        plot_divergence(records, plot)

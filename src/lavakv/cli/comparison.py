@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lavakv.cli.console import human_bytes, results
-from lavakv.errors import InputError
+from lavakv.files import write_whole
 
 _WIDE = 150
 
@@ -72,13 +73,10 @@ def write_csv(records: Sequence[dict[str, Any]], file: Path) -> None:
 
     Raises:
         InputError: the file cannot be written.
+        DiskError: the disk is full or broken.
     """
-    try:
-        with file.open("w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, list(records[0]))
-            writer.writeheader()
-            writer.writerows(records)
-    except OSError as error:
-        raise InputError(
-            "--csv", expected="a file that can be written", got=f"{file}: {error.strerror}", fix="Check the path."
-        ) from error
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    write_whole("--csv", file, out.getvalue().encode("utf-8", "replace"))

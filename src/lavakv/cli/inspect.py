@@ -12,6 +12,7 @@ from lavakv.cli import options
 from lavakv.cli.console import print_json, progress, results, working
 from lavakv.cli.prompts import read_prompt
 from lavakv.cli.variants import asked_variants, load_for
+from lavakv.files import require_writable, write_whole
 
 _DEFAULT_KEEP = "0.75,0.5,0.35,0.25,0.18,0.125,0.09,0.0625"
 
@@ -37,19 +38,19 @@ def inspect(
     """Write a page in which you see what survives of one prompt: by token, layer, head, policy and budget."""
     context = read_prompt(prompt, file)
     from lavakv.evaluation.encode import encode_parts
-    from lavakv.report.page import require_writable, write
+    from lavakv.report.page import as_bytes
     from lavakv.report.survival.document import inspection_page
     from lavakv.report.survival.inspection import Inspector
 
     variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
-    require_writable(out)
+    require_writable("--out", out, make_folder=True)
     loaded = load_for(variants, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, [] if question is None else [question], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)
     with progress() as bar:
         found = list(bar.track(inspector.run(variants), total=len(variants), description="Policies and budgets"))
-    write(out, inspection_page(inspector, found, model, window))
+    write_whole("--out", out, as_bytes(inspection_page(inspector, found, model, window)), make_folder=True)
     if as_json:
         shares = [{"policy": one.policy, "budget": one.budget, "kept_fraction": one.kept_fraction} for one in found]
         print_json({"file": str(out), "model": model, "prompt_tokens": int(ids.shape[1]), "variants": shares})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 from lavakv.errors import DiskError, ResultsError
 from lavakv.evaluation.jsonl import to_line
-
-_DISK_S_OWN = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE")} - {None}
+from lavakv.files import is_the_disk_s
 
 
 class JsonLog:
@@ -97,7 +95,7 @@ def sync_folder(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> ResultsError:
     """What to say when a results file cannot be written: `DiskError` where the disk is to blame, not the path."""
-    return (DiskError if error.errno in _DISK_S_OWN else ResultsError)(
+    return (DiskError if is_the_disk_s(error) else ResultsError)(
         str(path),
         expected="a file that can be written",
         got=error.strerror or str(error),

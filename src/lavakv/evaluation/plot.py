@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lavakv.errors import InputError, UnsupportedError
+from lavakv.errors import MissingExtraError, UnsupportedError
+from lavakv.files import require_writable, write_whole
 
 SMALLEST = 1e-6
 
 
+def require_plottable(file: Path) -> None:
+    """Find out before the work whether a plot can be drawn there.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        UnsupportedError: it does not know the file's ending.
+        InputError: the file cannot be written.
+        DiskError: the disk is full or broken.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise MissingExtraError(
+            "--plot", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
+        ) from error
+    if _ending(file) not in FigureCanvasBase.get_supported_filetypes():
+        raise UnsupportedError("--plot", expected="a .png, .svg or .pdf file", got=str(file), fix="Rename it.")
+    require_writable("--plot", file)
+
+
 def plot_divergence(records: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw the mean over questions, and write PNG, SVG or PDF by the file's ending.
+    """Draw the mean over questions, and write PNG, SVG or PDF by the file's ending; see `require_plottable`.
 
     Args:
         records: `policy`, `kept_fraction` and `kl_nats` of every comparison.
         file: where to write.
 
     Raises:
-        UnsupportedError: matplotlib is not installed, or it does not know the ending.
+        InputError: the file cannot be written.
+        DiskError: the disk is full or broken.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnsupportedError(
-            "--plot", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
-        ) from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="kept fraction", ylabel="KL divergence from the full cache (nats)")
     axes.set_xscale("log", base=2)
@@ -37,16 +56,13 @@ def plot_divergence(records: Sequence[dict[str, Any]], file: Path) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    try:
-        figure.savefig(file)
-    except ValueError as error:
-        raise UnsupportedError(
-            "--plot", expected="a .png, .svg or .pdf file", got=str(file), fix="Rename it."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            "--plot", expected="a file that can be written", got=f"{file}: {error.strerror}", fix="Check the path."
-        ) from error
+    picture = io.BytesIO()
+    figure.savefig(picture, format=_ending(file))
+    write_whole("--plot", file, picture.getvalue())
+
+
+def _ending(file: Path) -> str:
+    return file.suffix.removeprefix(".").lower()
 
 
 def _lines(records: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:

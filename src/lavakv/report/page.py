@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from lavakv.errors import InputError, UnsupportedError
+from lavakv.errors import UnsupportedError
 
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -44,39 +42,6 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def require_writable(file: Path) -> None:
-    """Find out before the work whether a page can be written there.
-
-    Raises:
-        InputError: it cannot.
-    """
-    if file.is_dir():
-        raise _unwritable(file, "a folder")
-    probe = file.with_name(f"{file.name}.try")
-    write(probe, "")
-    probe.unlink()
-
-
-def write(file: Path, text: str) -> None:
-    """Write a page; what UTF-8 cannot hold (half of a surrogate pair) becomes a question mark.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    partial = file.with_name(f"{file.name}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(text.encode("utf-8", "replace"))
-        partial.replace(file)
-    except OSError as error:
-        _forget(partial)
-        raise _unwritable(file, error.strerror or str(error)) from error
-
-
-def _forget(partial: Path) -> None:
-    with suppress(OSError):
-        partial.unlink()
-
-
-def _unwritable(file: Path, why: str) -> InputError:
-    return InputError("--out", expected="a file that can be written", got=f"{file}: {why}", fix="Check path and disk.")
+def as_bytes(page: str) -> bytes:
+    """A page as UTF-8; what that cannot hold (half of a surrogate pair) becomes a question mark."""
+    return page.encode("utf-8", "replace")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lavakv.files import write_whole
 from lavakv.report.contents import Report
 from lavakv.report.html import html
 from lavakv.report.markdown import markdown
-from lavakv.report.page import write
+from lavakv.report.page import as_bytes
 from lavakv.report.plots import plots
 
 HTML, MARKDOWN = "report.html", "report.md"
@@ -18,11 +19,12 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
     Raises:
         InputError: the folder cannot be written to.
+        DiskError: the disk is full or broken.
         UnsupportedError: jinja2 is not installed.
     """
     pictures = plots(report)
     texts = {HTML: html(report), MARKDOWN: markdown(report, {name: title for name, (title, _) in pictures.items()})}
     texts |= {name: svg for name, (_, svg) in pictures.items()}
     for name, text in texts.items():
-        write(folder / name, text)
+        write_whole("--out", folder / name, as_bytes(text), make_folder=True)
     return [folder / name for name in texts]

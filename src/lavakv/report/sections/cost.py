@@ -84,7 +84,7 @@ def _cost(contender: Contender, records: Sequence[Mapping[str, Any]], kept: floa
         kept,
         int(median(record["kv_bytes"] for record in records)),
         fmean(shares) if shares else float("nan"),
-        _step_seconds(records),
+        _step_seconds(records, batches),
         None if None in batches else int(median(batch.rows for batch in batches if batch is not None)),
         median(fill) if filled else None,
         (added + decode) / decode if filled and decode > 0 else None,
@@ -106,10 +106,10 @@ def _batch(record: Mapping[str, Any]) -> _Batch | None:
     return _Batch(1, record["new_tokens"]) if Contender.of(record).is_full else None
 
 
-def _step_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
+def _step_seconds(records: Sequence[Mapping[str, Any]], batches: Sequence[_Batch | None]) -> float | None:
     """Seconds of the batches over their steps; each record bears an even share of its batch's seconds."""
-    batches = [(_batch(record), record["seconds"].get("decode")) for record in records]
-    known = [(batch, decode) for batch, decode in batches if batch is not None and isinstance(decode, int | float)]
+    pairs = [(batch, record["seconds"].get("decode")) for batch, record in zip(batches, records, strict=True)]
+    known = [(batch, decode) for batch, decode in pairs if batch is not None and isinstance(decode, int | float)]
     steps = sum(max(batch.steps - 1, 0) for batch, _ in known)
     seconds = sum(decode * batch.rows for batch, decode in known)
     return seconds / steps if steps and seconds > 0 and len(known) == len(records) else None
