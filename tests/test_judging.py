@@ -37,8 +37,8 @@ NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name)
 def test_some_of_the_family_need_more_than_a_window() -> None:
     two_stages = [(name, need) for name in ("criticalkv", "defensivekv", "layer-defensivekv") for need in
                   ("tokens_per_head", "output_weight")]  # fmt: skip
-    residual = [("residual", "output_weight"), ("residual", "residual_norms")]
-    assert [*two_stages, *residual, ("h2o", "prompt")] == NEEDS
+    residual = [(name, need) for name in ("residual", "residual-far") for need in ("output_weight", "residual_norms")]
+    assert [*two_stages, *residual, ("residual-far", "prompt"), ("h2o", "prompt")] == NEEDS
 
 
 @pytest.mark.parametrize(("name", "need"), NEEDS)
@@ -48,12 +48,13 @@ def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
     assert_all_parts(caught.value, got="none")
 
 
-def test_a_window_whose_hidden_states_are_all_zero_is_named() -> None:
+@pytest.mark.parametrize("name", ["residual", "residual-far"])
+def test_a_window_whose_hidden_states_are_all_zero_is_named(name: str) -> None:
     """With a zero row beside others all is finite; see `tests/scoring/test_residual.py`."""
-    policy = get_policy("residual")
+    policy = get_policy(name)
     some, none = (replace(WINDOW, residual_norms=norms) for norms in (torch.tensor([0.0, 0, 2]), torch.zeros(3)))
     assert layer_weight(policy, some, judge(policy, some)) > 0
-    with pytest.raises(PolicyError, match=r"'residual' at layer 5: expected a hidden state .* not zero") as caught:
+    with pytest.raises(PolicyError, match=rf"'{name}' at layer 5: expected a hidden state .* not zero") as caught:
         layer_weight(policy, none, judge(policy, none))
     assert_all_parts(caught.value, got="only zeros")
     lava = replace(WINDOW, residual_norms=torch.zeros(3))

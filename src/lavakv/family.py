@@ -12,6 +12,7 @@ from lavakv.scoring.knorm import knorm_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
+from lavakv.scoring.residual_far import residual_far_score
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.tova import tova_score
@@ -65,6 +66,15 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms"),
+        ),
+        Policy(
+            "residual-far",
+            "residual, told by rows far behind each entry, too",
+            residual_far_score,
+            "pooled",
+            "pool",
+            floor_share=0.1,
+            needs=("output_weight", "residual_norms", "prompt"),
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy("tova", "TOVA: the last token's attention (arXiv 2401.06104)", tova_score, "equal", "equal"),

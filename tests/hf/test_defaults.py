@@ -72,12 +72,13 @@ def test_a_prompt_does_not_either(policy, store) -> None:
                 torch.testing.assert_close(one, other, equal_nan=True)
 
 
-@pytest.mark.parametrize("policy", [name for name in lavakv.policies() if name != "residual"])
+@pytest.mark.parametrize("policy", lavakv.policies())
 def test_the_core_does_not_either(policy) -> None:
     """`scores` and `select`, for a prompt beyond its budget and one within."""
     torch.manual_seed(0)
     queries, keys, values = torch.randn(4, 60, 16), torch.randn(2, 60, 16), torch.randn(2, 60, 16)
     more = {"output_weight": torch.randn(4, 16, 32), "prompt_queries": queries, "tokens_per_head": 20}
+    more["residual_norms"] = torch.rand(8) + 1
     for budget in (20, 60):
         selections = []
         for defaults in (nullcontext, lambda: torch.device("meta"), double):

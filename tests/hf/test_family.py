@@ -13,6 +13,7 @@ from tests.oracle import family, reference
 from tests.oracle.family_view import View
 
 WINDOW, LENGTH, PADDING = 8, 85, 5
+LONG = 233  # has rows far behind an entry
 POLICIES = sorted(set(family.POLICIES) - {"knorm"})  # a token's copies have keys of one length; tests/real has it
 
 
@@ -28,9 +29,13 @@ class Batch:
 
 @pytest.fixture(scope="module", params=["llama", "gemma2", "gpt_oss"])
 def batch(request: pytest.FixtureRequest) -> Batch:
-    model = tiny(request.param, attention="sdpa" if request.param == "llama" else "eager")
+    return _batch(request.param, LENGTH)
+
+
+def _batch(kind: str, length: int) -> Batch:
+    model = tiny(kind, attention="sdpa" if kind == "llama" else "eager")
     padding = torch.zeros(1, PADDING, dtype=torch.int64)
-    ids = torch.cat([torch.cat([padding, prompt(LENGTH - PADDING)], dim=1), prompt(LENGTH, seed=3)])
+    ids = torch.cat([torch.cat([padding, prompt(length - PADDING)], dim=1), prompt(length, seed=3)])
     mask = (ids != 0).long()
     captures = reference.capture_prompt(model, ids, mask).captures
     columns = enumerate([PADDING, 0])
@@ -41,6 +46,19 @@ def batch(request: pytest.FixtureRequest) -> Batch:
 @pytest.mark.parametrize("budget", [10, 24])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_survivors(batch: Batch, policy: str, budget: int) -> None:
+    _assert_survivors(batch, policy, budget)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_oss"])
+def test_survivors_that_rows_far_behind_decide(kind: str) -> None:
+    batch = _batch(kind, LONG)
+    for layers in batch.sequences:
+        near, far = (family.survivors(layers, policy, 40) for policy in ("residual", "residual-far"))
+        assert near != far
+    _assert_survivors(batch, "residual-far", 40)
+
+
+def _assert_survivors(batch: Batch, policy: str, budget: int) -> None:
     cache = lavakv.LavaCache(batch.model.config, budget=budget, policy=policy, window=WINDOW)
     with lavakv.enabled(batch.model), torch.no_grad():
         batch.model(batch.ids, attention_mask=batch.mask, past_key_values=cache)

@@ -12,14 +12,16 @@ LEAST_REST = 2.0**-10
 
 def residual(view: View, keep: int) -> Ranking:
     """Root of the squared changes of the stream, over the window's rows and a KV head's query heads."""
-    ranked = []
-    for head in view.heads:
-        total = torch.zeros(view.num_evictable, dtype=view.dtype)
-        for query in view.queries_of(head):
-            known, unseen = _changes(view, head, query)
-            total = total + known + UNSEEN_SHARE / len(view.all_values[head]) * unseen
-        ranked.append(total.sqrt().tolist())
-    return Ranking(ranked)
+    return Ranking([squares(view, head).sqrt().tolist() for head in view.heads])
+
+
+def squares(view: View, head: int) -> torch.Tensor:
+    """Squares of a KV head's scores, `[evictable]`."""
+    total = torch.zeros(view.num_evictable, dtype=view.dtype)
+    for query in view.queries_of(head):
+        known, unseen = _changes(view, head, query)
+        total = total + known + UNSEEN_SHARE / len(view.all_values[head]) * unseen
+    return total
 
 
 def _changes(view: View, head: int, query: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,8 +68,8 @@ def drift(seen: torch.Tensor) -> float:
 
 def surprise(seen: torch.Tensor) -> torch.Tensor:
     """Mean over the rows of the squares by which one exceeds the mean of all others."""
-    squares = []
+    beyond = []
     for row in range(len(seen)):
         others = torch.cat([seen[:row], seen[row + 1 :]]).sum(dim=0) / max(len(seen) - 1, 1)
-        squares.append((seen[row] - others).clamp(min=0).square().sum())
-    return torch.stack(squares).mean()
+        beyond.append((seen[row] - others).clamp(min=0).square().sum())
+    return torch.stack(beyond).mean()

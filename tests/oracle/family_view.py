@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -68,6 +69,11 @@ class View:
         """Query heads that read a KV head."""
         group = self.capture.queries.shape[1] // len(self.keys)
         return range(head * group, (head + 1) * group)
+
+    def rows_at(self, query: int, places: Sequence[int]) -> torch.Tensor:
+        """Attention of the prompt's tokens at `places` in one query head, `[places, positions]`; zero behind each."""
+        first = min(places)
+        return self._rows(query, self.keys.shape[1] - first)[[place - first for place in places]]
 
     def _rows(self, query: int, count: int) -> torch.Tensor:
         sink = None if self.capture.sinks is None else self.capture.sinks[query].to(self.dtype)

@@ -71,6 +71,14 @@ def test_attention_is_the_models_own(model, layers) -> None:
         torch.testing.assert_close(torch.stack(view.received), attention[0].sum(dim=1)[:, :EVICTABLE])
 
 
+def test_single_rows_are_the_models_own(model, layers) -> None:
+    told = model(prompt(LENGTH), output_attentions=True).attentions
+    for view, attention in zip(layers, told, strict=True):
+        for places in ([0, 1, EVICTABLE - 1, EVICTABLE, LENGTH - 1], [EVICTABLE], [30, 7]):
+            rows = [view.rows_at(query, places) for query in range(attention.shape[1])]
+            torch.testing.assert_close(torch.stack(rows), attention[0, :, places])
+
+
 def test_output_norms_are_those_of_the_projection(model, layers) -> None:
     for view, layer in zip(layers, model.model.layers, strict=True):
         for head in view.heads:

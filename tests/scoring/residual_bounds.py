@@ -33,6 +33,10 @@ class Known(NamedTuple):
         exact = self.exact * other.exact
         return Known(exact, self.most * other.most - exact)
 
+    def first(self, count: int) -> Known:
+        """Of so many positions, the last dimension."""
+        return Known(self.exact[..., :count], self.error[..., :count])
+
     def rounded(self, times: int) -> Known:
         """After so many more roundings, relative to the number or to the sum of the magnitudes in it."""
         return Known(self.exact, self.error + times * EPSILON * self.most)
@@ -40,15 +44,12 @@ class Known(NamedTuple):
 
 def known_squares(window: ScoringWindow) -> Known:
     """Squares of the scores, `[H, n]`, from the exact attention."""
-    assert window.residual_norms is not None
     _, group, rows, _ = window.queries.shape
-    attention, relative = _attention(window), _relative_error(window)
+    attention, relative = attention_of(window), relative_error(window)
     seen = attention[..., : window.num_evictable]
-    distances, norms = _distances(window, attention, relative), window.residual_norms.double()
-    places = torch.arange(1, rows + 1, dtype=torch.float64) * (norms > 0)
-    ramp = places / places.sum() / norms.clamp(min=2.0**-63).square()
-    weights = Known(ramp[:, None], 0 * ramp[:, None]).rounded(6)
-    change = _over_rest(_expected(attention, relative, window.num_evictable)).squared().rounded(4)
+    distances = distances_of(window, attention, relative).first(window.num_evictable)
+    weights = row_weights_of(window)
+    change = over_rest(_expected(attention, relative, window.num_evictable)).squared().rounded(4)
     known = change.times(distances).times(weights).rounded(group * rows + 4)
     unseen = distances.times(weights).times(_surprise(seen, relative)).rounded(group * rows + 6)
     share = UNSEEN_SHARE / window.num_tokens
@@ -56,7 +57,16 @@ def known_squares(window: ScoringWindow) -> Known:
     return Known(*parts).rounded(8)  # the sum, the root, and what the roots' squares make of it
 
 
-def _attention(window: ScoringWindow) -> Tensor:
+def row_weights_of(window: ScoringWindow) -> Known:
+    """Of the window's rows, `[w, 1]`."""
+    assert window.residual_norms is not None
+    norms = window.residual_norms.double()
+    places = torch.arange(1, len(norms) + 1, dtype=torch.float64) * (norms > 0)
+    ramp = places / places.sum() / norms.clamp(min=2.0**-63).square()
+    return Known(ramp[:, None], 0 * ramp[:, None]).rounded(6)
+
+
+def attention_of(window: ScoringWindow) -> Tensor:
     """Exact, `[H, G, w, N]`."""
     heads, group, rows, _ = window.queries.shape
     twin = naive(window)
@@ -64,12 +74,12 @@ def _attention(window: ScoringWindow) -> Tensor:
     return torch.tensor(shares, dtype=torch.float64).view(heads, group, rows, window.num_tokens)
 
 
-def _relative_error(window: ScoringWindow) -> float:
+def relative_error(window: ScoringWindow) -> float:
     """Of each attention above `TINY`: twice what PyTorch's own shows; 8 ulp of 1 and of the largest logit on top.
 
     Those are the roundings of denominators that are merged in the log domain, where chunks are.
     """
-    exact, keys = _attention(window), torch.cat(list(window.keys), dim=1).double()
+    exact, keys = attention_of(window), torch.cat(list(window.keys), dim=1).double()
     logits = torch.einsum("hgwd,hkd->hgwk", window.queries.double().abs(), keys.abs()) * window.scaling
     large = exact > TINY
     ratios = [plain.double()[large] / exact[large] - 1 for plain in plain_attention(window)]
@@ -78,20 +88,23 @@ def _relative_error(window: ScoringWindow) -> float:
     return 2 * evidence + 8 * EPSILON * (1 + float(logits.max()))
 
 
-def _distances(window: ScoringWindow, attention: Tensor, relative: float) -> Known:
-    """`||(v_i - y_j) W||^2`: by the error of `y`, and by the rounding of any sum of products of such sizes."""
+def distances_of(window: ScoringWindow, attention: Tensor, relative: float, num_sums: int = 0) -> Known:
+    """`||(v_i - y_j) W||^2`: by the error of `y`, and by the rounding of any sum of products of such sizes.
+
+    Where more is summed before the three parts of a square meet, `num_sums` more roundings are of their sizes.
+    """
     assert window.output_weight is not None
     values, weight = torch.cat(list(window.values), dim=1).double()[:, None, None], window.output_weight.double()
     value_dim, hidden = weight.shape[2:]
-    apart = values[..., : window.num_evictable, :] - (attention[..., None] * values).sum(dim=3)[..., None, :]
+    apart = values - (attention[..., None] * values).sum(dim=3)[..., None, :]
     size = (attention[..., None] * values.abs()).sum(dim=3)[..., None, :]
     lost = window.num_tokens * TINY * values.abs().amax(dim=3, keepdim=True)
     moved = (relative + window.num_tokens * EPSILON) * size + lost
     exact = torch.einsum("hgwnd,hgdo->hgwno", apart, weight).square().sum(dim=-1)
     shift = torch.einsum("hgwnd,hgdo->hgwno", moved, weight.abs()).square().sum(dim=-1)
-    sizes = values[..., : window.num_evictable, :].abs() + size + moved
+    sizes = values.abs() + size + moved
     terms = torch.einsum("hgwnd,hgdo->hgwno", sizes, weight.abs()).square().sum(dim=-1)
-    rounding = (hidden + 2 * value_dim + 8) * EPSILON * terms
+    rounding = (hidden + 2 * value_dim + 8 + num_sums) * EPSILON * terms
     return Known(exact, 2 * (exact * shift).sqrt() + shift + rounding)
 
 
@@ -111,7 +124,7 @@ def _expected(attention: Tensor, relative: float, num_evictable: int) -> Known:
     return Known(mixed, (error + moved * (flat - attention).abs())[..., :num_evictable])
 
 
-def _over_rest(expected: Known) -> Known:
+def over_rest(expected: Known) -> Known:
     """`E / max(1 - E, 2^-10)`."""
     rest = (1 - expected.exact).clamp(min=LEAST_REST)
     least = (1 - expected.most - EPSILON).clamp(min=LEAST_REST)

@@ -80,6 +80,15 @@ def token_blocks(chunks: Iterable[Tensor], block_tokens: int) -> Iterator[Tensor
         yield from torch.split(chunk, block_tokens, dim=1)
 
 
+def first_tokens(chunks: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Views of the first `count` tokens of chunks `[H, tokens, dim]`."""
+    found = []
+    for chunk in chunks:
+        found.append(chunk[:, :count])
+        count = max(count - chunk.shape[1], 0)
+    return found
+
+
 def joined(blocks: Iterable[Tensor]) -> Tensor:
     """One or more blocks as one along the last axis; a single one is not copied."""
     parts = list(blocks)

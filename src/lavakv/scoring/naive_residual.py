@@ -30,25 +30,30 @@ def residual_squares_naive(window: NaiveWindow) -> list[list[float]]:
 def changes_naive(window: NaiveWindow, query_head: int) -> tuple[list[float], list[float]]:
     """For each evictable position: what the window's rows lose with it, and what rows that attend elsewhere do."""
     rows = [attention_row_naive(window, query_head, row) for row in range(len(window.queries[0]))]
-    distances = [distances_naive(window, query_head, row) for row in rows]
+    distances = [distances_naive(window, query_head, row)[: window.num_evictable] for row in rows]
     seen, weights = [row[: window.num_evictable] for row in rows], row_weights_naive(window)
     flatter, surprise = [expected_row_naive(row, drift_naive(seen)) for row in rows], surprise_naive(seen)
     known, unseen = [], []
     for i in range(window.num_evictable):
-        losses = [(row[i] / max(1 - row[i], LEAST_REST)) ** 2 for row in flatter]
+        losses = [squared_share_naive(row[i]) for row in flatter]
         triples = zip(weights, losses, distances, strict=True)
         known.append(math.fsum(weight * loss * row[i] for weight, loss, row in triples))
         unseen.append(surprise * math.fsum(weight * row[i] for weight, row in zip(weights, distances, strict=True)))
     return known, unseen
 
 
+def squared_share_naive(share: float) -> float:
+    """By what leaving an entry out multiplies its squared distance from the output."""
+    return (share / max(1 - share, LEAST_REST)) ** 2
+
+
 def distances_naive(window: NaiveWindow, query_head: int, attention: Sequence[float]) -> list[float]:
-    """Squared length, behind the output projection, of each evictable value less what the row puts out."""
+    """Squared length, behind the output projection, of each value less what the row puts out."""
     assert window.output_weight is not None
     weight, values = window.output_weight[query_head], window.values[query_head // len(window.group(0))]
     output = [math.fsum(a * x for a, x in zip(attention, column, strict=True)) for column in zip(*values, strict=True)]
     squares = []
-    for value in values[: window.num_evictable]:
+    for value in values:
         apart = [x - y for x, y in zip(value, output, strict=True)]
         squares.append(math.fsum(out * out for out in projected_naive(apart, weight)))
     return squares

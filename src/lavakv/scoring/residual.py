@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
+from lavakv.scoring.leaving_out import grams, row_weights, squared_distances, squared_shares
 from lavakv.scoring.window import ScoringWindow
 
 DRIFT_GAIN = 2.0  # queries to come have moved on further than the window's halves are apart
 SURPRISE_SHARE = 0.003  # of a row's energy on what no other row looks at, what is expected on entries nobody looked at
-LEAST_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
-_LEAST_REST = 2.0**-10
 
 
 class _Sums(NamedTuple):
@@ -50,11 +49,14 @@ def residual_score(window: ScoringWindow) -> Tensor:
     Comparable across the heads of all layers. Needs the output projection and the norms of the residual stream, one of
     which at least is not zero: all is NaN otherwise.
     """
-    assert window.output_weight is not None
+    return residual_squares(window).sqrt()
+
+
+def residual_squares(window: ScoringWindow) -> Tensor:
+    """The same before the root."""
     assert window.residual_norms is not None
-    weights, surprise_share = _row_weights(window.residual_norms), SURPRISE_SHARE / window.num_tokens
-    grams = [weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)]
-    heads = [_Head(*head) for head in zip(_sums(window), grams, strict=True)]
+    weights, surprise_share = row_weights(window.residual_norms), SURPRISE_SHARE / window.num_tokens
+    heads = [_Head(*head) for head in zip(_sums(window), grams(window), strict=True)]
     energies = []
     for seen, values in zip(window.evictable_blocks(), window.value_blocks(), strict=False):
         rows = zip(heads, seen, values, strict=True)  # one by one: w rows of each entry a head
@@ -62,17 +64,7 @@ def residual_score(window: ScoringWindow) -> Tensor:
             _energy(head, part, value[: part.shape[-1]].float(), weights, surprise_share) for head, part, value in rows
         ]
         energies.append(torch.stack(found))
-    return joined(energies).sqrt()
-
-
-def _row_weights(residual_norms: Tensor) -> Tensor:
-    """Weights of the window's rows `[w]`: later ones count more, as they are closer to what follows.
-
-    A row whose stream is zero has no relative change and is left out. NaN where all are, for the caller to refuse.
-    """
-    there = residual_norms >= LEAST_NORM
-    ramp = there * torch.arange(1, len(residual_norms) + 1, device=residual_norms.device, dtype=torch.float32)
-    return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
+    return joined(energies)
 
 
 def _sums(window: ScoringWindow) -> list[_Sums]:
@@ -94,22 +86,11 @@ def _block_sums(attention: Tensor, values: Tensor, num_evictable: int) -> _Sums:
 
 def _energy(head: _Head, seen: Tensor, values: Tensor, weights: Tensor, surprise_share: float) -> Tensor:
     """Squared change summed over query heads, averaged over rows by weight, `[tokens]`."""
-    distances = _squared_distances(head, values)
-    expected = _expected(head.sums, seen)
-    change = (expected / (1 - expected).clamp(min=_LEAST_REST)).square_().mul_(distances)
+    distances = squared_distances(head.sums.outputs, head.gram, values)
+    change = squared_shares(_expected(head.sums, seen)).mul_(distances)
     known = torch.einsum("gwn,w->n", change, weights)
     unseen = torch.einsum("gwn,w,g->n", distances, weights, head.sums.surprise.mean(dim=-1))
     return known + surprise_share * unseen
-
-
-def _squared_distances(head: _Head, values: Tensor) -> Tensor:
-    """`||(v_i - y_j) W_O||^2` for every row's output and value, `[G, w, tokens]`; by the Gram matrix of `W_O`."""
-    outputs = head.sums.outputs
-    projected = outputs @ head.gram
-    squares = (values @ head.gram).mul_(values).sum(dim=-1)
-    crossed = projected @ values.T
-    own = (projected * outputs).sum(dim=-1)
-    return crossed.mul_(-2).add_(squares[:, None]).add_(own[..., None]).clamp_(min=0)
 
 
 def _expected(sums: _Sums, seen: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""What leaving an entry out changes in the residual stream: `a / (1 - a) * (y - v) W_O`, relative to the stream's norm.
+
+Derivation: `docs/method.md`, "Beyond LAVa".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.window import ScoringWindow
+
+LEAST_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
+_LEAST_REST = 2.0**-10
+
+
+def row_weights(residual_norms: Tensor) -> Tensor:
+    """Weights of the window's rows `[w]`: later ones count more, as they are closer to what follows.
+
+    A row whose stream is zero has no relative change and is left out. NaN where all are, for the caller to refuse.
+    """
+    there = residual_norms >= LEAST_NORM
+    ramp = there * torch.arange(1, len(residual_norms) + 1, device=residual_norms.device, dtype=torch.float32)
+    return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
+
+
+def grams(window: ScoringWindow) -> list[Tensor]:
+    """Of each KV head, the Gram matrices of its pieces of `W_O`, float32 `[G, value_dim, value_dim]`."""
+    assert window.output_weight is not None
+    return [weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)]
+
+
+def squared_distances(outputs: Tensor, gram: Tensor, values: Tensor) -> Tensor:
+    """`||(v_i - y_j) W_O||^2` of every value from every row's output.
+
+    Args:
+        outputs: `[G, rows, value_dim]`.
+        gram: `[G, value_dim, value_dim]`.
+        values: `[tokens, value_dim]`.
+
+    Returns:
+        `[G, rows, tokens]`.
+    """
+    projected = outputs @ gram
+    squares = (values @ gram).mul_(values).sum(dim=-1)
+    crossed = projected @ values.T
+    own = (projected * outputs).sum(dim=-1)
+    return crossed.mul_(-2).add_(squares[:, None]).add_(own[..., None]).clamp_(min=0)
+
+
+def squared_shares(attention: Tensor) -> Tensor:
+    """`(a / (1 - a))^2`, with a thousandth left at least; same shape."""
+    return (attention / (1 - attention).clamp(min=_LEAST_REST)).square_()

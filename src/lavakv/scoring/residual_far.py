@@ -1,0 +1,132 @@
+"""lavakv's own score, the whole prompt asked, too: what rows far behind an entry saw in it, later ones will see again.
+
+Derivation and measurements: `docs/method.md`, "Rows far behind".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.blocks import first_tokens
+from lavakv.scoring.leaving_out import grams, row_weights, squared_shares
+from lavakv.scoring.residual import residual_squares
+from lavakv.scoring.window import ScoringWindow
+
+
+class FarRows(NamedTuple):
+    """Which rows are asked besides the window's, and how much they count.
+
+    Attributes:
+        most: rows at most, spread evenly.
+        skipped: part of the evictable positions, at their start, that has none.
+        distance: positions that a row looks back at least; what is nearer is read once and then left behind.
+        share: of the expected change, relative to the window's.
+    """
+
+    most: int = 128
+    skipped: float = 0.25
+    distance: int = 128
+    share: float = 0.1
+
+    def positions(self, num_evictable: int) -> list[int]:
+        """Where they are, ascending; the last one is the last evictable position."""
+        first = int(self.skipped * num_evictable)
+        left = num_evictable - first
+        count = min(self.most, left)
+        return [first + (index + 1) * left // count - 1 for index in range(count)]
+
+
+DEFAULT = FarRows()
+_ROWS_TOGETHER = 32
+
+
+def residual_far_score(window: ScoringWindow, rows: FarRows = DEFAULT) -> Tensor:
+    """Expected change of the residual stream, from the window's rows and from far ones; float32 `[H, n]`.
+
+    Comparable across the heads of all layers. Needs what `residual_score` needs, and the prompt's queries.
+    """
+    squares = residual_squares(window)
+    positions = rows.positions(window.num_evictable)
+    if not positions:
+        return squares.sqrt()
+    assert window.residual_norms is not None
+    scale = rows.share * row_weights(window.residual_norms).sum()  # as if their streams were the window's
+    return squares.add_(_far_squares(window, positions, rows.distance).mul_(scale)).sqrt_()
+
+
+def _far_squares(window: ScoringWindow, positions: list[int], distance: int) -> Tensor:
+    """Squared change summed over query heads, averaged over the rows that are far enough behind, `[H, n]`.
+
+    Where those are few, their sum counts as that of an eighth of all rows: one row is no average.
+    """
+    device, known = window.queries.device, grams(window)
+    totals = torch.zeros(len(window.queries), window.num_evictable, dtype=torch.float32, device=device)
+    places = torch.tensor(positions, device="cpu", pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    for start in range(0, len(positions), _ROWS_TOGETHER):
+        some = slice(start, start + _ROWS_TOGETHER)
+        if positions[some][-1] > distance:
+            _add(totals, _Asked.of(window, positions[some], places[some]), known, distance)
+    nearer = torch.arange(totals.shape[1], device=totals.device) + distance
+    num_far = len(positions) - torch.searchsorted(places, nearer, right=True)
+    return totals.div_(num_far.clamp(min=len(positions) / 8))
+
+
+class _Asked(NamedTuple):
+    """Some rows of the prompt as a window of their own, which ends where the last of them sees nothing more."""
+
+    window: ScoringWindow
+    places: Tensor
+
+    @classmethod
+    def of(cls, window: ScoringWindow, positions: list[int], places: Tensor) -> _Asked:
+        """The rows at these positions, ascending; `places` holds the same on the window's device."""
+        assert window.prompt is not None
+        queries, visible = window.prompt
+        if visible is None:
+            num_seen = positions[-1] + 1
+            shown = torch.arange(num_seen, device=queries.device) <= places[:, None]
+        else:
+            num_seen = window.num_tokens
+            shown = torch.cat([visible(position, position + 1) for position in positions])
+        keys, values = first_tokens(window.keys, num_seen), first_tokens(window.values, num_seen)
+        return cls(
+            replace(window, queries=queries.index_select(2, places), keys=keys, values=values, visible=shown), places
+        )
+
+
+def _add(totals: Tensor, asked: _Asked, known: list[Tensor], distance: int) -> None:
+    """Add the squared changes that some rows see, `[H, n]`."""
+    window, places = asked
+    heads, start = list(zip(_outputs(window), known, strict=True)), 0
+    for attention, values in zip(window.blocks(), window.value_blocks(), strict=True):
+        found = totals[:, start : start + attention.shape[-1]]
+        columns = torch.arange(start, start + found.shape[1], device=places.device)
+        far = places[:, None] - columns > distance
+        for total, head, paid, part in zip(found, heads, attention, values, strict=True):
+            total += _energy(*head, paid[..., : len(columns)], part[: len(columns)].float(), far)
+        start += attention.shape[-1]
+
+
+def _outputs(asked: ScoringWindow) -> list[Tensor]:
+    """What the rows put out, a tensor `[G, rows, value_dim]` a KV head."""
+    totals: list[Tensor] = []
+    for attention, values in zip(asked.blocks(), asked.value_blocks(), strict=True):
+        block = [seen @ part.float() for seen, part in zip(attention, values, strict=True)]
+        totals = [total.add_(part) for total, part in zip(totals, block, strict=True)] if totals else block
+    return totals
+
+
+def _energy(outputs: Tensor, gram: Tensor, paid: Tensor, values: Tensor, far: Tensor) -> Tensor:
+    """`sum_qj (a / (1 - a))^2 ||(v_i - y_j) W_q||^2` over far rows, `[tokens]`, multiplied out over the rows."""
+    projected = outputs @ gram
+    own = (projected * outputs).sum(dim=-1, keepdim=True)
+    rows = torch.cat([projected.mul_(-2), own, torch.ones_like(own)], dim=-1)
+    weighed = squared_shares(paid).mul_(far).transpose(1, 2) @ rows
+    crossed = (weighed[..., :-2] * values).sum(dim=-1)
+    squares = (values @ gram).mul_(values).sum(dim=-1)
+    energy = crossed + weighed[..., -2] + weighed[..., -1] * squares
+    return energy.clamp_(min=0).sum(dim=0)
