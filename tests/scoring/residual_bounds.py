@@ -47,7 +47,7 @@ def known_squares(window: ScoringWindow) -> Known:
     _, group, rows, _ = window.queries.shape
     attention, relative = attention_of(window), relative_error(window)
     seen = attention[..., : window.num_evictable]
-    distances = distances_of(window, attention, relative).first(window.num_evictable)
+    distances = distances_of(window, attention, relative, group * rows + 4).first(window.num_evictable)
     weights = row_weights_of(window)
     change = over_rest(_expected(attention, relative, window.num_evictable)).squared().rounded(4)
     known = change.times(distances).times(weights).rounded(group * rows + 4)

@@ -30,22 +30,25 @@ def grams(window: ScoringWindow) -> list[Tensor]:
     return [weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)]
 
 
-def squared_distances(outputs: Tensor, gram: Tensor, values: Tensor) -> Tensor:
-    """`||(v_i - y_j) W_O||^2` of every value from every row's output.
+def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Tensor) -> Tensor:
+    """`sum_j w_j[i] ||(v_i - y_j) W_O||^2`, multiplied out, so that no row's distances are written down.
 
     Args:
+        weights: `[G, rows, tokens]`, or `[G, rows, 1]` where they are the same for all tokens; not below zero.
         outputs: `[G, rows, value_dim]`.
         gram: `[G, value_dim, value_dim]`.
         values: `[tokens, value_dim]`.
 
     Returns:
-        `[G, rows, tokens]`.
+        `[G, tokens]`.
     """
     projected = outputs @ gram
+    own = (projected * outputs).sum(dim=-1, keepdim=True)
+    rows = torch.cat([projected.mul_(-2), own, torch.ones_like(own)], dim=-1)
+    summed = weights.transpose(1, 2) @ rows
+    crossed = (summed[..., :-2] * values).sum(dim=-1)
     squares = (values @ gram).mul_(values).sum(dim=-1)
-    crossed = projected @ values.T
-    own = (projected * outputs).sum(dim=-1)
-    return crossed.mul_(-2).add_(squares[:, None]).add_(own[..., None]).clamp_(min=0)
+    return (crossed + summed[..., -2] + summed[..., -1] * squares).clamp_(min=0)
 
 
 def squared_shares(attention: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
-from lavakv.scoring.leaving_out import grams, row_weights, squared_distances, squared_shares
+from lavakv.scoring.leaving_out import grams, row_weights, squared_shares, summed_distances
 from lavakv.scoring.window import ScoringWindow
 
 DRIFT_GAIN = 2.0  # queries to come have moved on further than the window's halves are apart
@@ -86,10 +86,11 @@ def _block_sums(attention: Tensor, values: Tensor, num_evictable: int) -> _Sums:
 
 def _energy(head: _Head, seen: Tensor, values: Tensor, weights: Tensor, surprise_share: float) -> Tensor:
     """Squared change summed over query heads, averaged over rows by weight, `[tokens]`."""
-    distances = squared_distances(head.sums.outputs, head.gram, values)
-    change = squared_shares(_expected(head.sums, seen)).mul_(distances)
-    known = torch.einsum("gwn,w->n", change, weights)
-    unseen = torch.einsum("gwn,w,g->n", distances, weights, head.sums.surprise.mean(dim=-1))
+    about = (head.sums.outputs, head.gram, values)
+    change = squared_shares(_expected(head.sums, seen)).mul_(weights[:, None])
+    known = summed_distances(change, *about).sum(dim=0)
+    anyone = weights[:, None].expand(len(head.gram), -1, 1)
+    unseen = head.sums.surprise.mean(dim=-1) @ summed_distances(anyone, *about)
     return known + surprise_share * unseen
 
 

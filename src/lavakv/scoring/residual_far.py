@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import first_tokens
-from lavakv.scoring.leaving_out import grams, row_weights, squared_shares
+from lavakv.scoring.leaving_out import grams, row_weights, squared_shares, summed_distances
 from lavakv.scoring.residual import residual_squares
 from lavakv.scoring.window import ScoringWindow
 
@@ -106,8 +106,9 @@ def _add(totals: Tensor, asked: _Asked, known: list[Tensor], distance: int) -> N
         found = totals[:, start : start + attention.shape[-1]]
         columns = torch.arange(start, start + found.shape[1], device=places.device)
         far = places[:, None] - columns > distance
-        for total, head, paid, part in zip(found, heads, attention, values, strict=True):
-            total += _energy(*head, paid[..., : len(columns)], part[: len(columns)].float(), far)
+        for total, (outputs, gram), paid, part in zip(found, heads, attention, values, strict=True):
+            change = squared_shares(paid[..., : len(columns)]).mul_(far)
+            total += summed_distances(change, outputs, gram, part[: len(columns)].float()).sum(dim=0)
         start += attention.shape[-1]
 
 
@@ -118,15 +119,3 @@ def _outputs(asked: ScoringWindow) -> list[Tensor]:
         block = [seen @ part.float() for seen, part in zip(attention, values, strict=True)]
         totals = [total.add_(part) for total, part in zip(totals, block, strict=True)] if totals else block
     return totals
-
-
-def _energy(outputs: Tensor, gram: Tensor, paid: Tensor, values: Tensor, far: Tensor) -> Tensor:
-    """`sum_qj (a / (1 - a))^2 ||(v_i - y_j) W_q||^2` over far rows, `[tokens]`, multiplied out over the rows."""
-    projected = outputs @ gram
-    own = (projected * outputs).sum(dim=-1, keepdim=True)
-    rows = torch.cat([projected.mul_(-2), own, torch.ones_like(own)], dim=-1)
-    weighed = squared_shares(paid).mul_(far).transpose(1, 2) @ rows
-    crossed = (weighed[..., :-2] * values).sum(dim=-1)
-    squares = (values @ gram).mul_(values).sum(dim=-1)
-    energy = crossed + weighed[..., -2] + weighed[..., -1] * squares
-    return energy.clamp_(min=0).sum(dim=0)
