@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lavakv.scoring.blocks import joined
 from lavakv.scoring.window import ScoringWindow
 
 LEAST_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
@@ -30,7 +31,24 @@ def grams(window: ScoringWindow) -> list[Tensor]:
     return [weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)]
 
 
-def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Tensor) -> Tensor:
+def squared_lengths(window: ScoringWindow) -> Tensor:
+    """`||V_h[i] W_O,q||^2` of every position, float32 `[H, G, N]`; worked out once for a window."""
+    return window.remember("squared_lengths", lambda: _squared_lengths(window))
+
+
+def _squared_lengths(window: ScoringWindow) -> Tensor:
+    known = grams(window)
+    return joined(
+        torch.stack([_squared(values.float(), gram) for values, gram in zip(block, known, strict=True)])
+        for block in window.value_blocks()
+    )
+
+
+def _squared(values: Tensor, gram: Tensor) -> Tensor:
+    return (values @ gram).mul_(values).sum(dim=-1)
+
+
+def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
     """`sum_j w_j[i] ||(v_i - y_j) W_O||^2`, multiplied out, so that no row's distances are written down.
 
     Args:
@@ -38,6 +56,7 @@ def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Ten
         outputs: `[G, rows, value_dim]`.
         gram: `[G, value_dim, value_dim]`.
         values: `[tokens, value_dim]`.
+        lengths: `[G, tokens]`, their `squared_lengths`.
 
     Returns:
         `[G, tokens]`.
@@ -47,8 +66,7 @@ def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Ten
     rows = torch.cat([projected.mul_(-2), own, torch.ones_like(own)], dim=-1)
     summed = weights.transpose(1, 2) @ rows
     crossed = (summed[..., :-2] * values).sum(dim=-1)
-    squares = (values @ gram).mul_(values).sum(dim=-1)
-    return (crossed + summed[..., -2] + summed[..., -1] * squares).clamp_(min=0)
+    return (crossed + summed[..., -2] + summed[..., -1] * lengths).clamp_(min=0)
 
 
 def squared_shares(attention: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ Derivation and measurements: `docs/method.md`, "Beyond LAVa".
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
-from lavakv.scoring.leaving_out import grams, row_weights, squared_shares, summed_distances
+from lavakv.scoring.leaving_out import grams, row_weights, squared_lengths, squared_shares, summed_distances
 from lavakv.scoring.window import ScoringWindow
 
 DRIFT_GAIN = 2.0  # queries to come have moved on further than the window's halves are apart
@@ -36,11 +36,7 @@ class _Sums(NamedTuple):
     surprise: Tensor
 
 
-class _Head(NamedTuple):
-    """A KV head: its sums, and the Gram matrices of its pieces of `W_O`, `[G, value_dim, value_dim]`."""
-
-    sums: _Sums
-    gram: Tensor
+_Distances: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # what `summed_distances` takes behind the weights
 
 
 def residual_score(window: ScoringWindow) -> Tensor:
@@ -56,12 +52,14 @@ def residual_squares(window: ScoringWindow) -> Tensor:
     """The same before the root."""
     assert window.residual_norms is not None
     weights, surprise_share = row_weights(window.residual_norms), SURPRISE_SHARE / window.num_tokens
-    heads = [_Head(*head) for head in zip(_sums(window), grams(window), strict=True)]
+    heads, left = list(zip(_sums(window), grams(window), strict=True)), squared_lengths(window)
     energies = []
     for seen, values in zip(window.evictable_blocks(), window.value_blocks(), strict=False):
-        rows = zip(heads, seen, values, strict=True)  # one by one: w rows of each entry a head
+        lengths, left = left[..., : seen.shape[-1]], left[..., seen.shape[-1] :]
+        rows = zip(heads, seen, values[:, : seen.shape[-1]], lengths, strict=True)  # one by one: w rows of each entry
         found = [
-            _energy(head, part, value[: part.shape[-1]].float(), weights, surprise_share) for head, part, value in rows
+            _energy(sums, part, weights, surprise_share, (sums.outputs, gram, value.float(), length))
+            for (sums, gram), part, value, length in rows
         ]
         energies.append(torch.stack(found))
     return joined(energies)
@@ -84,13 +82,11 @@ def _block_sums(attention: Tensor, values: Tensor, num_evictable: int) -> _Sums:
     return _Sums(attention @ values, attention.sum(dim=-1), _flat(attention).sum(dim=-1), _moved(seen), _surprise(seen))
 
 
-def _energy(head: _Head, seen: Tensor, values: Tensor, weights: Tensor, surprise_share: float) -> Tensor:
+def _energy(sums: _Sums, seen: Tensor, weights: Tensor, surprise_share: float, about: _Distances) -> Tensor:
     """Squared change summed over query heads, averaged over rows by weight, `[tokens]`."""
-    about = (head.sums.outputs, head.gram, values)
-    change = squared_shares(_expected(head.sums, seen)).mul_(weights[:, None])
+    change = squared_shares(_expected(sums, seen)).mul_(weights[:, None])
     known = summed_distances(change, *about).sum(dim=0)
-    anyone = weights[:, None].expand(len(head.gram), -1, 1)
-    unseen = head.sums.surprise.mean(dim=-1) @ summed_distances(anyone, *about)
+    unseen = sums.surprise.mean(dim=-1) @ summed_distances(weights[:, None].expand(len(seen), -1, 1), *about)
     return known + surprise_share * unseen
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import first_tokens
-from lavakv.scoring.leaving_out import grams, row_weights, squared_shares, summed_distances
+from lavakv.scoring.leaving_out import grams, row_weights, squared_lengths, squared_shares, summed_distances
 from lavakv.scoring.residual import residual_squares
 from lavakv.scoring.window import ScoringWindow
 
@@ -63,7 +63,7 @@ def _far_squares(window: ScoringWindow, positions: list[int], distance: int) -> 
 
     Where those are few, their sum counts as that of an eighth of all rows: one row is no average.
     """
-    device, known = window.queries.device, grams(window)
+    device, known = window.queries.device, list(zip(grams(window), squared_lengths(window), strict=True))
     totals = torch.zeros(len(window.queries), window.num_evictable, dtype=torch.float32, device=device)
     places = torch.tensor(positions, device="cpu", pin_memory=device.type == "cuda").to(device, non_blocking=True)
     for start in range(0, len(positions), _ROWS_TOGETHER):
@@ -98,17 +98,18 @@ class _Asked(NamedTuple):
         )
 
 
-def _add(totals: Tensor, asked: _Asked, known: list[Tensor], distance: int) -> None:
-    """Add the squared changes that some rows see, `[H, n]`."""
+def _add(totals: Tensor, asked: _Asked, known: list[tuple[Tensor, Tensor]], distance: int) -> None:
+    """Add the squared changes that some rows see, `[H, n]`; known are each head's Gram matrices and squared lengths."""
     window, places = asked
     heads, start = list(zip(_outputs(window), known, strict=True)), 0
     for attention, values in zip(window.blocks(), window.value_blocks(), strict=True):
         found = totals[:, start : start + attention.shape[-1]]
-        columns = torch.arange(start, start + found.shape[1], device=places.device)
-        far = places[:, None] - columns > distance
-        for total, (outputs, gram), paid, part in zip(found, heads, attention, values, strict=True):
-            change = squared_shares(paid[..., : len(columns)]).mul_(far)
-            total += summed_distances(change, outputs, gram, part[: len(columns)].float()).sum(dim=0)
+        stop = start + found.shape[1]
+        far = places[:, None] - torch.arange(start, stop, device=places.device) > distance
+        paid, parts = attention[..., : stop - start], values[:, : stop - start].float()
+        for total, (outputs, (gram, lengths)), share, part in zip(found, heads, paid, parts, strict=True):
+            change = squared_shares(share).mul_(far)
+            total += summed_distances(change, outputs, gram, part, lengths[:, start:stop]).sum(dim=0)
         start += attention.shape[-1]
 
 
