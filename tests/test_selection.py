@@ -154,3 +154,18 @@ def test_scores_that_are_no_numbers_are_refused_by_every_rule(name: str) -> None
     layers[1][0, 3] = torch.nan
     with pytest.raises(PolicyError, match=f"policy '{name}' at layer 1: expected finite scores"):
         lavakv.select(name, layers, budget=12, window=4, layer_weights=[1.0, 1.0])
+
+
+@pytest.mark.parametrize("policy", lavakv.policies())
+def test_a_model_s_own_weights_may_be_passed(policy: str) -> None:
+    """They require gradients, and so do queries of a forward outside `no_grad`; long enough for rows far behind."""
+    torch.manual_seed(0)
+    queries, keys, values = torch.randn(4, 180, 8), torch.randn(2, 180, 8), torch.randn(2, 180, 8)
+    weight = torch.nn.Parameter(torch.randn(4, 8, 12))
+    more = {"tokens_per_head": 20, "residual_norms": torch.ones(8)}
+    plain, learning = (
+        lavakv.scores(policy, q[:, -8:], keys, values, prompt_queries=q, output_weight=w, **more)
+        for q, w in ((queries, weight.detach()), (queries.clone().requires_grad_(), weight))
+    )
+    for one, other in zip(plain, learning, strict=True) if isinstance(plain, tuple) else [(plain, learning)]:
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -1,8 +1,11 @@
-"""Files that a command writes when its work is done: tried before it, whole or not at all."""
+"""Files that a command writes when its work is done: tried before it, whole or not at all where that can be."""
 
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,16 +31,26 @@ def require_writable(option: str, file: Path, *, make_folder: bool = False) -> N
         InputError: it cannot.
         DiskError: the disk is full or broken.
     """
-    if file.is_dir():
-        raise InputError(option, expected="a file", got=f"{file}, which is a folder", fix="Name a file in it.")
-    if not _is_special(file):
-        probe = file.with_name(f"{file.name}.try")
-        write_whole(option, probe, b"", make_folder=make_folder)
-        probe.unlink()
+    try:
+        target = Path(os.path.realpath(file))
+        if target.is_dir():
+            raise InputError(option, expected="a file", got=f"{file}, which is a folder", fix="Name a file in it.")
+        if make_folder:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            _require_permission(target)
+        else:
+            target.open("xb").close()
+            target.unlink()
+    except OSError as error:
+        raise _unwritable(option, file, error) from error
 
 
-def write_whole(option: str, file: Path, data: bytes, *, make_folder: bool = False) -> None:
-    """Write a file so that others see all of it or what was there before; a pipe or device is written to directly.
+def write_output(option: str, file: Path, data: bytes, *, make_folder: bool = False) -> None:
+    """Write a file so that others see all of it or what was there before.
+
+    What cannot be replaced is written to directly: a pipe, a device, the target of a link, a file in a folder where no
+    other may be made.
 
     Args:
         option: the argument that names the file, for the error.
@@ -49,23 +62,50 @@ def write_whole(option: str, file: Path, data: bytes, *, make_folder: bool = Fal
         InputError: the file cannot be written.
         DiskError: the disk is full or broken.
     """
-    partial = file if _is_special(file) else file.with_name(f"{file.name}.part")
     try:
         if make_folder:
             file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        if partial != file:
-            partial.replace(file)
+        if not _replace(file, data):
+            file.write_bytes(data)
     except OSError as error:
-        if partial != file:
-            with suppress(OSError):
-                partial.unlink()
         raise _unwritable(option, file, error) from error
 
 
-def _is_special(file: Path) -> bool:
-    """A pipe or a device, which cannot be replaced?"""
-    return file.exists() and not file.is_file()
+def _replace(file: Path, data: bytes) -> bool:
+    """Put a new file in its place, with the old one's mode; False if it is one that cannot be replaced."""
+    old = file.exists()
+    if file.is_symlink() or (old and not file.is_file()) or not os.access(file.parent, os.W_OK):
+        return False
+    if old:
+        _require_permission(file)
+    descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=".lavakv-")
+    try:
+        with open(descriptor, "wb") as out:
+            out.write(data)
+        if old:
+            shutil.copymode(file, partial)
+        else:
+            os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, file)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(partial)
+        if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EBUSY):  # in use, or somebody else's
+            return False
+        raise
+    return True
+
+
+def _require_permission(file: Path) -> None:
+    if not os.access(file, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _umask() -> int:
+    """What new files may not be; only setting it tells."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _unwritable(option: str, file: Path, error: OSError) -> LavaError:

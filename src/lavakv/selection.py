@@ -69,7 +69,7 @@ def scores(
             layer's norm, for policies that compare layers by them.
 
     Returns:
-        float32 `[kv_heads, N - w]`, or such values with a mask of what is kept outright.
+        float32 `[kv_heads, N - w]`, or such values with a mask of what is kept outright; without gradients.
 
     Raises:
         InputError: shapes that do not belong together.
@@ -100,7 +100,8 @@ def scores(
         prompt=None if prompt_queries is None else PromptRows(_grouped(prompt_queries, num_heads)),
         residual_norms=None if residual_norms is None else residual_norms.float(),
     )
-    return judge(get_policy(policy), window)
+    with torch.no_grad():
+        return judge(get_policy(policy), window)
 
 
 def select(

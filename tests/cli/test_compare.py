@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,14 +113,31 @@ def test_files_are_tried_before_the_work(option, name, command, capsys, tmp_path
     assert f"{option}: expected a" in capsys.readouterr().err
 
 
+def test_two_files_of_one_name_are_refused(command, capsys, tmp_path: Path) -> None:
+    file = str(tmp_path / "x.svg")
+    assert run([*command, "--no-text", "--csv", file, "--plot", f"{tmp_path}/./x.svg"]) == 2
+    assert "--plot: expected another file than --csv" in capsys.readouterr().err
+
+
 def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(command, capsys, tmp_path: Path, monkeypatch) -> None:
-    def full(file: Path, data: bytes) -> int:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    whole = Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", lambda file, data: full(file, data) if data else whole(file, data))
+    monkeypatch.setattr(os, "replace", full)
     assert run([*command, "--no-text", "--budgets", "50", "--csv", str(tmp_path / "x.csv")]) == 1
     shown = capsys.readouterr()
     assert "KiB" in shown.out
     assert "No space left on device" in shown.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_who_leaves_costs_the_table_and_not_the_files(command, tmp_path: Path, monkeypatch) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("lavakv.cli.compare.print_comparison", closed)
+    monkeypatch.setattr("lavakv.cli.guard.os.dup2", lambda *_: None)  # this process goes on
+    table, picture = tmp_path / "x.csv", tmp_path / "x.svg"
+    assert run([*command, "--no-text", "--budgets", "50", "--csv", str(table), "--plot", str(picture)]) == 1
+    assert "kl_nats" in table.read_text()
+    assert "<svg" in picture.read_text()

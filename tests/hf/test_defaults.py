@@ -76,10 +76,10 @@ def test_a_prompt_does_not_either(policy, store) -> None:
 def test_the_core_does_not_either(policy) -> None:
     """`scores` and `select`, for a prompt beyond its budget and one within."""
     torch.manual_seed(0)
-    queries, keys, values = torch.randn(4, 60, 16), torch.randn(2, 60, 16), torch.randn(2, 60, 16)
+    queries, keys, values = torch.randn(4, 180, 16), torch.randn(2, 180, 16), torch.randn(2, 180, 16)
     more = {"output_weight": torch.randn(4, 16, 32), "prompt_queries": queries, "tokens_per_head": 20}
     more["residual_norms"] = torch.rand(8) + 1
-    for budget in (20, 60):
+    for budget in (20, 180):
         selections = []
         for defaults in (nullcontext, lambda: torch.device("meta"), double):
             with defaults():

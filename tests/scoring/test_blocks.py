@@ -72,6 +72,15 @@ def test_no_score_needs_the_whole_attention_or_all_keys_in_float32(name: str) ->
     assert peaks[1] < HEADS * GROUP * ROWS * 4096 * 4 / 2, "half of the attention in float32"
 
 
+@pytest.mark.parametrize("name", ["residual", "residual-far"])
+def test_heads_larger_than_the_window_need_no_room_for_every_query_head(name: str) -> None:
+    """Of 8 query heads, 4 rows and values of 64 numbers, a block holds one copy of the values."""
+    window = replace(_window(1500, torch.float32, heads=1, group=8, rows=4, dim=64), block_numbers=2**14)
+    with Allocations() as watch:
+        judge(get_policy(name), window)
+    assert watch.largest <= 4 * max(2**14, 8 * 1500, 8 * 64 * 64)  # a block, a number a query head, Gram matrices
+
+
 def test_h2o_takes_fewer_rows_the_longer_the_prompt() -> None:
     """Room for logits and for attention, both at once, and a row of each at least."""
     queries = 4 * HEADS * GROUP * ROWS * DIM  # the window's, in float32
@@ -91,17 +100,19 @@ def _all_of(name: str, window: ScoringWindow) -> None:
     eviction_loss(window)
 
 
-def _window(tokens: int, dtype: torch.dtype) -> ScoringWindow:
+def _window(
+    tokens: int, dtype: torch.dtype, heads: int = HEADS, group: int = GROUP, rows: int = ROWS, dim: int = DIM
+) -> ScoringWindow:
     generator = torch.Generator().manual_seed(tokens)
-    queries = torch.randn(HEADS, GROUP, tokens, DIM, generator=generator).to(dtype)
-    keys, values = (torch.randn(HEADS, tokens, DIM, generator=generator).to(dtype) for _ in range(2))
+    queries = torch.randn(heads, group, tokens, dim, generator=generator).to(dtype)
+    keys, values = (torch.randn(heads, tokens, dim, generator=generator).to(dtype) for _ in range(2))
     return ScoringWindow(
-        queries[:, :, tokens - ROWS :],
+        queries[:, :, tokens - rows :],
         [keys],
         [values],
-        DIM**-0.5,
+        dim**-0.5,
         tokens_per_head=100,
-        output_weight=torch.randn(HEADS, GROUP, DIM, 24, generator=generator).to(dtype),
+        output_weight=torch.randn(heads, group, dim, 24, generator=generator).to(dtype),
         prompt=PromptRows(queries),
-        residual_norms=torch.ones(ROWS),
+        residual_norms=torch.ones(rows),
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv.scoring import h2o, received
-from lavakv.scoring.cake import VARIANCE_WEIGHT, cake_layer_weight, cake_score
+from lavakv.scoring.cake import VARIANCE_WEIGHT, _variance_of_rows, cake_layer_weight, cake_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.naive import value_norms_naive
 from lavakv.scoring.naive_family import (
@@ -113,3 +113,11 @@ def _assert_h2o(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
 def test_average_pooling_equals_the_loops(row: list[float], kernel: int) -> None:
     exact = torch.tensor(average_pool_naive(row, kernel), dtype=torch.float64)
     assert_near(average_pool(torch.tensor(row), kernel), exact, (kernel + 1) * EPSILON * largest(exact))
+
+
+def test_variance_is_told_from_a_mean_that_hides_it() -> None:
+    """Rows of 0.5 and four ulp of it more: float32 means would be off by as much as the rows differ."""
+    step = 4 * 2.0**-24
+    rows = 0.5 + step * torch.tensor([[[[0.0], [1.0], [0.0], [1.0], [1.0], [0.0], [1.0]]]])
+    expected_variance = step**2 * 7 / 6 * (4 / 7) * (3 / 7)
+    assert _variance_of_rows(rows).item() == pytest.approx(expected_variance, rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from lavakv.cli.comparison import print_comparison, write_csv
 from lavakv.cli.console import print_json, progress, working
 from lavakv.cli.prompts import read_prompt
 from lavakv.cli.variants import asked_variants, load_for
+from lavakv.errors import InputError
 from lavakv.files import require_writable
 
 _DEFAULT_KEEP = "0.5,0.25,0.125"
@@ -42,12 +44,9 @@ def compare(
     context = read_prompt(prompt, file)
     from lavakv.evaluation.compare import Comparer
     from lavakv.evaluation.encode import encode_parts
-    from lavakv.evaluation.plot import plot_divergence, require_plottable
+    from lavakv.evaluation.plot import plot_divergence
 
-    if csv is not None:
-        require_writable("--csv", csv)
-    if plot is not None:
-        require_plottable(plot)
+    _require_files(csv, plot)
     variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
     loaded = load_for(variants, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
@@ -57,11 +56,24 @@ def compare(
         total = (len(variants) + 1) * max(len(asked), 1)
         records = list(bar.track(comparer.run(variants), total=total, description="Variants"))
     about: dict[str, Any] = comparer.about()
-    if as_json:
-        print_json({"model": model, **about, "questions": question or [], "runs": records})
-    else:
-        print_comparison(about, question or [], records)
+    with ExitStack() as each:  # is tried, whatever becomes of the others: the work is done
+        if plot is not None:
+            each.callback(plot_divergence, records, plot)
+        if csv is not None:
+            each.callback(write_csv, records, csv)
+        if as_json:
+            print_json({"model": model, **about, "questions": question or [], "runs": records})
+        else:
+            print_comparison(about, question or [], records)
+
+
+def _require_files(csv: Path | None, plot: Path | None) -> None:
+    """Find out before the work whether both can be written."""
+    from lavakv.evaluation.plot import require_plottable
+
     if csv is not None:
-        write_csv(records, csv)
+        require_writable("--csv", csv)
     if plot is not None:
-        plot_divergence(records, plot)
+        require_plottable(plot)
+    if csv is not None and plot is not None and csv.resolve() == plot.resolve():
+        raise InputError("--plot", expected="another file than --csv", got=str(plot), fix="Rename one of them.")

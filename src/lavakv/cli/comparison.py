@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lavakv.cli.console import human_bytes, results
-from lavakv.files import write_whole
+from lavakv.files import write_output
 
 _WIDE = 150
 
@@ -79,4 +79,4 @@ def write_csv(records: Sequence[dict[str, Any]], file: Path) -> None:
     writer = csv.DictWriter(out, list(records[0]))
     writer.writeheader()
     writer.writerows(records)
-    write_whole("--csv", file, out.getvalue().encode("utf-8", "replace"))
+    write_output("--csv", file, out.getvalue().encode("utf-8", "replace"))

@@ -12,7 +12,7 @@ from lavakv.cli import options
 from lavakv.cli.console import print_json, progress, results, working
 from lavakv.cli.prompts import read_prompt
 from lavakv.cli.variants import asked_variants, load_for
-from lavakv.files import require_writable, write_whole
+from lavakv.files import require_writable, write_output
 
 _DEFAULT_KEEP = "0.75,0.5,0.35,0.25,0.18,0.125,0.09,0.0625"
 
@@ -50,7 +50,7 @@ def inspect(
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)
     with progress() as bar:
         found = list(bar.track(inspector.run(variants), total=len(variants), description="Policies and budgets"))
-    write_whole("--out", out, as_bytes(inspection_page(inspector, found, model, window)), make_folder=True)
+    write_output("--out", out, as_bytes(inspection_page(inspector, found, model, window)), make_folder=True)
     if as_json:
         shares = [{"policy": one.policy, "budget": one.budget, "kept_fraction": one.kept_fraction} for one in found]
         print_json({"file": str(out), "model": model, "prompt_tokens": int(ids.shape[1]), "variants": shares})

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lavakv.errors import MissingExtraError, UnsupportedError
-from lavakv.files import require_writable, write_whole
+from lavakv.files import require_writable, write_output
 
 SMALLEST = 1e-6
+ENDINGS = ("png", "svg", "pdf")
 
 
 def require_plottable(file: Path) -> None:
@@ -24,12 +25,12 @@ def require_plottable(file: Path) -> None:
         DiskError: the disk is full or broken.
     """
     try:
-        from matplotlib.backend_bases import FigureCanvasBase
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             "--plot", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
         ) from error
-    if _ending(file) not in FigureCanvasBase.get_supported_filetypes():
+    if _ending(file) not in ENDINGS:
         raise UnsupportedError("--plot", expected="a .png, .svg or .pdf file", got=str(file), fix="Rename it.")
     require_writable("--plot", file)
 
@@ -58,7 +59,7 @@ def plot_divergence(records: Sequence[dict[str, Any]], file: Path) -> None:
     axes.legend(fontsize="small")
     picture = io.BytesIO()
     figure.savefig(picture, format=_ending(file))
-    write_whole("--plot", file, picture.getvalue())
+    write_output("--plot", file, picture.getvalue())
 
 
 def _ending(file: Path) -> str:

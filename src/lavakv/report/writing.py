@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavakv.files import write_whole
+from lavakv.files import write_output
 from lavakv.report.contents import Report
 from lavakv.report.html import html
 from lavakv.report.markdown import markdown
@@ -26,5 +26,5 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     texts = {HTML: html(report), MARKDOWN: markdown(report, {name: title for name, (title, _) in pictures.items()})}
     texts |= {name: svg for name, (_, svg) in pictures.items()}
     for name, text in texts.items():
-        write_whole("--out", folder / name, as_bytes(text), make_folder=True)
+        write_output("--out", folder / name, as_bytes(text), make_folder=True)
     return [folder / name for name in texts]

@@ -25,10 +25,14 @@ def row_weights(residual_norms: Tensor) -> Tensor:
     return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
 
 
-def grams(window: ScoringWindow) -> list[Tensor]:
-    """Of each KV head, the Gram matrices of its pieces of `W_O`, float32 `[G, value_dim, value_dim]`."""
+def grams(window: ScoringWindow) -> Tensor:
+    """Gram matrices of the pieces of `W_O`, float32 `[H, G, value_dim, value_dim]`; worked out once for a window."""
+    return window.remember("grams", lambda: _grams(window))
+
+
+def _grams(window: ScoringWindow) -> Tensor:
     assert window.output_weight is not None
-    return [weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)]
+    return torch.stack([weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)])
 
 
 def squared_lengths(window: ScoringWindow) -> Tensor:
@@ -45,11 +49,12 @@ def _squared_lengths(window: ScoringWindow) -> Tensor:
 
 
 def _squared(values: Tensor, gram: Tensor) -> Tensor:
-    return (values @ gram).mul_(values).sum(dim=-1)
+    """`[G, tokens]`; one query head at a time, as each needs room for all values again."""
+    return torch.stack([(values @ one).mul_(values).sum(dim=-1) for one in gram])
 
 
 def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-    """`sum_j w_j[i] ||(v_i - y_j) W_O||^2`, multiplied out, so that no row's distances are written down.
+    """`sum_j w_j[i] ||(v_i - y_j) W_O||^2`, multiplied out.
 
     Args:
         weights: `[G, rows, tokens]`, or `[G, rows, 1]` where they are the same for all tokens; not below zero.
@@ -63,10 +68,12 @@ def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Ten
     """
     projected = outputs @ gram
     own = (projected * outputs).sum(dim=-1, keepdim=True)
-    rows = torch.cat([projected.mul_(-2), own, torch.ones_like(own)], dim=-1)
-    summed = weights.transpose(1, 2) @ rows
-    crossed = (summed[..., :-2] * values).sum(dim=-1)
-    return (crossed + summed[..., -2] + summed[..., -1] * lengths).clamp_(min=0)
+    mass = weights.sum(dim=1)
+    if weights.shape[-1] == 1:  # one row does for all
+        projected, own = ((weights * part).sum(dim=1, keepdim=True) for part in (projected, own))
+        weights = torch.ones_like(weights[:, :1])
+    crossed = torch.matmul(projected, values.T).mul_(-2).add_(own).mul_(weights)
+    return crossed.sum(dim=1).add_(mass * lengths).clamp_(min=0)
 
 
 def squared_shares(attention: Tensor) -> Tensor:

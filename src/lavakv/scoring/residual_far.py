@@ -103,14 +103,14 @@ def _add(totals: Tensor, asked: _Asked, known: list[tuple[Tensor, Tensor]], dist
     window, places = asked
     heads, start = list(zip(_outputs(window), known, strict=True)), 0
     for attention, values in zip(window.blocks(), window.value_blocks(), strict=True):
-        found = totals[:, start : start + attention.shape[-1]]
-        stop = start + found.shape[1]
+        stop = min(start + attention.shape[-1], totals.shape[1])
         far = places[:, None] - torch.arange(start, stop, device=places.device) > distance
         paid, parts = attention[..., : stop - start], values[:, : stop - start].float()
-        for total, (outputs, (gram, lengths)), share, part in zip(found, heads, paid, parts, strict=True):
+        for head, ((outputs, (gram, lengths)), share, part) in enumerate(zip(heads, paid, parts, strict=True)):
             change = squared_shares(share).mul_(far)
-            total += summed_distances(change, outputs, gram, part, lengths[:, start:stop]).sum(dim=0)
-        start += attention.shape[-1]
+            energy = summed_distances(change, outputs, gram, part, lengths[:, start:stop])
+            totals[head, start:stop] += energy.sum(dim=0)
+        start = stop
 
 
 def _outputs(asked: ScoringWindow) -> list[Tensor]:
