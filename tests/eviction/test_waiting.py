@@ -29,7 +29,7 @@ from tests.eviction.driver import Prefill, realistic_layers
 from tests.eviction.lagging import lagging
 from tests.properties.test_online import prefills
 
-HEADS, GROUP, TOKENS, DIM, LAYERS, WINDOW, BUDGET = 2, 3, 90, 4, 5, 4, 20
+HEADS, GROUP, TOKENS, DIM, LAYERS, WINDOW, BUDGET = 2, 3, 190, 4, 5, 4, 20
 
 
 class _Uploads(TorchDispatchMode):

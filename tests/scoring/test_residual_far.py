@@ -78,6 +78,7 @@ def test_positions(num_evictable: int, rows: FarRows) -> None:
     assert found == positions_naive(num_evictable, rows.most, rows.skipped)
     assert len(found) == min(rows.most, num_evictable - int(rows.skipped * num_evictable))
     if found:
+        assert rows.places(num_evictable, torch.device("cpu")).tolist() == found
         assert found[-1] == num_evictable - 1
         gaps = [later - earlier for earlier, later in pairwise(found)]
         assert all(gap >= 1 for gap in gaps)

@@ -39,6 +39,12 @@ class FarRows(NamedTuple):
         count = min(self.most, left)
         return [first + (index + 1) * left // count - 1 for index in range(count)]
 
+    def places(self, num_evictable: int, device: torch.device) -> Tensor:
+        """The same, int64, worked out where they are needed: to send them there could mean to wait."""
+        first, count = int(self.skipped * num_evictable), len(self.positions(num_evictable))
+        parts = torch.arange(1, count + 1, device=device) * (num_evictable - first)
+        return first + torch.div(parts, count, rounding_mode="floor") - 1
+
 
 DEFAULT = FarRows()
 _ROWS_TOGETHER = 32
@@ -50,27 +56,27 @@ def residual_far_score(window: ScoringWindow, rows: FarRows = DEFAULT) -> Tensor
     Comparable across the heads of all layers. Needs what `residual_score` needs, and the prompt's queries.
     """
     squares = residual_squares(window)
-    positions = rows.positions(window.num_evictable)
-    if not positions:
+    if not rows.positions(window.num_evictable):
         return squares.sqrt()
     assert window.residual_norms is not None
     scale = rows.share * row_weights(window.residual_norms).sum()  # as if their streams were the window's
-    return squares.add_(_far_squares(window, positions, rows.distance).mul_(scale)).sqrt_()
+    return squares.add_(_far_squares(window, rows).mul_(scale)).sqrt_()
 
 
-def _far_squares(window: ScoringWindow, positions: list[int], distance: int) -> Tensor:
+def _far_squares(window: ScoringWindow, rows: FarRows) -> Tensor:
     """Squared change summed over query heads, averaged over the rows that are far enough behind, `[H, n]`.
 
     Where those are few, their sum counts as that of an eighth of all rows: one row is no average.
     """
-    device, known = window.queries.device, list(zip(grams(window), squared_lengths(window), strict=True))
-    totals = torch.zeros(len(window.queries), window.num_evictable, dtype=torch.float32, device=device)
-    places = torch.tensor(positions, device="cpu", pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    device, left = window.queries.device, window.num_evictable
+    positions, places = rows.positions(left), rows.places(left, device)
+    known = list(zip(grams(window), squared_lengths(window), strict=True))
+    totals = torch.zeros(len(window.queries), left, dtype=torch.float32, device=device)
     for start in range(0, len(positions), _ROWS_TOGETHER):
         some = slice(start, start + _ROWS_TOGETHER)
-        if positions[some][-1] > distance:
-            _add(totals, _Asked.of(window, positions[some], places[some]), known, distance)
-    nearer = torch.arange(totals.shape[1], device=totals.device) + distance
+        if positions[some][-1] > rows.distance:
+            _add(totals, _Asked.of(window, positions[some], places[some]), known, rows.distance)
+    nearer = torch.arange(left, device=device) + rows.distance
     num_far = len(positions) - torch.searchsorted(places, nearer, right=True)
     return totals.div_(num_far.clamp(min=len(positions) / 8))
 
