@@ -23,7 +23,7 @@ class FarRows(NamedTuple):
     Attributes:
         most: rows at most, spread evenly.
         skipped: part of the evictable positions, at their start, that has none.
-        distance: positions that a row looks back at least; what is nearer is read once and then left behind.
+        distance: only what lies more than so many positions back counts; what is nearer is read once and left behind.
         share: of the expected change, relative to the window's.
     """
 
