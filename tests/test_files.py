@@ -82,6 +82,19 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
         assert (tmp_path / "real.csv").read_bytes() == data
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+def test_a_descriptor_that_leads_to_a_pipe(tmp_path: Path) -> None:
+    """As `/dev/stdout` does before a `|`: its link names no file."""
+    reading, writing = os.pipe()
+    link = tmp_path / "stdout"
+    link.symlink_to(f"/proc/self/fd/{writing}")
+    _write("--csv", link, b"rows")
+    assert os.read(reading, 10) == b"rows"
+    assert link.is_symlink()
+    os.close(reading)
+    os.close(writing)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     pipe, received = tmp_path / "pipe", []

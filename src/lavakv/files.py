@@ -32,14 +32,14 @@ def require_writable(option: str, file: Path, *, make_folder: bool = False) -> N
         DiskError: the disk is full or broken.
     """
     try:
-        target = Path(os.path.realpath(file))
-        if target.is_dir():
+        if file.is_dir():
             raise InputError(option, expected="a file", got=f"{file}, which is a folder", fix="Name a file in it.")
         if make_folder:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            _require_permission(target)
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            _require_permission(file)
         else:
+            target = Path(os.path.realpath(file))  # of a link that leads nowhere yet
             target.open("xb").close()
             target.unlink()
     except OSError as error:

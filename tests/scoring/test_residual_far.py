@@ -126,7 +126,7 @@ def test_what_is_near_is_left_out_and_the_border_belongs_to_it() -> None:
 
 
 def test_few_far_rows_count_as_an_eighth_of_all() -> None:
-    """Of 40 rows one is far enough behind the only entry that counts: its change is divided by 5, not by 1."""
+    """Of 41 rows one is far enough behind the first entry, and none behind others: its change counts 8 / 41."""
     generator = torch.Generator().manual_seed(0)
     queries, keys, values = (torch.randn(1, 42, 4, generator=generator) for _ in range(3))
     window = ScoringWindow(
@@ -141,6 +141,7 @@ def test_few_far_rows_count_as_an_eighth_of_all() -> None:
     )
     wide = residual_far_score(window, FarRows(most=41, skipped=0.0, distance=39, share=1.0))[0].square()
     alone = residual_far_score(window, FarRows(most=1, skipped=0.0, distance=39, share=1.0))[0].square()
+    assert alone[0] > 1e-6
     assert wide[0] == pytest.approx(alone[0].item() * 8 / 41, rel=1e-5)
 
 
