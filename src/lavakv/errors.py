@@ -44,6 +44,10 @@ class UnsupportedError(LavaError, NotImplementedError):
     """Something lavakv does not do (yet), named."""
 
 
+class HiddenTensorError(UnsupportedError, AttributeError):
+    """Keys or values of a compressed layer, asked for as one tensor."""
+
+
 class NothingToCompressError(UnsupportedError):
     """A model without a full-attention layer of its own."""
 

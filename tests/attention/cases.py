@@ -54,13 +54,15 @@ class Case:
             for head, count in enumerate(self.counts[row]):
                 for column in self.ranked[row][head, :count].tolist():
                     seen[row, head, :, column] = True
-        mask = self.request.tail_mask
+        mask, past_mask = self.request.tail_mask, self.request.past_mask
         seen[..., evictable:] = True if mask is None else mask
+        if past_mask is not None:
+            seen[..., :evictable] &= past_mask
         return seen
 
     def exact(self) -> Tensor:
         """The answer in float64."""
-        queries, (scaling, softcap, sinks), _ = self.request
+        queries, (scaling, softcap, sinks), *_ = self.request
         settings = AttentionSettings(scaling, softcap, None if sinks is None else sinks.double())
         request = AttentionRequest(queries.double(), settings)
         return attend_dense(request, self.keys.double(), self.values.double(), self.visible())
@@ -83,7 +85,7 @@ class Case:
 
     def pytorch(self) -> list[Tensor]:
         """PyTorch's attention in the queries' dtype: written out as models do, and the fused one where it can."""
-        queries, (scaling, softcap, sinks), _ = self.request
+        queries, (scaling, softcap, sinks), *_ = self.request
         group = queries.shape[1] // self.keys.shape[1]
         keys, values, seen = (t.repeat_interleave(group, dim=1) for t in (self.keys, self.values, self.visible()))
         logits = queries @ keys.transpose(2, 3) * scaling
@@ -124,9 +126,18 @@ def cases(draw: st.DrawFn, dtype: torch.dtype, head_dims: tuple[int, ...] = (80,
     if num_queries > 1 or draw(st.booleans()):
         mask = tail_mask(generator, batch, num_queries, window + 1 + num_queries)
     queries = noise(batch, num_queries, heads * group, head_dim)
-    request = AttentionRequest(queries, settings, mask)
+    past_mask = None
+    if draw(st.booleans()):
+        past_mask = hidden_past(generator, batch, draw(st.sampled_from([1, num_queries])), evictable)
+    request = AttentionRequest(queries, settings, mask, past_mask)
     keys, values = noise(batch, columns, heads, head_dim), noise(batch, columns, heads, value_dim)
     return Case(keys, values, ranked, counts, window, request)
+
+
+def hidden_past(generator: torch.Generator, batch: int, num_rows: int, num_columns: int) -> Tensor:
+    """A mask that hides columns before the tail, of some sequences all; bool `[B, 1, rows, columns]`."""
+    mask = torch.rand(batch, 1, num_rows, num_columns, generator=generator) < 0.6
+    return mask & (torch.rand(batch, 1, 1, 1, generator=generator) < 0.8)
 
 
 def tail_mask(generator: torch.Generator, batch: int, num_queries: int, tail: int) -> Tensor:

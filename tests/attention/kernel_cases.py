@@ -11,7 +11,7 @@ from lavakv.attention import AttentionRequest, AttentionSettings
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
-from tests.attention.cases import Case, tail_mask
+from tests.attention.cases import Case, hidden_past, tail_mask
 
 KERNEL_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HEAD_DIMS = [64, 80, 96, 128, 256]
@@ -29,6 +29,7 @@ def case(
     softcap: float | None = None,
     sinks: bool = False,
     masked: bool = False,
+    past_masked: bool = False,
 ) -> Case:
     """Random, of these sizes; `counts` are the survivors of each head of each sequence."""
     generator = torch.Generator().manual_seed(head_dim + num_queries)
@@ -41,9 +42,9 @@ def case(
     ranked = [torch.stack([torch.randperm(evictable, generator=generator) for _ in range(heads)]) for _ in range(batch)]
     logits = torch.randn(heads * group, generator=generator).to(dtype) if sinks else None
     mask = tail_mask(generator, batch, num_queries, tail) if masked or num_queries > 1 else None
-    request = AttentionRequest(
-        noise(batch, num_queries, heads * group, head_dim), AttentionSettings(head_dim**-0.5, softcap, logits), mask
-    )
+    past_mask = hidden_past(generator, batch, num_queries, evictable) if past_masked else None
+    queries = noise(batch, num_queries, heads * group, head_dim)
+    request = AttentionRequest(queries, AttentionSettings(head_dim**-0.5, softcap, logits), mask, past_mask)
     keys, values = noise(batch, columns, heads, head_dim), noise(batch, columns, heads, head_dim)
     return Case(keys, values, ranked, counts, window, request)
 

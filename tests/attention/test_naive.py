@@ -15,7 +15,7 @@ from lavakv.attention.naive import attend_dense
 
 def looped(request: AttentionRequest, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
     """Attention, one query and one entry at a time."""
-    queries, (scaling, softcap, sinks), _ = request
+    queries, (scaling, softcap, sinks), *_ = request
     batch, query_heads, num_queries, _ = queries.shape
     heads, columns = keys.shape[1:3]
     answer = torch.zeros(batch, query_heads, num_queries, values.shape[3], dtype=torch.float64)

@@ -62,7 +62,16 @@ def test_as_good_as_pytorch(dtype: torch.dtype, head_dim: int) -> None:
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize(
     "settings",
-    [{"softcap": 2.0}, {"softcap": 50.0}, {"sinks": True}, {"masked": True}, {"num_queries": 5}, {"group": 1}],
+    [
+        {"softcap": 2.0},
+        {"softcap": 50.0},
+        {"sinks": True},
+        {"masked": True},
+        {"num_queries": 5},
+        {"group": 1},
+        {"past_masked": True},
+        {"past_masked": True, "num_queries": 5},
+    ],
     ids=str,
 )
 def test_settings_are_as_good_as_pytorch(dtype: torch.dtype, settings: dict[str, object]) -> None:
@@ -100,6 +109,20 @@ def test_one_mask_for_all_sequences() -> None:
     shared = example.request._replace(tail_mask=mask[:1])
     each = example.request._replace(tail_mask=mask[:1].expand(2, -1, -1, -1).contiguous())
     assert torch.equal(kernel(store, shared), kernel(store, each))
+
+
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_one_row_of_a_past_mask_for_all_queries(num_queries: int) -> None:
+    """Broadcast over queries, as a padding mask comes; and as a view with other strides."""
+    example = case(torch.float32, 16, num_queries=num_queries, past_masked=True)
+    store, mask = example.fill(RaggedStore()), example.request.past_mask
+    assert mask is not None
+    one = mask[:, :, :1]
+    shared = example.request._replace(past_mask=one)
+    each = example.request._replace(past_mask=one.expand(-1, -1, num_queries, -1).contiguous())
+    turned = example.request._replace(past_mask=one.transpose(0, 3).contiguous().transpose(0, 3))
+    assert torch.equal(kernel(store, shared), kernel(store, each))
+    assert torch.equal(kernel(store, shared), kernel(store, turned))
 
 
 def test_nothing_beyond_the_segments_is_read() -> None:

@@ -1,4 +1,8 @@
-"""Decoding on a CPU: one call of PyTorch's flash attention over all heads' survivors, one over the tail."""
+"""Decoding on a CPU: one call of PyTorch's flash attention over a sequence's survivors, one over all tails.
+
+A block may hold entries of several heads, each under a mask; never of two sequences: what is not a number in one would
+show in the other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lavakv.attention.cpu_flash import attend_part_cpu_flash
+from lavakv.attention.partial import Partial
 from lavakv.attention.request import AttentionRequest
 from lavakv.store.blocks import Blocks
 from lavakv.store.ragged import RaggedStore
@@ -14,14 +19,14 @@ MOST_ROWS = 16  # packed queries of a KV head; each block works for all of its s
 
 
 def attend_blocks(
-    store: RaggedStore, blocks: Blocks, request: AttentionRequest, packed: Tensor, mask: Tensor | None
+    store: RaggedStore, blocks: list[Blocks | None], request: AttentionRequest, packed: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Attend to survivors block by block and to the tail, and merge all by log-sum-exp.
 
     Args:
         store: holds at least one survivor.
-        blocks: those of its past.
-        request: its scaling and sinks are used; a softcap cannot be.
+        blocks: those of each sequence, None where it holds no survivor.
+        request: its scaling and sinks are used; a softcap and a mask of the past cannot be.
         packed: `[B, H, rows, head_dim]`, group-major, then query.
         mask: bool `[B, 1, rows, tail]`, or None.
 
@@ -30,27 +35,38 @@ def attend_blocks(
     """
     assert store.past is not None
     assert store.tail is not None
-    batch, heads, rows, head_dim = packed.shape
+    heads, rows = packed.shape[1:3]
     scaling, _, sinks = request.settings
     tail = attend_part_cpu_flash(packed, store.tail.keys, store.tail.values, scaling, mask)
-    queries = packed.reshape(batch * heads, rows, head_dim).index_select(0, blocks.sources)
-    past = attend_part_cpu_flash(
-        queries.view(blocks.num_blocks, 1, -1, head_dim),
-        blocks.view(store.past.keys),
-        blocks.view(store.past.values),
-        scaling,
-        _mask(blocks, rows),
-    )
-    found = past.output.reshape(-1, rows, packed.shape[3]).index_select(0, blocks.parts)
-    weights = past.log_sum_exp.reshape(-1, rows).index_select(0, blocks.parts).view(batch * heads, -1, rows)
-    denominators = [weights + blocks.absent, tail.log_sum_exp.reshape(batch * heads, 1, rows)]
+    extra = None
     if sinks is not None:
-        own = sinks.to(weights.dtype).view(1, heads, -1, 1)
-        group = own.shape[2]
-        denominators.append(own.expand(batch, heads, group, rows // group).reshape(batch * heads, 1, rows))
-    shares = torch.softmax(torch.cat(denominators, dim=1), dim=1).unsqueeze(-1)
-    outputs = torch.cat([found.view(*weights.shape, -1), tail.output.reshape(batch * heads, 1, rows, -1)], dim=1)
-    return (outputs * shares[:, : outputs.shape[1]]).sum(dim=1).view(batch, heads, rows, -1)
+        own = sinks.to(tail.log_sum_exp.dtype).view(heads, -1, 1)
+        extra = own.expand(heads, own.shape[1], rows // own.shape[1]).reshape(heads, 1, rows)
+    merged = []
+    for sequence, own_blocks in enumerate(blocks):
+        outputs, weights = [tail.output[sequence][:, None]], [tail.log_sum_exp[sequence][:, None]]
+        if own_blocks is not None:
+            part = store.past.part(sequence * heads, (sequence + 1) * heads)
+            found = _attend_past(own_blocks, *part, packed[sequence], scaling)
+            outputs.append(found.output)
+            weights.append(found.log_sum_exp)
+        shares = torch.softmax(torch.cat(weights if extra is None else [*weights, extra], dim=1), dim=1).unsqueeze(-1)
+        together = torch.cat(outputs, dim=1)
+        merged.append((together * shares[:, : together.shape[1]]).sum(dim=1))
+    return torch.stack(merged)
+
+
+def _attend_past(blocks: Blocks, keys: Tensor, values: Tensor, packed: Tensor, scaling: float) -> Partial:
+    """Attention of one sequence's heads `[H, rows, head_dim]` to its survivors, in parts `[H, most_parts, rows]`."""
+    heads, rows, head_dim = packed.shape
+    queries = packed.index_select(0, blocks.sources)
+    found = attend_part_cpu_flash(
+        queries.view(blocks.num_blocks, 1, -1, head_dim), blocks.view(keys), blocks.view(values), scaling,
+        _mask(blocks, rows),
+    )  # fmt: skip
+    outputs = found.output.reshape(-1, rows, found.output.shape[-1]).index_select(0, blocks.parts)
+    weights = found.log_sum_exp.reshape(-1, rows).index_select(0, blocks.parts).view(heads, -1, rows)
+    return Partial(outputs.view(*weights.shape, -1), weights + blocks.absent)
 
 
 def _mask(blocks: Blocks, rows: int) -> Tensor | None:

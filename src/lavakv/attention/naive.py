@@ -1,4 +1,4 @@
-"""The truth: dense attention under a mask per KV head, in float32."""
+"""Reference implementation: dense attention under a mask per KV head, in float32."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ def attend_masked(store: MaskedStore, request: AttentionRequest) -> Tensor:
     past = store.held()
     num_queries, tail = request.queries.shape[2], store.tail_length
     seen_past = past[:, :, None].expand(-1, -1, num_queries, -1)
+    if request.past_mask is not None:
+        seen_past = seen_past & request.past_mask
     shape = (*past.shape[:2], num_queries, tail)
     if request.tail_mask is None:
         seen_tail = torch.ones(shape, dtype=torch.bool, device=past.device)

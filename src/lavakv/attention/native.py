@@ -53,7 +53,8 @@ def _decode(found: Library, store: RaggedStore, request: AttentionRequest) -> Te
     past, tail = store.past, store.tail
     assert past is not None
     assert tail is not None
-    queries, (scaling, _, sinks), mask = request
+    queries, (scaling, _, sinks), mask, _ = request
+    held = None if request.past_mask is None else _shown_entries(store, request.past_mask)
     batch, query_heads, _, head_dim = queries.shape
     (keys, values), heads, segments = tail.buffers, store.num_heads, batch * store.num_heads
     rows, value_dim = query_heads // heads, values.shape[3]
@@ -68,10 +69,20 @@ def _decode(found: Library, store: RaggedStore, request: AttentionRequest) -> Te
     shape = _Shape(batch, heads, rows, head_dim, value_dim, tail.length, keys.shape[2])
     found.lavakv_decode(
         shape, scaling, past.host_offsets.data_ptr(), queries.data_ptr(), past.keys.data_ptr(),
-        past.values.data_ptr(), keys.data_ptr(), values.data_ptr(), None if seen is None else seen.data_ptr(),
-        None if sinks is None else sinks.data_ptr(), *starts, answer.data_ptr(),
+        past.values.data_ptr(), keys.data_ptr(), values.data_ptr(), None if held is None else held.data_ptr(),
+        None if seen is None else seen.data_ptr(), None if sinks is None else sinks.data_ptr(), *starts,
+        answer.data_ptr(),
     )  # fmt: skip
     return answer
+
+
+def _shown_entries(store: RaggedStore, mask: Tensor) -> Tensor:
+    """Which entries of the past a mask of columns, bool `[B, 1, 1, columns]`, shows: bool `[entries]`."""
+    assert store.past is not None
+    past, num_columns = store.past, mask.shape[-1]
+    sequences = torch.arange(mask.shape[0], device="cpu").repeat_interleave(store.num_heads)
+    lengths = past.host_offsets.diff()
+    return mask.flatten().take(past.columns.long() + num_columns * sequences.repeat_interleave(lengths))
 
 
 def _is_right(found: Library) -> bool:

@@ -33,9 +33,11 @@ def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
     if mask is not None:
         mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, 1, group * num_queries, -1)
     rows, past = packed.shape[2], store.past
-    if rows <= MOST_ROWS and past.num_entries and _can_flash(request, packed, past.keys, past.values) and past.blocks:
-        merged = attend_blocks(store, past.blocks, request, packed, mask)
-        return merged.to(queries.dtype).reshape(batch, query_heads, num_queries, -1)
+    if rows <= MOST_ROWS and past.num_entries and _can_flash(request, packed, past.keys, past.values):
+        blocks = None if request.past_mask is not None else past.blocks(batch)
+        if blocks is not None:
+            merged = attend_blocks(store, blocks, request, packed, mask)
+            return merged.to(queries.dtype).reshape(batch, query_heads, num_queries, -1)
     parts = [_part(request, packed, store.tail.keys, store.tail.values, mask)]
     if store.past.num_entries:
         parts.append(_past(store.past, request, packed))
@@ -49,6 +51,8 @@ def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
 def _past(past: RaggedPast, request: AttentionRequest, packed: Tensor) -> Partial:
     """Attention of all heads to their own survivors, `[B, H, rows, value_dim]`."""
     batch, heads, rows, _ = packed.shape
+    if request.past_mask is not None:
+        return _hidden_past(past, request, packed, request.past_mask)
     if past.rectangle is not None:
         keys, values = (part.view(batch, heads, *part.shape[1:]) for part in past.rectangle)
         return _part(request, packed, keys, values, None)
@@ -63,6 +67,21 @@ def _past(past: RaggedPast, request: AttentionRequest, packed: Tensor) -> Partia
     ]
     output = torch.cat([part.output for part in parts], dim=1).view(batch, heads, rows, -1)
     return Partial(output, torch.cat([part.log_sum_exp for part in parts], dim=1).view(batch, heads, rows))
+
+
+def _hidden_past(past: RaggedPast, request: AttentionRequest, packed: Tensor, mask: Tensor) -> Partial:
+    """Attention of all heads to those of their own survivors that `mask`, bool `[B, 1, 1 or q, columns]`, shows."""
+    batch, heads, rows, _ = packed.shape
+    scaling, softcap, _ = request.settings
+    parts = []
+    for index, (keys, values) in enumerate(past.segments):
+        sequence, head = divmod(index, heads)
+        columns = past.columns[past.offsets[index] : past.offsets[index + 1]].long()
+        seen = mask[sequence, 0].index_select(1, columns)  # [1 or q, entries]; rows are group-major, then query
+        seen = seen.expand(rows, -1) if seen.shape[0] == 1 else seen.repeat(rows // seen.shape[0], 1)
+        parts.append(attend_part(packed[sequence, head], keys, values, scaling, softcap, seen))
+    output, log_sum_exp = (torch.stack(tensors).view(batch, heads, rows, -1) for tensors in zip(*parts, strict=True))
+    return Partial(output, log_sum_exp.view(batch, heads, rows))
 
 
 def _can_flash(request: AttentionRequest, packed: Tensor, keys: Tensor, values: Tensor) -> bool:

@@ -27,10 +27,12 @@ class AttentionRequest(NamedTuple):
     Attributes:
         queries: `[B, query_heads, q, head_dim]`; query heads of one KV head stand together.
         settings: the model's scaling, softcap and sinks.
-        tail_mask: bool `[B, 1, q, tail]`, what each query sees of the tail, or None for all of it. Survivors before
-            the tail are seen by every query.
+        tail_mask: bool `[B, 1, q, tail]`, what each query sees of the tail, or None for all of it.
+        past_mask: bool `[B, 1, 1 or q, columns]`, what of the columns before the tail each query sees where a head
+            holds them, or None for all that is held.
     """
 
     queries: Tensor
     settings: AttentionSettings
     tail_mask: Tensor | None = None
+    past_mask: Tensor | None = None

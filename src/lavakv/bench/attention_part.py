@@ -46,7 +46,7 @@ class AttentionPart:
         """The first compressed layer of a model."""
         geometry = geometry_of(model.config)
         heads = model.config.get_text_config(decoder=True).num_attention_heads
-        shape = LayerShape(heads, geometry.num_heads[0], geometry.head_dim, model.dtype, model.device)
+        shape = LayerShape(heads, geometry.num_heads[0], geometry.head_dims[0], model.dtype, model.device)
         return cls(shape, setting, window)
 
     @torch.inference_mode()

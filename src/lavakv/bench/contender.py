@@ -13,6 +13,7 @@ from transformers import DynamicCache
 import lavakv
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.memory import layer_bytes
 
@@ -40,7 +41,7 @@ class Contender:
 def read_prompt(model: Any, ids: Tensor, contender: Contender) -> Contender:
     """Run the prompt `[B, tokens]` into an empty contender."""
     with contender.around():
-        model(ids, past_key_values=contender.cache, logits_to_keep=1)
+        model(ids, **cache_argument(model, contender.cache), logits_to_keep=1)
     return contender
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lavakv.bench.machine import Machine
 from lavakv.bench.settings import Setting
-from lavakv.hf.geometry import geometry_of, head_dim, stock_layers
+from lavakv.hf.geometry import geometry_of, stock_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class ModelSize:
         layer_weights: weights of all layers; each is used once a token.
         head_weights: weights of the language-model head, used once a sequence.
         query_heads: of one layer.
-        head_dim: size of one key.
+        head_dim: size of one key in the first compressed layer; all are taken to be like it.
         num_kv_heads: of each compressed layer.
         other_windows: sliding windows of the layers that are not compressed, 0 for no window.
         other_kv_heads: KV heads of each of these.
@@ -47,7 +47,7 @@ class ModelSize:
             every - inputs.numel() - (0 if head is inputs else head.numel()),
             head.numel(),
             text.num_attention_heads,
-            head_dim(text),
+            geometry.head_dims[0],
             geometry.num_heads,
             tuple(int(getattr(layer, "sliding_window", 0) or 0) for layer in others),
             int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads),

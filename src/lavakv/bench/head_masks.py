@@ -15,7 +15,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lavakv.bench.fake_keys import fake_keys
 from lavakv.errors import UnsupportedError
-from lavakv.hf.attention import call_delegate
 from lavakv.hf.cache import LavaCache
 
 Way = Literal["mask", "fake_keys"]
@@ -59,18 +58,18 @@ class HeadMasks:
         """Bytes of all masks."""
         return sum(mask.nbytes for mask in self.layers.values())
 
-    def attend(self, delegate: str, module: Any, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+    def attend(self, delegate: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
         """One new token `[B, query_heads, 1, dim]` on what each head may see."""
         mask = self.layers[module.layer_idx][:, :, : key.shape[2]]
         scaling = kwargs.get("scaling")
         if self.way == "fake_keys":
             fake = fake_keys(query, key.shape[1], query.shape[-1] ** -0.5 if scaling is None else float(scaling))
             hidden = torch.where(mask[..., None], fake[:, :, None], key)
-            return call_delegate(delegate, module, query, hidden, value, None, **kwargs)
+            return delegate(module, query, hidden, value, None, **kwargs)
         batch, heads = key.shape[:2]
-        if delegate == "eager":
+        if module.config._attn_implementation == "eager":
             per_query_head = mask.repeat_interleave(query.shape[1] // heads, dim=1)[:, :, None]
-            return call_delegate(delegate, module, query, key, value, per_query_head, **kwargs)
+            return delegate(module, query, key, value, per_query_head, **kwargs)
         _require_plain(module, kwargs)
         grouped = query.reshape(batch, heads, -1, query.shape[3])
         output = scaled_dot_product_attention(grouped, key, value, attn_mask=mask[:, :, None], scale=scaling)

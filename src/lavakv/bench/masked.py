@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +14,9 @@ from transformers import DynamicCache
 
 from lavakv.bench.contender import Contender
 from lavakv.bench.head_masks import HeadMasks, Way
-from lavakv.hf.attention import call_delegate, mask_of, register_as
+from lavakv.hf import interface
 from lavakv.hf.cache import LavaCache
-from lavakv.hf.enable import decoder_of
-
-NAME = "bench_masked_"
-_ACTIVE: ContextVar[HeadMasks | None] = ContextVar("lavakv_bench_masks", default=None)
+from lavakv.hf.interface import Interceptor
 
 
 def masked_like(full: Contender, kept: LavaCache, model: Any, room: int, way: Way) -> Contender:
@@ -35,7 +32,7 @@ def masked_like(full: Contender, kept: LavaCache, model: Any, room: int, way: Wa
     cache = DynamicCache(config=model.config)
     cache.layers = [copy.copy(layer) for layer in full.cache.layers]
     masks = HeadMasks(kept, room, way).on(cache.layers[kept.layer_indices[0]].keys)
-    return Contender(cache, lambda: masks_on(model, masks), masks.nbytes)
+    return Contender(cache, lambda: masks_on(masks), masks.nbytes)
 
 
 def way_for(device: torch.device) -> Way:
@@ -44,25 +41,19 @@ def way_for(device: torch.device) -> Way:
 
 
 @contextmanager
-def masks_on(model: Any, masks: HeadMasks) -> Iterator[None]:
-    """Let a model's compressed layers see only what the masks show."""
-    decoder = decoder_of(model)
-    original = str(decoder.config._attn_implementation)
-    register_as(NAME + original, _on_top_of(original), mask_of(original))
-    decoder.set_attn_implementation(NAME + original)
-    token = _ACTIVE.set(masks)
+def masks_on(masks: HeadMasks) -> Iterator[None]:
+    """Let a model's layers see only what the masks show, if they are among the compressed ones."""
+    token = object()
+    interface.start(token, Interceptor(partial(_attention, masks)))
     try:
         yield
     finally:
-        _ACTIVE.reset(token)
-        decoder.set_attn_implementation(original)
+        interface.stop(token)
 
 
-def _on_top_of(delegate: str) -> Any:
-    def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
-        masks = _ACTIVE.get()
-        if masks is None or module.layer_idx not in masks.layers:
-            return call_delegate(delegate, module, query, key, value, attention_mask, **kwargs)
-        return masks.attend(delegate, module, query, key, value, **kwargs)
-
-    return attention
+def _attention(
+    masks: HeadMasks, delegate: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+) -> Any:
+    if module.layer_idx not in masks.layers:
+        return delegate(module, query, key, value, mask, **kwargs)
+    return masks.attend(delegate, module, query, key, value, **kwargs)

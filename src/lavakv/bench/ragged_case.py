@@ -82,7 +82,7 @@ class RaggedCase(NamedTuple):
 
     def expected(self) -> Tensor:
         """The answer in float32, head by head, `[batch, query_heads, 1, head_dim]`."""
-        queries, (scaling, _, _), _ = self.request
+        queries, (scaling, _, _), *_ = self.request
         batch, heads = queries.shape[0], self.store.num_heads
         grouped = queries.float().reshape(batch * heads, -1, queries.shape[3])
         outputs = [

@@ -18,6 +18,7 @@ from lavakv.bench.memory import with_peak
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.layer import LavaLayer
 
 WARM_UP_TOKENS = 256
@@ -92,14 +93,15 @@ class Trial:
         contender = empty()
         gc.collect()
         with contender.around():
-            return seconds_of(
-                lambda: self._model(self._ids, past_key_values=contender.cache, logits_to_keep=1), self._device
-            )
+            cache = cache_argument(self._model, contender.cache)
+            return seconds_of(lambda: self._model(self._ids, **cache, logits_to_keep=1), self._device)
 
     def _step_seconds(self, contender: Contender) -> float:
+        cache = cache_argument(self._model, contender.cache)
+
         def steps() -> None:
             for _ in range(self._settings.steps):
-                self._model(self._ids[:, :1], past_key_values=contender.cache)
+                self._model(self._ids[:, :1], **cache)
 
         with contender.around():
             return seconds_of(steps, self._device) / self._settings.steps

@@ -14,6 +14,7 @@ from lavakv.evaluation.clock import TokenClock
 from lavakv.evaluation.encode import room_for_answer
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import LavaCache, enabled
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.geometry import geometry_of
 from lavakv.hf.memory import layer_bytes
 from lavakv.models.load import LoadedModel
@@ -107,7 +108,7 @@ def answer(
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
+            **cache_argument(model, cache),
             streamer=clock,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             max_new_tokens=room,

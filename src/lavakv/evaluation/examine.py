@@ -13,6 +13,7 @@ from lavakv.evaluation.greedy import StopRule, greedy_rows
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.variant import Variant, fan_out
 from lavakv.hf import LavaCache, enabled
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.geometry import geometry_of
 from lavakv.hf.memory import layer_bytes
 from lavakv.hf.recorder import record
@@ -84,7 +85,7 @@ def _generated(
     logits = next_logits.expand(num_rows, -1)
     if len(prompt.question):
         asked = _ids(loaded, prompt.question).expand(num_rows, -1)
-        logits = loaded.model(asked, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        logits = loaded.model(asked, **cache_argument(loaded.model, cache), logits_to_keep=1).logits[:, -1]
     return greedy_rows(loaded.model, cache, logits, prompt.max_new_tokens, _stop_rule(loaded.tokenizer, prompt))
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lavakv.hf.contract import cache_argument
+
 
 class Generated(NamedTuple):
     """What was generated, and how fast.
@@ -88,7 +90,7 @@ def greedy_rows(
         going = [row for row in going if not _is_whole(rows[row], max_new_tokens, stops, stop)]
         if not going:
             return rows
-        latest = model(latest, past_key_values=cache).logits[:, -1].argmax(dim=-1, keepdim=True)
+        latest = model(latest, **cache_argument(model, cache)).logits[:, -1].argmax(dim=-1, keepdim=True)
 
 
 def _is_whole(tokens: list[int], max_new_tokens: int, stops: AbstractSet[int], stop: StopRule) -> bool:

@@ -19,6 +19,7 @@ from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import UnsupportedError
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import enable
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.recorder import record
 from lavakv.models.load import load
 
@@ -60,7 +61,8 @@ class LavaLM(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         cache = self._variant.new_cache(self.config)
-        output: Tensor = super()._model_generate(context, max_length, stop, past_key_values=cache, **generation_kwargs)
+        held = cache_argument(self.model, cache)
+        output: Tensor = super()._model_generate(context, max_length, stop, **held, **generation_kwargs)
         return output
 
     def _loglikelihood_tokens(
@@ -85,7 +87,7 @@ class LavaLM(HFLM):
             logits = recording.next_logits[None]
             if len(continuation) > 1:
                 cache = self._filled(recording)
-                more = self.model(target[None, :-1], past_key_values=cache).logits[0]
+                more = self.model(target[None, :-1], **cache_argument(self.model, cache)).logits[0]
                 logits = torch.cat([logits, more])
             scores = logits.float().log_softmax(dim=-1)
             total = float(scores.gather(1, target[:, None]).sum())

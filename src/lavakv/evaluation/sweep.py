@@ -18,6 +18,7 @@ from lavakv.evaluation.encode import room_for_answer
 from lavakv.evaluation.greedy import Generated, greedy
 from lavakv.evaluation.variant import Variant, batches, fan_out
 from lavakv.hf import LavaCache, enabled
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.recorder import record
 from lavakv.hf.recording import Recording
 
@@ -158,5 +159,5 @@ class Sweep:
 
     def _logits(self, cache: LavaCache, tokens: Tensor, num_last: int) -> Tensor:
         """Logits after the last tokens of each row, `[rows, num_last, vocabulary]`."""
-        logits: Tensor = self._model(tokens, past_key_values=cache, logits_to_keep=num_last).logits
+        logits: Tensor = self._model(tokens, **cache_argument(self._model, cache), logits_to_keep=num_last).logits
         return logits

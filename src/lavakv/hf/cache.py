@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig
+from transformers.cache_utils import LinearAttentionLayer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import CacheStateError, InputError, UnsupportedError
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction, Ranker
 from lavakv.eviction.records import Budgets, RankedPrompt
-from lavakv.hf import memory
-from lavakv.hf.checks import check_reserved, tokens_and_padding
+from lavakv.hf import continuation, memory
+from lavakv.hf.checks import check_batch, check_brought_back, check_reserved, tokens_and_padding
 from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.inspection import held_lengths, held_positions
-from lavakv.hf.layer import LavaLayer
+from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.modes import storing
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.refusals import Refusals
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import PromptStep
+from lavakv.hf.tail_watch import TailWatch
+from lavakv.hf.versions import changed
 from lavakv.policy import Policy
 from lavakv.registry import get_policy
 from lavakv.store.base import LayerStore
@@ -84,6 +87,10 @@ class LavaCache(Refusals, Cache):
         with storing():
             twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
+
+    def __copy__(self) -> LavaCache:
+        """As `copy.deepcopy`: two caches that shared their stores would write over each other's tokens."""
+        return copy.deepcopy(self)
 
     @property
     def layer_indices(self) -> tuple[int, ...]:
@@ -165,14 +172,17 @@ class LavaCache(Refusals, Cache):
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
         self._state = CacheState(self._geometry)
+        self._watch: TailWatch | None = None
+        self._asked = 0
         self.layers = stock_layers(self._config)
         for index in self.layer_indices:
             store = self._store_class()
-            self.layers[index] = self.new_layer(index, store, self._state, self._geometry.other_full_layers)
+            place = (index, store, self._state, self._geometry.other_full_layers)
+            self.layers[index] = self.new_layer(self.layers[index], *place)
 
-    def new_layer(self, *args: Any) -> LavaLayer:
-        """Make one compressed layer; see `LavaLayer`."""
-        return LavaLayer(*args)
+    def new_layer(self, stock: Any, *args: Any) -> LavaLayer:
+        """Make one compressed layer in place of one of transformers; see `LavaLayer`."""
+        return LavaLinearLayer(stock, *args) if isinstance(stock, LinearAttentionLayer) else LavaLayer(*args)
 
     def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
         """Take a recorded prompt in place of a forward (called by `Recording.fill`).
@@ -195,7 +205,25 @@ class LavaCache(Refusals, Cache):
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
-        self._state.begin(model, inputs, mask)
+        filled = self._state.budgets is not None
+        tail_length = self._stores()[0].tail_length if filled else 0
+        self._state.begin(model, inputs, mask, self._state.columns.length - tail_length)
+        if self._watch is not None and inputs.shape[1] > 1:
+            self._watch.check(self._state.columns.length, max(self._asked, self._reserved))
+
+    def note_ids(self, input_ids: Tensor | None) -> None:
+        """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
+        self._state.noted_ids = input_ids
+
+    def note_asked(self, max_new_tokens: int) -> None:
+        """Tokens that a call of `generate` may add (called by an enabled model)."""
+        self._asked += max_new_tokens
+
+    def check_continues(self, sent: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
+        """Check that a whole text begins with what the cache holds; see `continuation.check_continues`."""
+        check_brought_back(self._state.columns.brought_back)
+        check_batch(sent, self.batch_size)
+        continuation.check_continues(self._state.columns, sent, embed)
 
     def note_hidden_states(self, hidden_states: Tensor) -> None:
         """What enters a layer (called by an enabled model); see `CacheState.note_hidden_states`."""
@@ -204,14 +232,11 @@ class LavaCache(Refusals, Cache):
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
         was_prompt = self._state.end(succeeded)
-        if succeeded and self.layers[self.layer_indices[0]].get_seq_length() != self._state.columns.length:
+        unused = [i for i in self.layer_indices if self.layers[i].num_columns != self._state.columns.length]
+        if succeeded and unused:
+            num_compressed = len(self.layer_indices)
             self.reset()
-            raise UnsupportedError(
-                "model",
-                expected="layers that use the cache",
-                got="a forward in which none did; the cache is reset",
-                fix="Turn gradient checkpointing off, or call `model.eval()`.",
-            )
+            raise _unused_layers(unused, num_compressed)
         if succeeded:
             memory.detach_states(self.layers)
         if was_prompt and succeeded:
@@ -261,13 +286,15 @@ class LavaCache(Refusals, Cache):
     def _resolved(self, spec: BudgetSpec, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         fixed = token = 0
         if spec.max_bytes is not None:
-            token = 2 * sum(self._geometry.num_heads) * self._geometry.head_dim * itemsize
+            sizes = zip(self._geometry.num_heads, self._geometry.head_dims, strict=True)
+            token = 2 * sum(heads * size for heads, size in sizes) * itemsize
             fixed = memory.other_layers_bytes(self.layers, self._config, len(num_tokens), columns, itemsize)
         return spec.tokens_per_head(num_tokens, fixed, token)
 
     def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
         tokens, padding = tokens_and_padding(step.real)
         budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
+        self._watch = TailWatch(budgets, tokens)
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [PromptPlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
         step.eviction = PromptEviction(plans, self._stores(), self._geometry.num_heads, ranker)
@@ -286,3 +313,17 @@ class LavaCache(Refusals, Cache):
             raise CacheStateError(
                 "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
             )
+
+
+def _unused_layers(unused: Sequence[int], num_compressed: int) -> UnsupportedError:
+    """The error for a forward after which layers do not hold what the model read; the cache is reset."""
+    if len(unused) == num_compressed:
+        return UnsupportedError(
+            "model", expected="layers that use the cache", got="a forward in which none did; the cache is reset",
+            fix="Turn gradient checkpointing off, or call `model.eval()`.",
+        )  # fmt: skip
+    return changed(
+        "model",
+        "every full-attention layer to attend through transformers' attention interface",
+        f"a forward in which the layers {', '.join(map(str, unused))} did not; the cache is reset",
+    )

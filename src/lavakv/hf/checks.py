@@ -9,68 +9,77 @@ import torch
 from torch import Tensor, nn
 
 from lavakv.errors import CacheMismatchError, InputError, NotEnabledError, UnsupportedError
+from lavakv.hf.columns import host_readable
 from lavakv.hf.geometry import Geometry, geometry_of
-from lavakv.hf.names import PREFIX
+from lavakv.hf.given_mask import visible_columns
+from lavakv.hf.versions import versions
+
+enabled_decoders: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def check_model(geometry: Geometry, model: Any, owner: weakref.ref[nn.Module] | None) -> None:
-    """Is this the model the cache was made for?
+def check_model(geometry: Geometry, model: Any, owner: weakref.ref[nn.Module] | None, filled: bool) -> None:
+    """Check that this is the model the cache was made for.
 
     Args:
         geometry: what the cache was made for.
         model: the model under way.
-        owner: the model that filled the cache, which may be gone, or None while the cache is empty.
+        owner: the model that filled the cache, which may be gone; None while the cache is empty, or where a filled one
+            came out of a pickle.
+        filled: does the cache hold a prompt?
 
     Raises:
-        NotEnabledError: the attention implementation was changed after `enable`.
         CacheMismatchError: another architecture, or another model than the one that filled the cache.
     """
-    implementation = model.config._attn_implementation
-    if not str(implementation).startswith(PREFIX):
-        raise NotEnabledError(
-            "model",
-            expected="lavakv's attention implementation",
-            got=repr(implementation),
-            fix="Call `lavakv.enable(model)` again after `set_attn_implementation`.",
-        )
     if owner is not None and owner() is model:
         return
     found = geometry_of(model.config)
-    if owner is not None or found != geometry:
+    if (filled and owner is not None) or found != geometry:
         raise CacheMismatchError(
-            "past_key_values",
+            "cache",
             expected=f"the model the cache was made for ({geometry.model_type}, {geometry.num_layers} layers)",
             got=f"another {found.model_type} with {found.num_layers} layers",
             fix="Make a LavaCache from this model's config.",
         )
 
 
-def check_inputs(
-    inputs: Tensor, real: Tensor, held: int, columns_seen: Tensor | None, max_positions: int | None
-) -> None:
-    """Can these tokens go on top of what the cache holds?
+def check_batch(inputs: Tensor, held: int) -> None:
+    """Check that as many sequences come as a cache holds; -1 while it is empty.
+
+    Raises:
+        CacheMismatchError: another batch size.
+    """
+    if held not in (-1, inputs.shape[0]):
+        raise CacheMismatchError(
+            "input_ids",
+            expected=f"{held} sequences, as the cache holds",
+            got=f"{inputs.shape[0]}",
+            fix="Send as many rows as the cache was filled with. For several answers to one prompt, repeat its rows "
+            "before the cache is filled, or give each answer a copy.deepcopy of the cache.",
+        )
+
+
+def check_inputs(inputs: Tensor, real: Tensor, columns_seen: Tensor | None, max_positions: int | None) -> None:
+    """Check that these tokens can go on top of what the cache holds.
 
     Args:
         inputs: token ids `[B, q]` or embeddings `[B, q, hidden]`.
         real: bool `[B, q]`, which of the new columns are no padding.
-        held: sequences the cache holds, -1 while it is empty.
         columns_seen: bool `[B, columns]` of the columns before, None for a prompt.
         max_positions: tokens the model's positions reach, or None.
 
     Raises:
-        CacheMismatchError: another batch size.
-        InputError: an empty prompt, right padding, or more tokens than the model has positions for.
+        InputError: an empty prompt, no new tokens, right padding, or more tokens than the model has positions for.
     """
-    batch, count = inputs.shape[:2]
-    if held not in (-1, batch):
-        raise CacheMismatchError(
-            "input_ids",
-            expected=f"{held} sequences, as the cache holds",
-            got=f"{batch}",
-            fix="Use a new cache for each batch.",
-        )
-    if count == 0 or columns_seen is None:
+    count = inputs.shape[1]
+    if columns_seen is None:
         _check_prompt(real[:, :count])
+    elif count == 0:
+        raise InputError(
+            "input_ids",
+            expected=f"at least one token behind the {columns_seen.shape[1]} columns the cache holds",
+            got="an empty input",
+            fix="Send new tokens; with inputs_embeds, the embeddings of new tokens.",
+        )
     seen = 0 if columns_seen is None else columns_seen.shape[1]
     if count > 1 and max_positions is not None and seen + count > max_positions:  # else no need to look at the device
         tokens = real.sum(dim=1) if columns_seen is None else real.sum(dim=1) + columns_seen.sum(dim=1)
@@ -84,8 +93,57 @@ def check_inputs(
             )
 
 
+def shows_padding(mask: Any, held: Tensor) -> Tensor | None:
+    """Whether a mask shows columns that were padding in the prompt and that no head holds.
+
+    Args:
+        mask: the `attention_mask` of a later forward, of whatever kind.
+        held: bool `[B, n]`, real tokens among the columns before the tail.
+
+    Returns:
+        Bool `[]` where only the device knows, else None.
+
+    Raises:
+        InputError: the host can see that it does.
+    """
+    seen = visible_columns(mask, 1, held.shape[0], held.device)
+    if seen is None or held.shape[1] == 0:
+        return None
+    found = (seen[:, -1, : held.shape[1]] & ~held).any()
+    if not host_readable(held.device):
+        return found
+    check_brought_back(found)
+    return None
+
+
+def check_brought_back(found: Tensor | None) -> None:
+    """Raise InputError where a mask has shown what was never held, bool `[]`."""
+    if found is not None and bool(found):
+        raise InputError(
+            "attention_mask",
+            expected="padding of the prompt to stay hidden: its entries were never kept",
+            got="a mask that shows some of it",
+            fix="Keep the zeros that the prompt's mask had, and add to them.",
+        )
+
+
+def not_announced() -> NotEnabledError:
+    """The error for keys and values that arrive without the forward of an enabled model."""
+    if not enabled_decoders:
+        return NotEnabledError(
+            "model", expected="a model that lavakv is enabled on", got="another",
+            fix="Call `lavakv.enable(model)` first.",
+        )  # fmt: skip
+    return NotEnabledError(
+        "model",
+        expected="a forward of a model that lavakv is enabled on, called with the cache as an argument",
+        got="keys and values from a forward that none of the enabled models announced",
+        fix=f"If this is another model, call `lavakv.enable` on it, too. If it is enabled, {versions()}.",
+    )
+
+
 def check_reserved(max_new_tokens: Any) -> int:
-    """Can room for so many new tokens be made?
+    """Check a number of new tokens to reserve room for.
 
     Raises:
         InputError: not a whole number, or negative.
@@ -101,7 +159,7 @@ def check_reserved(max_new_tokens: Any) -> int:
 
 
 def check_heads(index: int, expected: int, keys: Tensor) -> None:
-    """Does a layer have the KV heads its configuration says?
+    """Check that a layer has the KV heads its configuration says.
 
     Raises:
         UnsupportedError: it does not, so budgets over all layers would be wrong.

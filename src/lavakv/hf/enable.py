@@ -1,34 +1,49 @@
-"""`enable`, `disable` and `enabled`: put lavakv's attention under a model, and take it away again."""
+"""`enable`, `disable` and `enabled`: let a model work with `LavaCache`, and take that away again."""
 
 from __future__ import annotations
 
 import inspect
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lavakv.errors import InputError, UnsupportedError
-from lavakv.hf.attention import register
+from lavakv.hf import interface
+from lavakv.hf.attention import INTERCEPTOR
 from lavakv.hf.cache import LavaCache
-from lavakv.hf.checks import check_settings
+from lavakv.hf.checks import check_settings, enabled_decoders
+from lavakv.hf.contract import check_contract
 from lavakv.hf.generate import guard_generate, unguard_generate
-from lavakv.hf.names import PREFIX
+from lavakv.hf.geometry import check_decoder
 
 Model = TypeVar("Model", bound=nn.Module)
 _RECORD = "_lavakv_enabled"
 
 
+class _Enabled(NamedTuple):
+    """What `enable` did to a module.
+
+    Attributes:
+        hooks: handles of the hooks it registered.
+        replaced_attention: the attention implementation that was set before, if it had to be changed.
+    """
+
+    hooks: list[Any]
+    replaced_attention: str | None = None
+
+
 def enable(model: Model) -> Model:
     """Let a model work with `LavaCache`. Other caches, and no cache, go on working as before.
 
-    Registers an attention function on top of the model's own one and watches the decoder's forwards; idempotent. The
-    attention implementation's name lives in the config: models built from one config object share it. Enabling one has
-    no effect on the others; disabling one means that the others need `enable` again.
+    Watches the forwards of the model and its decoder; idempotent. No name and no weight changes: while a forward with a
+    `LavaCache` runs, and only then, what transformers' attention interface hands out is wrapped.
 
     Args:
         model: a transformers decoder-only model, with or without a language-model head, or the text part of a
@@ -39,42 +54,46 @@ def enable(model: Model) -> Model:
 
     Raises:
         InputError: not a transformers model.
-        UnsupportedError: an encoder-decoder model, or one whose attention does not go through transformers' interface.
+        UnsupportedError: an encoder-decoder or bidirectional model, one whose attention does not go through
+            transformers' interface, or a transformers that changed what lavakv relies on.
     """
     decoder = decoder_of(model)
-    if _RECORD in decoder.__dict__:
-        if str(decoder.config._attn_implementation).startswith(PREFIX):
-            guard_generate(model)  # its decoder may have been enabled without it
-            return model
-        disable(model)  # its attention implementation was changed since
-    original = str(decoder.config._attn_implementation).removeprefix(PREFIX)
-    delegate = _delegate(decoder, original)
-    name = register(delegate)
-    decoder.set_attn_implementation(name)
-    if decoder.config._attn_implementation != name:
-        raise _outside_interface(decoder)
-    hooks = [
-        decoder.register_forward_pre_hook(_before_forward, with_kwargs=True),
-        decoder.register_forward_hook(_after_forward, with_kwargs=True, always_call=True),
-    ]
-    layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
-    hooks += [layer.register_forward_pre_hook(_before_layer, with_kwargs=True) for layer in layers]
-    decoder.__dict__[_RECORD] = (original, hooks)
+    if _RECORD not in decoder.__dict__:
+        check_decoder(decoder.config)
+        if not getattr(decoder, "_can_set_attn_implementation", lambda: True)():
+            raise _outside_interface(decoder)
+        check_contract(decoder)
+        replaced = _replace_attention_without_softcap(decoder)
+        hooks = [
+            decoder.register_forward_pre_hook(_before_forward, with_kwargs=True),
+            decoder.register_forward_hook(_after_forward, with_kwargs=True, always_call=True),
+        ]
+        layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+        hooks += [layer.register_forward_pre_hook(_before_layer, with_kwargs=True) for layer in layers]
+        decoder.__dict__[_RECORD] = _Enabled(hooks, replaced)
+    if model is not decoder and _RECORD not in model.__dict__:
+        hooks = [
+            model.register_forward_pre_hook(_before_outer, with_kwargs=True),
+            model.register_forward_hook(_after_outer, with_kwargs=True, always_call=True),
+        ]
+        model.__dict__[_RECORD] = _Enabled(hooks)
+    enabled_decoders.add(decoder)
     guard_generate(model)
     return model
 
 
 def disable(model: Model) -> Model:
-    """Undo `enable`: the model's own attention, no hooks. Does nothing to a model that is not enabled."""
+    """Undo `enable`: no hooks, nothing left behind. Does nothing to a model that is not enabled."""
     decoder = decoder_of(model)
-    record = decoder.__dict__.pop(_RECORD, None)
-    if record is not None:
-        original, hooks = record
-        for hook in hooks:
-            hook.remove()
-        if str(decoder.config._attn_implementation).startswith(PREFIX):
-            decoder.set_attn_implementation(original)
-        unguard_generate(model)
+    for module in dict.fromkeys((model, decoder)):
+        record: _Enabled | None = module.__dict__.pop(_RECORD, None)
+        if record is not None:
+            for hook in record.hooks:
+                hook.remove()
+            if record.replaced_attention is not None:
+                decoder.set_attn_implementation(record.replaced_attention)
+    enabled_decoders.discard(decoder)
+    unguard_generate(model)
     return model
 
 
@@ -103,30 +122,22 @@ def decoder_of(model: Any) -> PreTrainedModel:
             got=type(model).__name__,
             fix="Pass the model, not a wrapper around it.",
         )
-    if model.config.is_encoder_decoder:
-        raise UnsupportedError(
-            f"model {model.config.model_type!r}",
-            expected="a decoder-only model",
-            got="an encoder-decoder model",
-            fix="Use its own cache.",
-        )
+    check_decoder(model.config)
     decoder = model.get_decoder()
     return decoder if isinstance(decoder, PreTrainedModel) else model
 
 
-def _delegate(decoder: Any, original: str) -> str:
-    """The attention that does the dense work: the user's, unless it would drop the model's softcap."""
-    can_set = getattr(decoder, "_can_set_attn_implementation", lambda: True)()
-    if not can_set:
-        raise _outside_interface(decoder)
+def _replace_attention_without_softcap(decoder: Any) -> str | None:
+    """Older transformers run Gemma-2 with sdpa and drop its softcap; then eager attention is set instead."""
     softcap = getattr(decoder.config, "attn_logit_softcapping", None)
-    if softcap is None or original != "sdpa":
-        return original
+    if softcap is None or decoder.config._attn_implementation != "sdpa":
+        return None
     warnings.warn(
         f"lavakv: sdpa attention drops the softcap of {decoder.config.model_type}; its dense attention runs as 'eager'",
         stacklevel=3,
     )
-    return "eager"
+    decoder.set_attn_implementation("eager")
+    return "sdpa"
 
 
 def _outside_interface(decoder: Any) -> UnsupportedError:
@@ -138,33 +149,76 @@ def _outside_interface(decoder: Any) -> UnsupportedError:
     )
 
 
+def _cache_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LavaCache | None:
+    """The `LavaCache` among a forward's arguments, under whatever name."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, LavaCache):
+            return value
+    return None
+
+
+def _token(module: Any, cache: LavaCache) -> tuple[int, int, int]:
+    return id(module), id(cache), threading.get_ident()
+
+
+def _before_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    cache = _cache_in(args, kwargs)
+    if cache is None:
+        return
+    _refuse_compiling()
+    interface.start(_token(model, cache), INTERCEPTOR)  # models around a decoder make its masks
+    ids = _arguments(model, args, kwargs).get("input_ids")
+    if isinstance(ids, Tensor):
+        cache.note_ids(ids)
+
+
+def _after_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+    cache = _cache_in(args, kwargs)
+    if cache is not None:
+        interface.stop(_token(model, cache))
+        cache.note_ids(None)
+
+
 def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    cache = _cache_in(args, kwargs)
+    if cache is None:
+        return
+    _refuse_compiling()
+    check_settings(kwargs, decoder.config)
     given = _arguments(decoder, args, kwargs)
-    cache = given.get("past_key_values")
-    if isinstance(cache, LavaCache):
-        check_settings(kwargs, decoder.config)
-        inputs = given.get("inputs_embeds")
-        inputs = given.get("input_ids") if inputs is None else inputs
-        if inputs is None:
-            raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
-        cache.begin(decoder, inputs, given.get("attention_mask"))
+    inputs = given.get("inputs_embeds")
+    inputs = given.get("input_ids") if inputs is None else inputs
+    if inputs is None:
+        raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
+    enabled_decoders.add(decoder)
+    cache.begin(decoder, inputs, given.get("attention_mask"))
+    interface.start(_token(decoder, cache), INTERCEPTOR)
 
 
 def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, LavaCache)), None)
+    cache = _cache_in(args, kwargs)
     hidden_states = args[0] if args else kwargs.get("hidden_states")
     if cache is not None and isinstance(hidden_states, Tensor) and hidden_states.ndim == 3:  # Gemma 3n's are several
         cache.note_hidden_states(hidden_states)
 
 
 def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    cache = _arguments(decoder, args, kwargs).get("past_key_values")
-    if isinstance(cache, LavaCache):
+    cache = _cache_in(args, kwargs)
+    if cache is not None:
+        interface.stop(_token(decoder, cache))
         cache.end(succeeded=output is not None)
 
 
-def _arguments(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _refuse_compiling() -> None:
+    if torch.compiler.is_compiling():
+        raise UnsupportedError(
+            "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
+            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
+        )  # fmt: skip
+
+
+def _arguments(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a forward by name."""
     if not args:
         return kwargs
-    return {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}
+    return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}

@@ -1,8 +1,7 @@
-"""A guard in front of `generate`: its options that a `LavaCache` cannot serve are refused before anything runs."""
+"""A guard in front of `generate`: what a `LavaCache` cannot serve is refused before anything runs."""
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch import Tensor
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf.cache import LavaCache
 
-_REPLACED = "_lavakv_replaced_generate"
 _NO_SPECULATION = "no speculative decoding"
 _REFUSED = {
     "prefill_chunk_size": (None, "the whole prompt in one forward (the first chunk would be taken for the prompt)"),
@@ -21,39 +19,61 @@ _REFUSED = {
 }
 
 
+class GuardedGenerate:
+    """`generate` of an enabled model, set on the model object; copied and pickled with it.
+
+    Args:
+        model: the model.
+        replaced: a `generate` that was set on the object before, or None for its class's own.
+    """
+
+    def __init__(self, model: Any, replaced: Any = None) -> None:
+        self.__self__, self.replaced = model, replaced
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse what a LavaCache does not support, then generate as usual."""
+        cache = next((value for value in kwargs.values() if isinstance(value, LavaCache)), None)
+        if cache is not None:
+            _check_options(self.__self__, args, kwargs)
+            _check_continuation(self.__self__, cache, args, kwargs)
+            asked = _option("max_new_tokens", self.__self__, args, kwargs)
+            cache.note_asked(asked if isinstance(asked, int) else 0)
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The unguarded `generate`, by which signature and documentation are found."""
+        model = self.__self__
+        return type(model).generate.__get__(model) if self.replaced is None else self.replaced
+
+
 def guard_generate(model: Any) -> None:
-    """Put the guard on this model object; a bound method, so that a deep copy of the model gets one of its own."""
+    """Put the guard on this model object."""
     own = model.__dict__.get("generate")
-    if hasattr(type(model), "generate") and getattr(own, "__func__", None) is not _guarded_generate:
-        if own is not None:
-            model.__dict__[_REPLACED] = own
-        model.generate = MethodType(_guarded_generate, model)
+    if hasattr(type(model), "generate") and not isinstance(own, GuardedGenerate):
+        model.generate = GuardedGenerate(model, own)
 
 
 def unguard_generate(model: Any) -> None:
     """Take the guard away; a `generate` that was set on the object before comes back."""
-    if getattr(model.__dict__.get("generate"), "__func__", None) is _guarded_generate:
+    own = model.__dict__.get("generate")
+    if isinstance(own, GuardedGenerate):
         del model.generate
-        if _REPLACED in model.__dict__:
-            model.generate = model.__dict__.pop(_REPLACED)
+        if own.replaced is not None:
+            model.generate = own.replaced
 
 
-def _guarded_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """`generate` of an enabled model: refuses what a LavaCache does not support, then runs as ever."""
-    cache = kwargs.get("past_key_values")
-    if isinstance(cache, LavaCache):
-        _check_options(self, args, kwargs)
-        _check_continuation(cache, args, kwargs)
-    replaced = self.__dict__.get(_REPLACED)
-    return type(self).generate(self, *args, **kwargs) if replaced is None else replaced(*args, **kwargs)
+def _option(name: str, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An option of `generate`: from the call, its generation config, or the model's; None if nobody gave it."""
+    given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+    places = (kwargs.get(name), getattr(given, name, None), getattr(model.generation_config, name, None))
+    return next((value for value in places if value is not None), None)
 
 
 def _check_options(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
     for option, (allowed, expected) in _REFUSED.items():
-        places = (kwargs.get(option), getattr(given, option, None), getattr(model.generation_config, option, None))
-        got = next((value for value in places if value is not None), allowed)
-        if got != allowed:
+        got = _option(option, model, args, kwargs)
+        if got not in (None, allowed):
             raise UnsupportedError(option, expected=expected, got=repr(got), fix="Leave it out with a LavaCache.")
     if kwargs.get("assistant_model") is not None:
         raise UnsupportedError(
@@ -61,17 +81,23 @@ def _check_options(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         )
 
 
-def _check_continuation(cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A further turn takes the whole text again, or new ids under a mask of all columns; else ids would be lost."""
-    held = cache.get_seq_length()
+def _check_continuation(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A further turn is the whole text again, or new ids under a mask of all columns (as `generate` takes them)."""
+    held, embeddings = cache.get_seq_length(), kwargs.get("inputs_embeds")
     ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-    if not held or not isinstance(ids, Tensor) or ids.shape[1] > held:
+    sent = ids if embeddings is None else embeddings
+    if not held or not isinstance(sent, Tensor):
         return
-    mask = kwargs.get("attention_mask")
-    if mask is None or mask.shape[1] != held + ids.shape[1]:
+    mask, count = kwargs.get("attention_mask"), sent.shape[1]
+    mask_length = count if mask is None else mask.shape[-1]
+    if mask_length == count > held:
+        cache.check_continues(sent, model.get_input_embeddings())
+    elif embeddings is not None or mask_length != held + count:
         raise InputError(
-            "input_ids",
-            expected=f"the whole text, more than the {held} columns the cache holds, or a mask of all columns",
-            got=f"{ids.shape[1]} ids and {'no mask' if mask is None else f'a mask of {mask.shape[1]}'}",
-            fix="Pass the text from its start, or new ids with a mask of the old and the new columns.",
+            "input_ids" if embeddings is None else "inputs_embeds",
+            expected=f"the whole text, more than the {held} columns the cache holds"
+            + (", or a mask of all columns" if embeddings is None else ""),
+            got=f"{count} columns and {'no mask' if mask is None else f'a mask of {mask_length}'}",
+            fix="Pass the text from its start, or new ids with a mask of the old and the new columns; "
+            "another text needs a new LavaCache.",
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionAndFullAttentionLayer
 
 from lavakv.errors import InputError, NothingToCompressError, UnsupportedError
 from lavakv.hf.positions import max_positions
@@ -21,16 +21,16 @@ class Geometry:
         num_layers: layers of the cache that transformers would build.
         layer_indices: the model's layers that are compressed.
         num_heads: KV heads of each of these.
-        head_dim: size of one key, by the configuration.
+        head_dims: size of one key of each of these, by the configuration.
         max_positions: tokens the model's position encoding reaches, or None if it says nothing.
-        other_full_layers: are there full-attention layers that stay as transformers makes them?
+        other_full_layers: do full-attention layers that stay as transformers makes them share masks with these?
     """
 
     model_type: str
     num_layers: int
     layer_indices: tuple[int, ...]
     num_heads: tuple[int, ...]
-    head_dim: int
+    head_dims: tuple[int, ...]
     max_positions: int | None
     other_full_layers: bool
 
@@ -40,13 +40,12 @@ def stock_layers(config: PretrainedConfig) -> list[Any]:
     return list(DynamicCache(config=config).layers)
 
 
-def geometry_of(config: PretrainedConfig) -> Geometry:
-    """Read a configuration.
+def check_decoder(config: PretrainedConfig) -> None:
+    """Check that a configuration is one of a decoder-only, causal model.
 
     Raises:
         InputError: not a transformers configuration.
-        UnsupportedError: an encoder-decoder model, or one with latent keys and values (MLA).
-        NothingToCompressError: no full-attention layer of its own.
+        UnsupportedError: an encoder-decoder or bidirectional model.
     """
     if not isinstance(config, PretrainedConfig):
         raise InputError(
@@ -54,34 +53,77 @@ def geometry_of(config: PretrainedConfig) -> Geometry:
         )
     if config.is_encoder_decoder:
         raise _unsupported(
-            config, "a decoder-only model", "an encoder-decoder model", "Its cross-attention is not compressed."
+            config, "a decoder-only model", "an encoder-decoder model",
+            "Its cross-attention is not compressed; use its own cache.",
+        )  # fmt: skip
+    if getattr(config.get_text_config(decoder=True), "use_bidirectional_attention", None) in (True, "all"):
+        raise _unsupported(
+            config,
+            "causal attention",
+            "use_bidirectional_attention",
+            "It reads no prompt token by token: no cache helps.",
         )
+
+
+def geometry_of(config: PretrainedConfig) -> Geometry:
+    """Read a configuration.
+
+    Raises:
+        InputError: not a transformers configuration.
+        UnsupportedError: an encoder-decoder or bidirectional model, or one with latent keys and values (MLA).
+        NothingToCompressError: no full-attention layer of its own.
+    """
+    check_decoder(config)
     text = config.get_text_config(decoder=True)
-    if getattr(text, "kv_lora_rank", None) is not None:
+    if any(getattr(layer_config(text, index), "kv_lora_rank", None) for index in range(_num_layers(text))):
         raise _unsupported(
             config, "one key and value per KV head", "latent keys and values (MLA)", "Use the full cache."
         )
     layers = stock_layers(config)
     stated = getattr(text, "max_position_embeddings", None)
     full = [index for index, layer in enumerate(layers) if _is_full(layer, stated)]
-    compressed = [index for index in full if index not in _shared_layers(text, len(layers))]
-    if not compressed:
+    cross = set(getattr(text, "cross_attention_layers", None) or ())  # they hold an image's keys, not the text's
+    shared = _shared_layers(text, len(layers))
+    compressed = [index for index in full if index not in cross | shared]
+    if not compressed or not hasattr(layer_config(text, compressed[0]), "num_attention_heads"):
         raise NothingToCompressError(
             f"model {text.model_type!r}",
             expected="at least one full-attention layer that does not share its keys and values",
-            got=f"layers {sorted({type(layer).__name__ for layer in layers})}",
-            fix="Its cache does not grow with the prompt; use it as it is.",
+            got=_kinds(layers) if hasattr(text, "num_attention_heads") else "layers without attention heads",
+            fix="Its cache does not grow with the prompt, or not in a way that lavakv knows; use it as it is.",
         )
-    heads = tuple(_num_kv_heads(text, index) for index in compressed)
-    other = len(compressed) < len(full)
-    return Geometry(text.model_type, len(layers), tuple(compressed), heads, head_dim(text), max_positions(text), other)
+    configs = [layer_config(text, index) for index in compressed]
+    return Geometry(
+        model_type=text.model_type,
+        num_layers=len(layers),
+        layer_indices=tuple(compressed),
+        num_heads=tuple(_num_kv_heads(own, index) for own, index in zip(configs, compressed, strict=True)),
+        head_dims=tuple(head_dim(own) for own in configs),
+        max_positions=max_positions(text),
+        other_full_layers=bool(set(full) & shared),
+    )
+
+
+def layer_config(text: PretrainedConfig, index: int) -> Any:
+    """The configuration of one layer; most models have one for all, Gemma-4's full layers have larger heads."""
+    if not getattr(text, "is_heterogeneous", False):
+        return text
+    return text.per_layer_config[index]
+
+
+def _num_layers(text: PretrainedConfig) -> int:
+    return int(getattr(text, "num_hidden_layers", 0) or 0) if getattr(text, "is_heterogeneous", False) else 1
+
+
+def _kinds(layers: list[Any]) -> str:
+    return f"layers of the kinds {', '.join(sorted({type(layer).__name__ for layer in layers}))}"
 
 
 def _is_full(layer: Any, max_positions: int | None) -> bool:
     """Full attention, or a sliding window that reaches the model's last position (Phi-3-128k)."""
     if type(layer) is DynamicSlidingWindowLayer:
         return max_positions is not None and layer.sliding_window >= max_positions
-    return type(layer) is DynamicLayer
+    return type(layer) in (DynamicLayer, LinearAttentionAndFullAttentionLayer)
 
 
 def _shared_layers(text: PretrainedConfig, num_layers: int) -> set[int]:
@@ -98,19 +140,18 @@ def _shared_layers(text: PretrainedConfig, num_layers: int) -> set[int]:
     return donors | set(range(first_shared, num_layers))
 
 
-def _num_kv_heads(text: PretrainedConfig, index: int) -> int:
-    """KV heads of one layer; checked against the first keys that arrive."""
-    per_layer = getattr(text, "per_layer_config", None)
-    config = per_layer[index] if isinstance(per_layer, (list, tuple)) else text
-    heads = getattr(config, "num_global_key_value_heads", None) or getattr(config, "num_key_value_heads", None)
+def _num_kv_heads(own: Any, index: int) -> int:
+    """KV heads of one layer by its configuration; checked against the first keys that arrive."""
+    heads = getattr(own, "num_global_key_value_heads", None) or getattr(own, "num_key_value_heads", None)
     if isinstance(heads, (list, tuple)):
         heads = heads[index]
-    return int(heads or config.num_attention_heads)
+    return int(heads or own.num_attention_heads)
 
 
-def head_dim(text: PretrainedConfig) -> int:
-    """Size of one key or value, by the configuration."""
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+def head_dim(own: Any) -> int:
+    """Size of one key or value, by a layer's configuration."""
+    stated = getattr(own, "head_dim", None) or getattr(own, "attention_head_dim", None)
+    return int(stated or own.hidden_size // own.num_attention_heads)
 
 
 def _unsupported(config: PretrainedConfig, expected: str, got: str, fix: str) -> UnsupportedError:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
-from lavakv.errors import NotEnabledError, UnsupportedError
+from lavakv.errors import HiddenTensorError, UnsupportedError
+from lavakv.hf.masks import SeenColumns
 from lavakv.hf.modes import storing
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.state import CacheState
+from lavakv.hf.step import Masks
+from lavakv.hf.versions import changed
 from lavakv.store.base import LayerStore
 
 
@@ -18,7 +21,7 @@ class PendingKeyValues:
     """New keys and values on their way from a cache layer to lavakv's attention function.
 
     A model hands on what `update` returns without looking. Anything else that touches it is an attention function that
-    does not know lavakv, so every use but ours is an error: better none than a wrong answer.
+    does not know lavakv, so every use but ours is an error: failing is better than answering wrongly.
     """
 
     __slots__ = ("keys", "layer", "values")
@@ -27,20 +30,37 @@ class PendingKeyValues:
         self.layer, self.keys, self.values = layer, keys, values
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise _not_enabled(f"code that reads `.{name}` of the cache's keys or values")
+        raise _not_ours(f"code that reads `.{name}` of the cache's keys or values")
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
-        raise _not_enabled(f"code that calls `{getattr(func, '__name__', func)}` on the cache's keys or values")
+        raise _not_ours(f"code that calls `{getattr(func, '__name__', func)}` on the cache's keys or values")
 
 
-def _not_enabled(got: str) -> NotEnabledError:
-    return NotEnabledError(
-        "model",
-        expected="lavakv's attention function to take the cache's keys and values",
+def _not_ours(got: str) -> UnsupportedError:
+    return changed(
+        "the model's attention",
+        expected="keys and values to go from the cache to transformers' attention interface unread",
         got=got,
-        fix="Call `lavakv.enable(model)`; if it was called, this architecture is not supported.",
     )
+
+
+class _Hidden:
+    """`keys` and `values` of a compressed layer: no rectangle of them exists."""
+
+    def __get__(self, layer: Any, owner: Any = None) -> Any:
+        if layer is None:
+            return self
+        raise HiddenTensorError(
+            "keys and values of a cache layer",
+            expected="no code that reads them as one tensor: each head holds its own survivors",
+            got="a look at them",
+            fix="`cache.kept_positions(layer, batch, head)` says what a head holds, `cache.layers[i].store` has it.",
+        )
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        if value is not None:  # transformers sets None when it makes a layer
+            self.__get__(layer)
 
 
 class LavaLayer(CacheLayerMixin):
@@ -50,13 +70,16 @@ class LavaLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = False
 
-    def __init__(self, index: int, store: LayerStore, state: CacheState, sizes_full_masks: bool) -> None:
+    keys = _Hidden()
+    values = _Hidden()
+
+    def __init__(self, index: int, store: LayerStore, state: CacheState, shares_masks: bool) -> None:
         super().__init__()
         self.index = index
         self.store = store
         self.num_columns = 0
         self._state = state
-        self._sizes_full_masks = sizes_full_masks
+        self._shares_masks = shares_masks
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to prepare: the store takes the prompt as it comes."""
@@ -79,17 +102,16 @@ class LavaLayer(CacheLayerMixin):
         self._state.take_prompt(self.index, self.store, prompt)
         self.num_columns = prompt.keys.shape[2]
 
-    def append(self, keys: Tensor, values: Tensor, mask: Any) -> Tensor | None:
-        """Store new tokens; returns what their queries see of the tail, bool `[B, 1, q, tail]`, or None for all."""
+    def append(self, keys: Tensor, values: Tensor, mask: Any) -> Masks:
+        """Store new tokens; returns what their queries see."""
         self.store.append(keys, values)
         self.num_columns += keys.shape[2]
-        return self._state.tail_mask(mask, self.store.tail_length)
+        return self._state.masks(mask, self.store.tail_length)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of the mask: only the new columns, unless other full layers share the mask."""
-        if self._sizes_full_masks:
-            return self.num_columns + query_length, 0
-        return query_length, self.num_columns
+        """Length and offset of the mask: all columns seen and new."""
+        length = self.num_columns + query_length
+        return length if self._shares_masks else SeenColumns(length), 0
 
     def get_seq_length(self) -> int:
         """All columns seen, evicted ones and padding too."""
@@ -114,6 +136,30 @@ class LavaLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> NoReturn:
         """Unsupported yet."""
         raise unsupported("cropping a cache (assisted decoding)")
+
+
+class LavaLinearLayer(LinearAttentionLayer, LavaLayer):
+    """A compressed layer that also has the recurrent state of a linear attention beside it (Falcon-H1, Zamba 2)."""
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = False
+
+    offload = LavaLayer.offload
+    prefetch = LavaLayer.prefetch
+    reorder_cache = LavaLayer.reorder_cache
+    crop = LavaLayer.crop
+
+    def __init__(self, stock: Any, *args: Any) -> None:
+        LavaLayer.__init__(self, *args)
+        for name, value in vars(stock).items():  # the recurrent part as transformers made it
+            if name not in ("keys", "values"):
+                setattr(self, name, value)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Prepare recurrent states; the store takes keys and values as they come."""
+        if kwargs:
+            LinearAttentionLayer.lazy_initialization(self, **kwargs)
 
 
 def unsupported(what: str) -> UnsupportedError:

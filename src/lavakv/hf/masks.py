@@ -1,28 +1,30 @@
-"""The mask function that an enabled model calls before its layers run: the delegate's, waiting for no device."""
+"""The mask that a later forward on a `LavaCache` gets: all columns seen and new, made without waiting for a device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+from transformers.masking_utils import causal_mask_function
 
-def without_waiting(mask: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a mask function of transformers so that a later forward on a `LavaCache` reads nothing from the device.
 
-    Where a padding mask is passed, transformers' own looks whether it hides anything, to save the mask. Such a forward
-    is known by its sizes: as many columns as queries, and others before them (`LavaLayer.get_mask_sizes`). Its layers
-    know padding from elsewhere, and one query sees itself.
+class SeenColumns(int):
+    """The number of columns of a mask that only a `LavaCache`'s layers will read; it marks such masks."""
+
+
+def lava_mask(delegate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make the mask of a forward; anything but a later forward on a `LavaCache` is left to the delegate.
+
+    Where a padding mask is passed, transformers' own functions look whether it hides anything, to save the mask. Here
+    a plain causal mask needs no more than the padding mask itself: lavakv's attention knows what is causal.
     """
-
-    def lava_mask(*args: Any, **kwargs: Any) -> Any:
-        if _is_append(**kwargs):
-            if kwargs["q_length"] == 1:
-                return None
-            kwargs["allow_is_causal_skip"] = False
-        return mask(*args, **kwargs)
-
-    return lava_mask
-
-
-def _is_append(q_length: Any = None, kv_length: Any = None, q_offset: Any = None, **_: Any) -> bool:
-    return isinstance(q_offset, int) and q_offset > 0 and q_length == kv_length
+    if not isinstance(kwargs.get("kv_length"), SeenColumns) or not kwargs.get("q_offset"):
+        return delegate(*args, **kwargs)
+    padding = kwargs.get("attention_mask")
+    if kwargs.get("mask_function") is causal_mask_function:
+        if padding is None:
+            return None
+        if kwargs["q_length"] == 1 and isinstance(padding, Tensor) and padding.ndim == 2:
+            return padding[:, None, None, : kwargs["kv_length"]]
+    return delegate(*args, **{**kwargs, "allow_is_causal_skip": False})

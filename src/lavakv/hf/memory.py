@@ -8,10 +8,10 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, cache_utils
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
 from lavakv.errors import UnsupportedError
-from lavakv.hf.geometry import head_dim
+from lavakv.hf.geometry import head_dim, layer_config
 from lavakv.hf.layer import LavaLayer
 
 _STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
@@ -20,19 +20,17 @@ _STATES = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
 
 def layer_bytes(layer: Any) -> int:
     """Bytes allocated by one cache layer: whole storages, so that a view of something larger does not look small."""
-    if isinstance(layer, LavaLayer):
-        return layer.store.nbytes
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _states(layer)}
-    return sum(storages.values())
+    return sum(storages.values()) + (layer.store.nbytes if isinstance(layer, LavaLayer) else 0)
 
 
 def bytes_by_sequence(layers: Iterable[Any], batch: int) -> list[int]:
     """Bytes allocated for each sequence of a batch; what is shared evenly is counted evenly."""
     totals = [0] * batch
     for layer in layers:
-        parts = (
-            layer.store.bytes_by_sequence() if isinstance(layer, LavaLayer) else [layer_bytes(layer) // batch] * batch
-        )
+        own = layer.store.bytes_by_sequence() if isinstance(layer, LavaLayer) else [0] * batch
+        even = (layer_bytes(layer) - (layer.store.nbytes if isinstance(layer, LavaLayer) else 0)) // batch
+        parts = [size + even for size in own]
         totals = [total + part for total, part in zip(totals, parts, strict=True)]
     return totals
 
@@ -40,7 +38,7 @@ def bytes_by_sequence(layers: Iterable[Any], batch: int) -> list[int]:
 def detach_states(layers: Iterable[Any]) -> None:
     """Cut what uncompressed layers hold off the autograd graph, which would keep every layer's full keys alive."""
     for layer in layers:
-        for name in () if isinstance(layer, LavaLayer) else _STATES:
+        for name in _STATES:
             state = getattr(layer, name, None)
             if isinstance(state, dict):
                 state.update({key: tensor.detach() for key, tensor in state.items() if _in_graph(tensor)})
@@ -61,23 +59,26 @@ def other_layers_bytes(layers: Sequence[Any], config: PretrainedConfig, batch: i
     """Bytes that the uncompressed layers will hold after a prompt of this shape.
 
     Raises:
-        UnsupportedError: a recurrent layer, whose state no configuration tells.
+        UnsupportedError: a recurrent or cross-attention layer, whose state no configuration tells.
     """
     text = config.get_text_config(decoder=True)
+    cross = set(getattr(text, "cross_attention_layers", None) or ())
     total = 0
-    for layer in layers:
-        if isinstance(layer, (LavaLayer, *_STATELESS)):
+    for index, layer in enumerate(layers):
+        recurrent = isinstance(layer, LinearAttentionLayer)
+        if isinstance(layer, _STATELESS) or (isinstance(layer, LavaLayer) and not recurrent):
             continue
-        if not isinstance(layer, CacheLayerMixin):
+        if not isinstance(layer, CacheLayerMixin) or recurrent or index in cross:
             raise UnsupportedError(
                 "max_bytes",
-                expected="a model without recurrent layers",
-                got=type(layer).__name__,
+                expected="a model without recurrent and cross-attention layers",
+                got="cross-attention" if index in cross else type(layer).__name__,
                 fix="Give the budget in tokens or as a kept fraction.",
             )
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        own = layer_config(text, index)
+        heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
         held = min(columns, getattr(layer, "sliding_window", columns + 1) - 1)
-        total += 2 * batch * heads * held * head_dim(text) * itemsize
+        total += 2 * batch * heads * held * head_dim(own) * itemsize
     return total
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
 from lavakv.eviction.plan import PromptPlan
-from lavakv.hf.columns import is_explicit, mask_rows
+from lavakv.hf.given_mask import is_explicit, mask_rows
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import LinearAttentionLayer
 
-from lavakv.errors import InputError
+from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.contract import cache_name
 from lavakv.hf.enable import decoder_of
 from lavakv.hf.layer import LavaLayer
 from lavakv.hf.prompt import LayerPrompt
@@ -30,8 +32,17 @@ class _RecordingLayer(LavaLayer):
 class _RecordingCache(LavaCache):
     """Good for one prefill."""
 
-    def new_layer(self, *args: Any) -> LavaLayer:
-        """A layer that records."""
+    def new_layer(self, stock: Any, *args: Any) -> LavaLayer:
+        """A layer that records.
+
+        Raises:
+            UnsupportedError: a layer with a recurrent state beside its keys and values.
+        """
+        if isinstance(stock, LinearAttentionLayer):
+            raise UnsupportedError(
+                "recording", expected="layers without recurrent states beside their keys and values",
+                got=type(stock).__name__, fix="Give each policy a forward of its own.",
+            )  # fmt: skip
         return _RecordingLayer(*args)
 
 
@@ -54,7 +65,7 @@ def record(model: Any, input_ids: Tensor) -> Recording:
         )
     cache = _RecordingCache(model.config)
     start = time.perf_counter()
-    output = model(input_ids, past_key_values=cache, logits_to_keep=1)
+    output = model(input_ids, **{cache_name(decoder_of(model)): cache}, logits_to_keep=1)
     next_logits = output.logits[0, -1].clone()
     seconds = time.perf_counter() - start
     layers, others = {}, {}

@@ -8,14 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lavakv.errors import CacheStateError, NotEnabledError
+from lavakv.errors import CacheStateError
 from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import Budgets
-from lavakv.hf.checks import check_heads, check_inputs, check_model
-from lavakv.hf.columns import Columns, real_columns
+from lavakv.hf.checks import check_batch, check_heads, check_inputs, check_model, not_announced, shows_padding
+from lavakv.hf.columns import Columns
+from lavakv.hf.continuation import tokens_of
 from lavakv.hf.geometry import Geometry
+from lavakv.hf.given_mask import real_columns
 from lavakv.hf.prompt import LayerPrompt
-from lavakv.hf.step import AppendStep, PromptStep
+from lavakv.hf.step import AppendStep, Masks, PromptStep
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 
@@ -28,6 +30,7 @@ class CacheState:
         batch: sequences held, -1 while empty.
         budgets: what the policy decided, once the prompt is in.
         broken: did a forward fail half-way?
+        noted_ids: `[B, q]`, the ids that the model around the decoder was called with, or None.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -36,22 +39,34 @@ class CacheState:
         self.batch = -1
         self.budgets: Budgets | None = None
         self.broken = False
+        self.noted_ids: Tensor | None = None
         self._model: weakref.ref[nn.Module] | None = None
         self._step: PromptStep | AppendStep | None = None
 
-    def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
-        """Start a forward of `model` over ids `[B, q]` or embeddings `[B, q, hidden]` under its `attention_mask`.
+    def begin(self, model: nn.Module, inputs: Tensor, mask: Any, tail_start: int) -> None:
+        """Start a forward of `model`.
+
+        Args:
+            model: the decoder.
+            inputs: ids `[B, q]` or embeddings `[B, q, hidden]`.
+            mask: its `attention_mask`.
+            tail_start: columns before the tail, of which heads hold only survivors.
 
         Raises:
             LavaError: whatever can be found wrong before a layer runs; the cache is unchanged.
         """
         self.require_sound()
-        check_model(self._geometry, model, self._model)
+        check_model(self._geometry, model, self._model, filled=self.batch != -1)
+        check_batch(inputs, self.batch)
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], self.columns.length, inputs.device)
         seen = self.columns.real if self.columns.length else None
-        check_inputs(inputs, real, self.batch, seen, self._geometry.max_positions)
-        self.columns.append(real, all_real=mask is None)
-        self._step = PromptStep(real) if seen is None else AppendStep(inputs.shape[1], self.columns)
+        check_inputs(inputs, real, seen, self._geometry.max_positions)
+        brought_back = None if seen is None else shows_padding(mask, seen[:, :tail_start])
+        noted, self.noted_ids = self.noted_ids, None
+        ids = noted if noted is not None and noted.shape == inputs.shape[:2] else inputs
+        self.columns.append(real, mask is None, tokens_of(ids).to(inputs.device))
+        self.columns.note_brought_back(brought_back)
+        self._step = PromptStep(real) if seen is None else AppendStep(inputs.shape[1], self.columns, mask is not None)
         self._model, self.batch = weakref.ref(model), inputs.shape[0]
 
     def end(self, succeeded: bool) -> bool:
@@ -59,6 +74,10 @@ class CacheState:
         step, self._step = self._step, None
         self.broken = self.broken or (step is not None and not succeeded)
         return isinstance(step, PromptStep)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model that filled the cache: a copy in another process meets another object of it."""
+        return {**self.__dict__, "_model": None}
 
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward failed half-way."""
@@ -77,12 +96,7 @@ class CacheState:
         """
         if self._step is None:
             self.require_sound()
-            raise NotEnabledError(
-                "model",
-                expected="a model that lavakv is enabled on",
-                got="another",
-                fix="Call `lavakv.enable(model)` first.",
-            )
+            raise not_announced()
         return self._step if isinstance(self._step, PromptStep) and self._step.eviction is None else None
 
     def take_prompt(self, index: int, store: LayerStore, prompt: LayerPrompt) -> None:
@@ -126,7 +140,7 @@ class CacheState:
         """Raise UnsupportedError where a layer has other KV heads than its configuration says."""
         check_heads(index, self._geometry.num_heads[self._geometry.layer_indices.index(index)], keys)
 
-    def tail_mask(self, mask: Any, tail_length: int) -> Tensor | None:
-        """What the new queries see of the tail; see `AppendStep.tail_mask`."""
+    def masks(self, mask: Any, tail_length: int) -> Masks:
+        """What the new queries see; see `AppendStep.masks`."""
         assert isinstance(self._step, AppendStep)
-        return self._step.tail_mask(mask, tail_length)
+        return self._step.masks(mask, tail_length)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lavakv.errors import InputError
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction
-from lavakv.hf.columns import Columns, is_explicit, last_rows
+from lavakv.hf.columns import Columns, host_readable
+from lavakv.hf.given_mask import is_explicit, last_rows, visible_columns
 
 
 class PromptStep:
@@ -26,17 +28,29 @@ class PromptStep:
         self.eviction: PromptEviction | None = None
         self.hidden_states: Tensor | None = None
         self._window_rows: Tensor | None = None
-        self._rows_known = False
+        self._mask: Any = None
 
     def visible(self, mask: Any, sequence: int, plan: PromptPlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
-        if not self._rows_known:
+        if mask is not self._mask:  # layers may have masks of their own
+            self._mask, self._window_rows = mask, None
             if is_explicit(mask):
                 self._window_rows = last_rows(mask, plan.window, self.real.shape[0], self.real.device)
-            self._rows_known = True
         if self._window_rows is None:
             return None
         return self._window_rows[sequence if self._window_rows.shape[0] > 1 else 0][:, plan.num_padding :]
+
+
+class Masks(NamedTuple):
+    """What new queries see.
+
+    Attributes:
+        tail: bool `[B, 1, q, tail]`, or None for all of it.
+        past: bool `[B, 1, 1 or q, columns before the tail]`, or None for all that is held.
+    """
+
+    tail: Tensor | None = None
+    past: Tensor | None = None
 
 
 class AppendStep:
@@ -45,33 +59,56 @@ class AppendStep:
     Args:
         num_queries: new columns `q`.
         columns: all columns seen, the new ones included.
+        mask_given: did the caller pass a mask?
     """
 
-    def __init__(self, num_queries: int, columns: Columns) -> None:
-        self._num_queries, self._columns = num_queries, columns
-        self._tail_mask: Tensor | None = None
-        self._mask_known = False
+    def __init__(self, num_queries: int, columns: Columns, mask_given: bool) -> None:
+        self._num_queries, self._columns, self._mask_given = num_queries, columns, mask_given
+        self._built: tuple[Any, Masks] | None = None
 
-    def tail_mask(self, mask: Any, tail_length: int) -> Tensor | None:
-        """What the new queries see of the tail, bool `[B, 1, q, tail]`, or None for all of it.
+    def masks(self, mask: Any, tail_length: int) -> Masks:
+        """What the new queries see, by the mask that the model made or got; built once for all layers that share it.
 
-        Built once a forward: the real columns of the tail before the new ones, and the model's own mask (or a causal
-        one) among the new ones, where image tokens may look ahead.
+        Without a mask, columns that were padding when they came stay hidden.
         """
-        if not self._mask_known:
-            if self._num_queries > 1 or self._columns.any_padding:
-                self._tail_mask = self._built(mask, tail_length)
-            self._mask_known = True
-        return self._tail_mask
+        if self._built is None or self._built[0] is not mask:
+            self._built = (mask, self._build(mask, tail_length))
+        return self._built[1]
 
-    def _built(self, mask: Any, tail_length: int) -> Tensor:
+    def _build(self, mask: Any, tail_length: int) -> Masks:
+        columns, count = self._columns, self._num_queries
+        real = columns.real
+        seen = visible_columns(mask, count, real.shape[0], real.device)
+        if seen is None and count == 1 and not columns.any_padding:
+            return Masks()
+        if seen is not None and seen.shape[-1] != columns.length:
+            raise InputError(
+                "attention_mask",
+                expected=f"a mask of all {columns.length} columns, seen and new",
+                got=f"one of {seen.shape[-1]} columns in an attention layer",
+                fix="Pass a mask of all columns the cache has seen, and the new ones.",
+            )
+        return Masks(self._tail(seen, tail_length), self._past(seen, columns.length - tail_length))
+
+    def _past(self, seen: Tensor | None, num_past: int) -> Tensor | None:
+        if seen is None or num_past == 0:
+            return None
+        seen, real = seen[..., :num_past], self._columns.real[:, None, :num_past]
+        if host_readable(seen.device) and not bool((real & ~seen).any()):
+            return None  # it hides nothing that could be held
+        return seen.expand(real.shape[0], -1, -1)[:, None]
+
+    def _tail(self, seen: Tensor | None, tail_length: int) -> Tensor | None:
         real, count = self._columns.real[:, -tail_length:], self._num_queries
         batch, device = real.shape[0], real.device
-        if is_explicit(mask) and count > 1:
-            among = last_rows(mask, count, batch, device)[..., -count:]
-        else:
-            among = torch.ones(1, count, count, dtype=torch.bool, device=device).tril()
+        shown = real[:, None] if seen is None else seen[..., -tail_length:].expand(batch, -1, -1)
+        if not self._mask_given:
+            shown = shown & real[:, None]
+        if count == 1 and host_readable(device) and bool(shown.all()):
+            return None
         itself = torch.eye(count, dtype=torch.bool, device=device)  # padding sees itself: no row may be empty
-        among = (among & real[:, None, -count:]) | itself
-        before = real[:, None, :-count].expand(-1, count, -1)
-        return torch.cat([before, among], dim=-1)[:, None]
+        among = shown[..., -count:] & real[:, None, -count:]
+        if shown.shape[1] == 1:
+            among = among & torch.ones_like(itself).tril()
+        before = shown[..., :-count].expand(-1, count, -1)
+        return torch.cat([before, among | itself], dim=-1)[:, None]

@@ -28,7 +28,7 @@ class Library(ctypes.CDLL):
             function.restype, function.argtypes = ctypes.c_int64, []
         pointer = ctypes.c_void_p
         self.lavakv_decode.restype = None
-        self.lavakv_decode.argtypes = [pointer, ctypes.c_float, *[pointer] * 13]
+        self.lavakv_decode.argtypes = [pointer, ctypes.c_float, *[pointer] * 14]
         self.lavakv_add_received.restype = None
         self.lavakv_add_received.argtypes = [pointer, ctypes.c_float, *[pointer] * 3]
         self.chunk, self.piece_bytes = int(self.lavakv_chunk()), int(self.lavakv_piece_bytes())

@@ -114,19 +114,20 @@ int64_t lavakv_chunk(void) { return CHUNK; }
 int64_t lavakv_piece_bytes(void) { return sizeof(piece); }
 
 /* shape: sequences, heads, rows, dim, value_dim, tail, columns between two heads' tails, is the tail masked?
-   queries [segments, rows, dim]; past [entries, dim]; tails [segments, capacity, dim]; visible [sequences, tail];
+   queries [segments, rows, dim]; past [entries, dim]; tails [segments, capacity, dim]; past_visible [entries] or NULL;
+   visible [sequences, tail] or NULL;
    sinks [heads, rows] or NULL; room for the pieces, for their outputs and two numbers a row of each; answer
    [segments, rows, value_dim]. */
 void lavakv_decode(const int64_t *shape, float scaling, const int64_t *offsets, const float *queries,
                    const float *past_keys, const float *past_values, const float *tail_keys, const float *tail_values,
-                   const uint8_t *visible, const float *sinks, piece *pieces, int64_t *firsts, float *outputs,
+                   const uint8_t *past_visible, const uint8_t *visible, const float *sinks, piece *pieces, int64_t *firsts, float *outputs,
                    float *sums, float *answer) {
     int64_t heads = shape[1], rows = shape[2], dim = shape[3], value_dim = shape[4], tail = shape[5];
     int64_t capacity = shape[6], segments = shape[0] * heads, made = 0;
     for (int64_t s = 0; s < segments; s++) {
         firsts[s] = made;
-        made = cut(pieces, made, past_keys + offsets[s] * dim, past_values + offsets[s] * value_dim, NULL,
-                   offsets[s + 1] - offsets[s], s, dim, value_dim);
+        made = cut(pieces, made, past_keys + offsets[s] * dim, past_values + offsets[s] * value_dim,
+                   past_visible ? past_visible + offsets[s] : NULL, offsets[s + 1] - offsets[s], s, dim, value_dim);
         made = cut(pieces, made, tail_keys + s * capacity * dim, tail_values + s * capacity * value_dim,
                    visible ? visible + (s / heads) * tail : NULL, tail, s, dim, value_dim);
     }

@@ -34,6 +34,8 @@ class RaggedPast:
         if len(set(counts)) == 1 and counts[0]:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
         self._tiles: dict[int, Tiles] = {}
+        self._blocks: list[Blocks | None] | None = None
+        self._blocks_planned = False
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
@@ -68,11 +70,32 @@ class RaggedPast:
         """`offsets` as an int64 tensor on the CPU."""
         return torch.tensor(self.offsets, device="cpu")
 
-    @cached_property
-    def blocks(self) -> Blocks | None:
-        """The entries in equal blocks, planned once; None where segments are too short for it. See `blocks.py`."""
-        with torch.inference_mode(False):  # or a later forward with gradients could not use it
-            return plan_blocks(self.offsets, self.keys.dtype, self.keys.device)
+    def blocks(self, num_sequences: int) -> list[Blocks | None] | None:
+        """Each sequence's entries in equal blocks, planned once; see `blocks.py`.
+
+        None where segments are too short for it; None in the list for a sequence without entries.
+        """
+        if not self._blocks_planned:
+            self._blocks_planned = True
+            with torch.inference_mode(False):  # or a later forward with gradients could not use it
+                self._blocks = self._planned_blocks(num_sequences)
+        return self._blocks
+
+    def _planned_blocks(self, num_sequences: int) -> list[Blocks | None] | None:
+        heads, planned = (len(self.offsets) - 1) // num_sequences, list[Blocks | None]()
+        for first in range(0, len(self.offsets) - 1, heads):
+            start, *_, stop = offsets = self.offsets[first : first + heads + 1]
+            own = [offset - start for offset in offsets]
+            blocks = plan_blocks(own, self.keys.dtype, self.keys.device) if stop > start else None
+            if blocks is None and stop > start:
+                return None
+            planned.append(blocks)
+        return planned
+
+    def part(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the segments `first` to `last`, a view."""
+        rows = slice(self.offsets[first], self.offsets[last])
+        return self.keys[rows], self.values[rows]
 
     @property
     def num_entries(self) -> int:

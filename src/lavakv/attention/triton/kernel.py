@@ -32,8 +32,10 @@ def tanh(x):
         "tail_length",
         "mask_batch_stride",
         "mask_token_stride",
+        "past_mask_batch_stride",
+        "past_mask_token_stride",
     ],
-    do_not_specialize_on_alignment=["tail_mask", "tail_start", "tiles"],
+    do_not_specialize_on_alignment=["tail_mask", "past_mask", "past_columns", "tail_start", "tiles"],
 )
 def attend_tile(
     queries,  # [B, query_heads, q, HEAD_DIM]
@@ -42,6 +44,8 @@ def attend_tile(
     tail_keys,  # [B * HEADS, capacity, HEAD_DIM]
     tail_values,  # [B * HEADS, capacity, VALUE_DIM]
     tail_mask,  # uint8 [B, 1, q, tail] where HAS_MASK
+    past_mask,  # uint8 [B, 1, 1 or q, columns] where HAS_PAST_MASK
+    past_columns,  # int32 [entries] where HAS_PAST_MASK: the column each entry came from
     tail_start,  # int64 [1] where ON_DEVICE: added to tail_length
     tiles,  # int64 [3, num_past_tiles]: segment, first entry, number of entries
     outputs,  # float32 [tiles, rows, VALUE_DIM]
@@ -60,6 +64,9 @@ def attend_tile(
     mask_batch_stride,
     mask_token_stride,
     mask_column_stride,
+    past_mask_batch_stride,
+    past_mask_token_stride,
+    past_mask_column_stride,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     NUM_QUERIES: tl.constexpr,
@@ -70,6 +77,7 @@ def attend_tile(
     BLOCK_HEAD: tl.constexpr,
     BLOCK_VALUE: tl.constexpr,
     HAS_MASK: tl.constexpr,
+    HAS_PAST_MASK: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     ON_DEVICE: tl.constexpr,
 ) -> None:
@@ -131,6 +139,12 @@ def attend_tile(
             column = (first + entry) * mask_column_stride
             place = batch * mask_batch_stride + token[:, None] * mask_token_stride + column[None, :]
             seen = tl.load(tail_mask + place, mask=visible & in_tail, other=1)
+            visible = visible & (seen != 0)
+        if HAS_PAST_MASK:
+            source = tl.load(past_columns + first + entry, mask=inside & (in_tail == 0), other=0).to(tl.int64)
+            place = batch * past_mask_batch_stride + token[:, None] * past_mask_token_stride
+            place += source[None, :] * past_mask_column_stride
+            seen = tl.load(past_mask + place, mask=visible & (in_tail == 0), other=1)
             visible = visible & (seen != 0)
         logits = tl.where(visible, logits, float("-inf"))
         new_largest = tl.maximum(largest, tl.max(logits, 1))

@@ -50,6 +50,7 @@ def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Ten
     merged = queries.new_empty(batch, num_queries, query_heads, value_dim)
     scaling, softcap, sinks = request.settings
     mask, *mask_strides = _mask_arguments(request.tail_mask, batch, unused=queries)
+    past_mask, *past_strides = _mask_arguments(request.past_mask, batch, unused=queries)
     shape = launch_shape(head_dim, value_dim, queries.element_size())
     start = queries if tail.start is None else tail.start  # unused pointers must still point somewhere
     counts = (tiles.size, tiles.num_tiles, num_tail_tiles, tail.length)
@@ -57,11 +58,12 @@ def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Ten
     sizes |= {"BLOCK_VALUE": shape.block_value, "ON_DEVICE": tail.start is not None}
     with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
         kernel.attend_tile[(num_tiles,)](
-            queries, past.keys, past.values, tail.keys, tail.values, mask, start, tiles.work, outputs, log_sums,
-            *_scales(scaling, softcap), *counts, *queries.stride()[:3], tail.keys.stride(1), tail.values.stride(1),
-            *mask_strides, **sizes, HEAD_DIM=head_dim, BLOCK_ROWS=block_rows(rows), BLOCK_ENTRIES=shape.block_entries,
-            BLOCK_HEAD=shape.block_head, HAS_MASK=request.tail_mask is not None, HAS_SOFTCAP=softcap is not None,
-            num_warps=shape.num_warps, num_stages=shape.num_stages,
+            queries, past.keys, past.values, tail.keys, tail.values, mask, past_mask, past.columns, start, tiles.work,
+            outputs, log_sums, *_scales(scaling, softcap), *counts, *queries.stride()[:3], tail.keys.stride(1),
+            tail.values.stride(1), *mask_strides, *past_strides, **sizes, HEAD_DIM=head_dim,
+            BLOCK_ROWS=block_rows(rows), BLOCK_ENTRIES=shape.block_entries, BLOCK_HEAD=shape.block_head,
+            HAS_MASK=request.tail_mask is not None, HAS_PAST_MASK=request.past_mask is not None,
+            HAS_SOFTCAP=softcap is not None, num_warps=shape.num_warps, num_stages=shape.num_stages,
         )  # fmt: skip
         kernel.merge_tiles[(batch * heads, rows)](
             outputs, log_sums, tiles.first, start, queries if sinks is None else sinks, merged, *counts,
@@ -75,7 +77,7 @@ def _mask_arguments(mask: Tensor | None, batch: int, unused: Tensor) -> tuple[Te
     if mask is None:
         return unused, 0, 0, 0
     sequence, _, query, column = mask.expand(batch, -1, -1, -1).stride()
-    return mask.view(torch.uint8), sequence, query, column
+    return mask.view(torch.uint8), sequence, query if mask.shape[2] > 1 else 0, column
 
 
 def _scales(scaling: float, softcap: float | None) -> tuple[float, float]:

@@ -1,0 +1,84 @@
+"""Where lavakv stands between a model and transformers' attention: only while a forward with its cache is under way.
+
+transformers compares the names of attention implementations in several places, so no name changes and nothing is
+registered: what its two interfaces hand out is wrapped instead, and only from the start of such a forward to its end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, NamedTuple
+
+from transformers import AttentionInterface, AttentionMaskInterface
+
+_lock = threading.Lock()
+_active: dict[Hashable, Interceptor] = {}
+_replaced: list[tuple[type, str, Any]] = []
+_MISSING = object()
+
+
+class Interceptor(NamedTuple):
+    """What is called in place of the functions that transformers' interfaces hand out.
+
+    Attributes:
+        attention: called as `attention(delegate, module, query, key, value, attention_mask, **kwargs)`.
+        mask: called as `mask(delegate, **kwargs)`, or None to leave mask functions alone.
+    """
+
+    attention: Callable[..., Any]
+    mask: Callable[..., Any] | None = None
+
+
+def start(token: Hashable, interceptor: Interceptor) -> None:
+    """Wrap what the interfaces hand out until `stop(token)`; functions pass through several interceptors in turn."""
+    with _lock:
+        if not _active:
+            _replace(AttentionInterface, "get_interface", _get_interface)
+            _replace(AttentionMaskInterface, "__getitem__", _get_mask)
+        _active[token] = interceptor
+
+
+def stop(token: Hashable) -> None:
+    """End what `start(token)` began; does nothing if it did not."""
+    with _lock:
+        if _active.pop(token, None) is not None and not _active:
+            while _replaced:
+                owner, name, before = _replaced.pop()
+                if before is _MISSING:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, before)
+
+
+def _replace(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+    _replaced.append((owner, name, owner.__dict__.get(name, _MISSING)))
+    setattr(owner, name, _method(wrapper, getattr(owner, name)))
+
+
+def _method(wrapper: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that calls `wrapper(original, self, ...)`."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, self, *args, **kwargs)
+
+    return method
+
+
+def _get_interface(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = original(*args, **kwargs)
+    for interceptor in _interceptors():
+        found = partial(interceptor.attention, found)
+    return found
+
+
+def _get_mask(original: Callable[..., Any], *args: Any) -> Any:
+    found = original(*args)
+    for interceptor in _interceptors():
+        found = found if interceptor.mask is None else partial(interceptor.mask, found)
+    return found
+
+
+def _interceptors() -> list[Interceptor]:
+    return list(dict.fromkeys(list(_active.values())))

@@ -1,3 +1,0 @@
-"""Names that lavakv registers with transformers."""
-
-PREFIX = "lavakv_"

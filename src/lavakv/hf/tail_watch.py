@@ -1,0 +1,43 @@
+"""A warning where a cache holds more than its budget because text came after its first forward."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+
+class TailWatch:
+    """Compares what came uncompressed behind a prompt with the room that its budget leaves and what was asked for.
+
+    Args:
+        tokens_per_head: budget of each sequence.
+        num_tokens: prompt tokens of each sequence.
+    """
+
+    def __init__(self, tokens_per_head: Sequence[int], num_tokens: Sequence[int]) -> None:
+        held = [min(pair) for pair in zip(tokens_per_head, num_tokens, strict=True)]
+        self._budget, self._held = min(zip(tokens_per_head, held, strict=True), key=lambda pair: pair[0] - pair[1])
+        self._num_columns = max(num_tokens)
+        self._warned = False
+
+    def check(self, num_columns: int, num_new_tokens_asked: int) -> None:
+        """Warn once where entries beyond the budget outnumber the new tokens that were asked for.
+
+        Where nobody said how many are to come, as many as the budget itself are expected.
+
+        Args:
+            num_columns: all columns seen, those of the forward under way included.
+            num_new_tokens_asked: by `generate`, `LavaCache(max_new_tokens=...)` or `reserve`; 0 if nobody said.
+        """
+        appended = num_columns - self._num_columns
+        held = self._held + appended
+        if self._warned or held - self._budget <= (num_new_tokens_asked or self._budget):
+            return
+        self._warned = True
+        warnings.warn(
+            f"lavakv: the cache holds {held} entries per head for a budget of {self._budget}. Only the first forward "
+            f"of a cache is compressed, and {appended} tokens came after it. Send the whole prompt in the first one "
+            "(a system prompt together with what follows it), or say with `LavaCache(max_new_tokens=...)` how many "
+            "tokens are to come uncompressed.",
+            stacklevel=2,
+        )
