@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -13,8 +14,8 @@ MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 KEYWORDS = ("past_key_values", "cache")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 
-# Run after a block, in its names: how many tokens it made. What the block prints stays as it is.
-_EPILOGUE = "\nprint()\nprint(output.shape[1] - inputs.input_ids.shape[1])\n"
+# Run after a block, in its names. What the block does and prints stays as it is.
+_EPILOGUE = "\nimport transformers\nprint('', output.shape[1] - inputs.input_ids.shape[1], transformers.__version__)\n"
 
 
 def code_blocks(markdown: str, language: str) -> list[str]:
@@ -61,13 +62,17 @@ def prepare(folder: Path, model_dir: Path) -> dict[str, str]:
     return {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "1"}
 
 
-def run_block(
-    command: list[str], block: str, folder: Path, environment: Mapping[str, str]
-) -> tuple[subprocess.CompletedProcess[str], int, int]:
-    """Run a block that ends by printing `cache.nbytes` in a process of its own, in a prepared folder.
+class Outcome(NamedTuple):
+    """What a block did: the bytes it printed, the tokens it made, its transformers, and what it wrote to stderr."""
 
-    Returns:
-        The process, the bytes that it printed, and the number of tokens that it made.
+    nbytes: int
+    new_tokens: int
+    transformers: str
+    stderr: str
+
+
+def run_block(command: list[str], block: str, folder: Path, environment: Mapping[str, str]) -> Outcome:
+    """Run a block that ends by printing `cache.nbytes` in a process of its own, in a prepared folder.
 
     Raises:
         AssertionError: it failed.
@@ -79,8 +84,8 @@ def run_block(
         cwd=folder, env=dict(environment), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    *_, nbytes, new_tokens = done.stdout.split()
-    return done, int(nbytes), int(new_tokens)
+    *_, nbytes, new_tokens, version = done.stdout.split()
+    return Outcome(int(nbytes), int(new_tokens), version, done.stderr)
 
 
 def exact_bytes(new_tokens: int, *, budget: int = 256, window: int = 32) -> int:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers import LlamaForCausalLM
 
 import lavakv
@@ -49,7 +50,8 @@ def test_it_runs_and_the_budget_is_exact(keyword: str, place: tuple[Path, dict[s
         pytest.skip("this transformers has only past_key_values")
     folder, environment = place
     block = readme.with_keyword(BLOCKS[0], keyword)
-    done, nbytes, new_tokens = readme.run_block([sys.executable], block, folder, environment)
-    assert nbytes == readme.exact_bytes(new_tokens)
+    outcome = readme.run_block([sys.executable], block, folder, environment)
+    assert outcome.transformers == transformers.__version__
+    assert outcome.nbytes == readme.exact_bytes(outcome.new_tokens)
     if keyword == "cache":
-        assert "past_key_values" not in done.stderr
+        assert "past_key_values" not in outcome.stderr
