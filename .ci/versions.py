@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -113,12 +114,12 @@ def _pip_install(folder: Path, requirements: list[str]) -> None:
 
 
 def _name(found: metadata.Distribution) -> str:
-    return str(found.metadata["Name"]).lower().replace("_", "-")
+    return canonicalize_name(str(found.metadata["Name"]))
 
 
 def _version(name: str, installed: dict[str, metadata.Distribution]) -> str | None:
     try:
-        return (installed.get(name.lower().replace("_", "-")) or metadata.distribution(name)).version
+        return (installed.get(canonicalize_name(name)) or metadata.distribution(name)).version
     except metadata.PackageNotFoundError:
         return None
 

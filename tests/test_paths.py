@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lavakv import ModelError, paths
+from lavakv.models.default import fetched
 from lavakv.models.home import home as model_home
 from lavakv.models.home import made_once
 from lavakv.native import build
@@ -97,5 +98,17 @@ def test_a_folder_that_may_not_be_written_is_about_permission(tmp_path: Path, mo
 
     monkeypatch.setenv("LAVAKV_HOME", str(tmp_path / "new" / "folder"))
     monkeypatch.setattr(Path, "mkdir", denied)
-    with pytest.raises(ModelError, match="write permission"):
+    with pytest.raises(ModelError, match="read and write permission"):
+        made_once("model", lambda *_: None)
+
+
+def test_a_folder_that_may_not_be_read_is_about_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path, *_: object, **__: object) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setenv("LAVAKV_HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(ModelError, match="read and write permission"):
+        fetched()
+    with pytest.raises(ModelError, match="read and write permission"):
         made_once("model", lambda *_: None)

@@ -45,7 +45,7 @@ def fix_for(error: OSError) -> str:
     if error.errno in _FULL_ERRNOS:
         return f"Free some space on its disk, or set {HOME_VARIABLE} to a folder on another one."
     if error.errno in _PERMISSION_ERRNOS:
-        return f"Set {HOME_VARIABLE} to a folder that you may write to, or get write permission for this one."
+        return f"Set {HOME_VARIABLE} to a folder of your own, or get read and write permission for this one."
     if error.errno in _OBSTACLE_ERRNOS:
         return f"Remove what is in its place, or set {HOME_VARIABLE} to a folder."
     return f"Check its disk, or set {HOME_VARIABLE} to a folder on another one."

@@ -12,9 +12,22 @@ from filelock import FileLock
 from lavakv.errors import ModelError
 from lavakv.paths import fix_for, home, make_folder
 
-__all__ = ["MARKER", "folder_bytes", "home", "made_once"]
+__all__ = ["MARKER", "folder_bytes", "home", "made_before", "made_once"]
 
 MARKER = "config.json"
+
+
+def made_before(name: str) -> Path | None:
+    """The folder `name` under `home()` if it was made, complete, else None.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    final = home() / name
+    try:
+        return final if (final / MARKER).exists() else None
+    except OSError as error:
+        raise _unusable(error) from error
 
 
 def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
@@ -27,24 +40,28 @@ def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
     Raises:
         ModelError: the folder cannot be read or written.
     """
+    if (made := made_before(name)) is not None:
+        return made
     final = home() / name
     try:
-        if (final / MARKER).exists():
-            return final
         make_folder(home())
         with FileLock(home() / "lock"):
             if not (final / MARKER).exists():
                 _make(final, make)
+    except ModelError:
+        raise
     except OSError as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(
-            f"model folder {home()}",
-            expected="a folder that can be written",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            fix=fix_for(error),
-        ) from error
+        raise _unusable(error) from error
     return final
+
+
+def _unusable(error: OSError) -> ModelError:
+    return ModelError(
+        f"model folder {home()}",
+        expected="a folder that can be read and written",
+        got=f"{type(error).__name__}: {error.strerror or error}",
+        fix=fix_for(error),
+    )
 
 
 def _make(final: Path, make: Callable[[Path, Path], None]) -> None:
