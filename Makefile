@@ -2,31 +2,56 @@ PYTHON ?= python3
 SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
-OLDEST := .oldest
 ARGS ?=
 RUN ?= build/bench-gpu-curves
 
-.PHONY: setup demo test test-gpu check bench bench-gpu bench-gpu-curves clean
+# The releases of transformers that are tested: the one that constraints.txt pins (everything), the oldest supported one
+# (constraints-oldest.txt), those between at which something changed that we rely on, and the registry's newest.
+OLDEST := .oldest
+NEWEST := .newest
+# 5.23.0: the last one whose models take the cache as past_key_values only.
+BETWEEN := 5.23.0
+ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
+ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
-setup: $(VENV)/.ready $(OLDEST)/.ready
+.PHONY: setup newest demo test test-gpu test-wheel dist check bench bench-gpu bench-gpu-curves clean
+
+setup: $(VENV)/.ready $(OLDEST)/.ready $(BETWEEN:%=.transformers/%/.ready) newest
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,eval,ray,report,dev]'
 	touch $@
 
-# The oldest supported transformers, beside the newest one that .venv holds.
-$(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.ready
-	rm -rf $(OLDEST)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(OLDEST) -r constraints-oldest.txt
-	touch $@
+$(OLDEST)/.ready: constraints-oldest.txt .ci/versions.py $(VENV)/.ready
+	$(BIN)/python .ci/versions.py install $(OLDEST) "$$(cat constraints-oldest.txt)"
+
+.transformers/%/.ready: .ci/versions.py $(VENV)/.ready
+	$(BIN)/python .ci/versions.py install .transformers/$* transformers==$*
+
+newest: $(VENV)/.ready
+	$(BIN)/python .ci/versions.py newest $(NEWEST)
 
 demo: $(VENV)/.ready
 	$(BIN)/lavakv demo --seed $(SEED)
 
 test: setup
 	$(BIN)/pytest -n 2
-	PYTHONPATH=$(OLDEST) $(BIN)/pytest -n 2 tests/hf
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -n 2 $(ON_OLDEST_AND_NEWEST)
+	set -e; for version in $(BETWEEN); do \
+		PYTHONPATH=$(CURDIR)/.transformers/$$version $(BIN)/pytest -n 2 $(ON_BETWEEN); done
+	if test -d $(NEWEST)/transformers; then \
+		PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/pytest -n 2 $(ON_OLDEST_AND_NEWEST); \
+	else echo "newest transformers: not run beside the pinned one"; fi
+
+# A wheel and a source distribution; the wheel is built from the latter.
+dist: $(VENV)/.ready
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+# The wheel in an empty environment outside the checkout: the README's Python and the command.
+test-wheel: dist
+	$(BIN)/python .ci/wheel.py dist
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
@@ -48,4 +73,4 @@ bench-gpu-curves:
 		--tokens 1024,8192,32768,max --budgets 256,1024 --batch-sizes 1,8 --out $(RUN) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .transformers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build

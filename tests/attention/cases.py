@@ -36,6 +36,14 @@ class Case:
     window: int
     request: AttentionRequest
 
+    def to(self, device: str) -> Case:
+        """The same numbers on another device."""
+        queries, (scaling, softcap, sinks), *masks = self.request
+        settings = AttentionSettings(scaling, softcap, None if sinks is None else sinks.to(device))
+        request = AttentionRequest(queries.to(device), settings, *(m if m is None else m.to(device) for m in masks))
+        keys, values = self.keys.to(device), self.values.to(device)
+        return Case(keys, values, self.ranked, self.counts, self.window, request)
+
     def fill(self, store: LayerStore) -> LayerStore:
         """Hold, evict, and append the new tokens: one alone first, so that there is spare room behind the rest."""
         prompt = self.ranked[0].shape[1] + self.window
@@ -49,16 +57,16 @@ class Case:
         """What each query may see, bool `[B, H, q, columns]`, entry by entry."""
         batch, heads, columns, _ = self.keys.shape
         evictable, num_queries = self.ranked[0].shape[1], self.request.queries.shape[2]
-        seen = torch.zeros(batch, heads, num_queries, columns, dtype=torch.bool)
+        seen = torch.zeros(batch, heads, num_queries, columns, dtype=torch.bool)  # filled on the CPU, one by one
         for row in range(batch):
             for head, count in enumerate(self.counts[row]):
                 for column in self.ranked[row][head, :count].tolist():
                     seen[row, head, :, column] = True
         mask, past_mask = self.request.tail_mask, self.request.past_mask
-        seen[..., evictable:] = True if mask is None else mask
+        seen[..., evictable:] = True if mask is None else mask.cpu()
         if past_mask is not None:
-            seen[..., :evictable] &= past_mask
-        return seen
+            seen[..., :evictable] &= past_mask.cpu()
+        return seen.to(self.keys.device)
 
     def exact(self) -> Tensor:
         """The answer in float64."""
@@ -84,7 +92,7 @@ class Case:
         return 2 * max(errors) + roundings * scale
 
     def pytorch(self) -> list[Tensor]:
-        """PyTorch's attention in the queries' dtype: written out as models do, and the fused one where it can."""
+        """PyTorch's attention in the queries' dtype and device: written out as models do, and fused where it can."""
         queries, (scaling, softcap, sinks), *_ = self.request
         group = queries.shape[1] // self.keys.shape[1]
         keys, values, seen = (t.repeat_interleave(group, dim=1) for t in (self.keys, self.values, self.visible()))

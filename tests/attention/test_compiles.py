@@ -27,7 +27,8 @@ for capability, pointer, itemsize, dim, rows, every in cases:
     block = dict(HEADS=8, GROUP=4, NUM_QUERIES=rows // 4, HEAD_DIM=dim, VALUE_DIM=dim, BLOCK_ROWS=block_rows(rows),
         BLOCK_ENTRIES=shape.block_entries, BLOCK_HEAD=shape.block_head, BLOCK_VALUE=shape.block_value, BLOCK_TILES=16,
         HAS_MASK=every, HAS_PAST_MASK=every, HAS_SOFTCAP=every, HAS_SINKS=every, ON_DEVICE=every)
-    kinds = dict(tail_mask="*u8", past_mask="*u8", past_columns="*i32", tail_start="*i64", tiles="*i64", first_tile="*i64", outputs="*fp32", log_sums="*fp32",
+    kinds = dict(tail_mask="*u8", past_mask="*u8", past_columns="*i32", tail_start="*i64", tiles="*i64",
+        first_tile="*i64", outputs="*fp32", log_sums="*fp32",
         scaling="fp32", softcap="fp32", **{name: pointer for name in (
         "queries", "past_keys", "past_values", "tail_keys", "tail_values", "sinks", "merged")})
     aligned = {"outputs", "log_sums", "queries", "past_keys", "past_values", "tail_keys", "tail_values", "merged",

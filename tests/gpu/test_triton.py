@@ -32,17 +32,9 @@ pytestmark = [
 
 def filled(example: Case) -> RaggedStore:
     """The case's store on the GPU."""
-    store = Case(
-        example.keys.cuda(), example.values.cuda(), example.ranked, example.counts, example.window, example.request
-    ).fill(RaggedStore())
+    store = example.to("cuda").fill(RaggedStore())
     assert isinstance(store, RaggedStore)
     return store
-
-
-def on_gpu(request: AttentionRequest) -> AttentionRequest:
-    scaling, softcap, sinks = request.settings
-    settings = AttentionSettings(scaling, softcap, None if sinks is None else sinks.cuda())
-    return AttentionRequest(request.queries.cuda(), settings, None if (m := request.tail_mask) is None else m.cuda())
 
 
 @contextmanager
@@ -62,6 +54,8 @@ SETTINGS: list[dict[str, object]] = [
     {"sinks": True},
     {"masked": True},
     {"num_queries": 5},
+    {"past_masked": True},
+    {"past_masked": True, "masked": True, "num_queries": 5},
     {"group": 1},
     {"counts": [[0, 0], [0, 0]]},
     {"counts": [[0, 5000], [1, 64]]},
@@ -73,10 +67,10 @@ SETTINGS: list[dict[str, object]] = [
 @pytest.mark.parametrize("head_dim", [*HEAD_DIMS, 20])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_as_good_as_pytorch(dtype: torch.dtype, head_dim: int, settings: dict[str, object]) -> None:
-    example = case(dtype, head_dim, **settings)  # type: ignore[arg-type]
-    store, request = filled(example), on_gpu(example.request)
-    assert choice.choose(store, request) == (True, None)
-    assert_as_good_as_pytorch(example, attend(store, request).cpu())
+    example = case(dtype, head_dim, **settings).to("cuda")  # type: ignore[arg-type]
+    store = filled(example)
+    assert choice.choose(store, example.request) == (True, None)
+    assert_as_good_as_pytorch(example, attend(store, example.request))
 
 
 @pytest.mark.skipif(
@@ -120,12 +114,12 @@ def decoding_graph(step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Te
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_captured_step_replays(dtype: torch.dtype, masked: bool) -> None:
-    steps, example = 100, case(dtype, 64, [[0, 700], [1, 90]])
+    steps, example = 100, case(dtype, 64, [[0, 700], [1, 90]]).to("cuda")
     store, twin = filled(example), filled(example)
     assert store.tail is not None
     assert twin.tail is not None
     store.tail.reserve(steps)
-    request = on_gpu(example.request)
+    request = example.request
     capacity = store.tail.buffers[0].shape[2]
     mask = torch.rand(2, 1, 1, capacity, device="cuda") < 0.7
     mask[..., twin.tail.length :] = True

@@ -24,7 +24,7 @@ def _traces(model: nn.Module) -> list[object]:
         sorted(key for module in (model, decoder) for key in vars(module)),
         [len(getattr(m, name)) for m in model.modules() for name in ("_forward_pre_hooks", "_forward_hooks")],
         [len(m._forward_hooks_always_called) for m in model.modules()],
-        model.generate.__func__,
+        type(model.generate),
     ]
 
 
@@ -68,7 +68,7 @@ def test_nested_enabled_ends_with_the_outer_one() -> None:
 
 
 def test_models_that_share_a_config() -> None:
-    """The implementation's name lives in the config, so both see it; hooks and results stay apart."""
+    """Nothing is written into a config: each model is enabled for itself."""
     one = zoo.tiny("llama")
     torch.manual_seed(1)
     two = AutoModelForCausalLM.from_config(one.config).eval()
@@ -79,30 +79,12 @@ def test_models_that_share_a_config() -> None:
     plain = two(zoo.prompt(40)).logits
     lavakv.enable(one)
     assert two(zoo.prompt(40)).logits.equal(plain)
-    cache = lava_cache(two)
     with refuses(NotEnabledError, "model"):
-        feed(two, cache, chunks)
-    lavakv.enable(two)
-    alone = feed(two, cache, chunks)
-    lavakv.disable(one)
-    with refuses(NotEnabledError, "model", "sdpa"):
         feed(two, lava_cache(two), chunks)
     lavakv.enable(two)
+    alone = feed(two, lava_cache(two), chunks)
+    lavakv.disable(one)
     assert feed(two, lava_cache(two), chunks).equal(alone)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_enable_again_after_another_attention_was_set(attention: str) -> None:
-    model, chunks = lavakv.enable(zoo.tiny("llama", torch.float64)), split(zoo.prompt(44), [40, 1, 3])
-    expected = feed(model, lava_cache(model), chunks)
-    cache = lava_cache(model)
-    model.set_attn_implementation(attention)
-    with refuses(NotEnabledError, "model", attention):
-        feed(model, cache, chunks)
-    lavakv.enable(model)
-    assert feed(model, cache, chunks).argmax(-1).equal(expected.argmax(-1))
-    lavakv.disable(model)
-    assert model.config._attn_implementation == attention
 
 
 def test_deep_copy_of_an_enabled_model_stands_on_its_own() -> None:

@@ -60,12 +60,12 @@ def test_append_that_fails_makes_the_cache_refuse_until_reset(kind: str, layer: 
     with _failing_layer(model, layer), pytest.raises(_DeliberateError):
         feed(model, cache, CHUNKS[1:2])
     for _ in range(2):
-        with refuses(CacheStateError, "past_key_values", "half-way"):
+        with refuses(CacheStateError, "cache", "half-way"):
             feed(model, cache, CHUNKS[2:])
     for question in (cache.lengths, cache.budgets, lambda: cache.kept_positions(1, 0, 0)):
-        with refuses(CacheStateError, "past_key_values", "half-way"):
+        with refuses(CacheStateError, "cache", "half-way"):
             question()
-    with refuses(CacheStateError, "past_key_values", "half-way"):
+    with refuses(CacheStateError, "cache", "half-way"):
         model.generate(torch.cat(CHUNKS, dim=1), past_key_values=cache, max_new_tokens=2)
     cache.reset()
     assert_like_new(model, cache, lava_cache(model))
@@ -80,7 +80,7 @@ def test_interrupted_forward_refuses_until_reset(chunk: int) -> None:
         feed(model, cache, CHUNKS[:chunk])
     with _failing_layer(model, 1, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         feed(model, cache, CHUNKS[chunk : chunk + 1])
-    with refuses(CacheStateError, "past_key_values", "half-way"):
+    with refuses(CacheStateError, "cache", "half-way"):
         feed(model, cache, CHUNKS[2:])
     cache.reset()
     assert_like_new(model, cache, lava_cache(model))
@@ -124,7 +124,7 @@ def test_same_cache_in_two_forwards_at_once() -> None:
         refused.append(caught.value)
 
     hook = model.model.layers[1].register_forward_hook(again)
-    with refuses(CacheStateError, "past_key_values", "half-way"):
+    with refuses(CacheStateError, "cache", "half-way"):
         feed(model, cache, CHUNKS[1:2])
     assert len(refused) == 1
     cache.reset()

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lavakv
 from lavakv.attention import cpu_flash, ragged
-from lavakv.hf import columns
+from lavakv.hf import checks, columns, given_mask, step
 from tests.hf import zoo
 from tests.hf.helpers import lava_cache, worst
 
@@ -48,9 +48,14 @@ def no_waiting() -> Iterator[None]:
         yield
 
 
+def host_reads(patch: pytest.MonkeyPatch, allowed: bool) -> None:
+    for module in (checks, columns, given_mask, step):
+        patch.setattr(module, "host_readable", lambda _: allowed)
+
+
 @pytest.fixture(autouse=True)
 def _as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "looking_is_free", lambda _: False)
+    host_reads(monkeypatch, False)
     monkeypatch.setattr(ragged, "native_fits", lambda *_: False)
     monkeypatch.setattr(cpu_flash, "_OPERATOR", None)
 
@@ -82,7 +87,7 @@ def test_not_looking_changes_no_answer(kind: str, monkeypatch: pytest.MonkeyPatc
     mask[0, :35], mask[1, 41] = 0, 0
     answers = []
     for free in (False, True):
-        monkeypatch.setattr(columns, "looking_is_free", lambda _, free=free: free)
+        host_reads(monkeypatch, free)
         cache, logits = lava_cache(model), []
         for start, stop in ((0, 40), (40, 41), (41, 42), (42, 45), (45, 46)):
             output = model(ids[:, start:stop], attention_mask=mask[:, :stop], past_key_values=cache)

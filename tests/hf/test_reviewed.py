@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 import lavakv
 from lavakv.hf.positions import max_positions
 from tests.hf import zoo
+from tests.hf.helpers import feed, lava_cache, split
 
 PROMPT, BUDGET, WINDOW = 60, 20, 8
 
@@ -94,9 +95,16 @@ def test_scaled_positions_count(original) -> None:
         model(zoo.prompt(257), past_key_values=lavakv.LavaCache(model.config, BUDGET, window=WINDOW))
 
 
-def test_a_factor_without_the_original_length_adds_nothing() -> None:
-    rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}
-    assert max_positions(zoo.tiny_config("llama", max_position_embeddings=64, rope_parameters=rope)) == 64
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+@torch.no_grad()
+def test_a_factor_without_the_original_length_sets_no_end(kind: str) -> None:
+    """The stated length may or may not have the factor in it: what stock transformers runs is not refused."""
+    rope = {"rope_type": kind, "factor": 8.0, "rope_theta": 10000.0}
+    model = lavakv.enable(zoo.tiny("llama", max_position_embeddings=64, rope_parameters=rope))
+    assert max_positions(model.config) is None
+    whole = lava_cache(model, budget=1000)
+    assert torch.equal(feed(model, whole, [zoo.prompt(100)]), feed(model, None, [zoo.prompt(100)]))
+    assert feed(model, lava_cache(model), split(zoo.prompt(104), [100, 1, 3])).isfinite().all()
 
 
 def test_a_cache_for_another_head_size_is_refused(model) -> None:

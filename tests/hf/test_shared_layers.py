@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import lavakv
-from lavakv import NotEnabledError
+from lavakv import UnsupportedError
 from tests.hf import zoo
 from tests.hf.helpers import feed, kept, lava_cache, refuses, split
 from tests.hf.test_batches import compare_with_rows_alone
@@ -65,7 +65,9 @@ def test_attention_that_looks_inside_is_refused(kind: str) -> None:
     before = model(zoo.prompt(40)).logits
     lavakv.enable(model)
     cache = lava_cache(model)
-    with refuses(NotEnabledError, "model", "of the cache's keys or values" if kind == "doge" else "on the cache's"):
+    with refuses(
+        UnsupportedError, "attention", "of the cache's keys or values" if kind == "doge" else "on the cache's"
+    ):
         feed(model, cache, [zoo.prompt(40)])
     assert cache.get_seq_length() == cache.nbytes == 0
     lavakv.disable(model)

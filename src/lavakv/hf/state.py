@@ -83,7 +83,7 @@ class CacheState:
         """Raise CacheStateError where a forward failed half-way."""
         if self.broken or self._step is not None:
             raise CacheStateError(
-                "past_key_values", expected="a cache whose last forward finished", got="one that stopped half-way",
+                "cache", expected="a cache whose last forward finished", got="one that stopped half-way",
                 fix="Call `cache.reset()` and send the prompt again.",
             )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lavakv.models.gguf import convert, require_gguf
-from lavakv.models.home import MARKER, home, made_once
+from lavakv.models.home import made_before, made_once
 from lavakv.models.registry import SMOLLM2, fetch_gguf
 
 DEFAULT_MODEL = SMOLLM2.name
@@ -21,9 +21,12 @@ def default_model_dir() -> Path:
 
 
 def fetched() -> Path | None:
-    """The default model's folder, or None if it has not been fetched."""
-    folder = home() / SMOLLM2.name
-    return folder if (folder / MARKER).exists() else None
+    """The default model's folder, or None if it has not been fetched.
+
+    Raises:
+        ModelError: lavakv's folder cannot be read.
+    """
+    return made_before(SMOLLM2.name)
 
 
 def _make(staged: Path, scratch: Path) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from lavakv.errors import ModelError
+from lavakv.paths import fix_for, home, make_folder
+
+__all__ = ["MARKER", "folder_bytes", "home", "made_before", "made_once"]
 
 MARKER = "config.json"
 
 
-def home() -> Path:
-    """Where models are kept: `LAVAKV_HOME`, or the user's cache directory."""
-    chosen = os.environ.get("LAVAKV_HOME")
-    return Path(chosen).expanduser() if chosen else user_cache_path("lavakv")
+def made_before(name: str) -> Path | None:
+    """The folder `name` under `home()` if it was made, complete, else None.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    final = home() / name
+    try:
+        return final if (final / MARKER).exists() else None
+    except OSError as error:
+        raise _unusable(error) from error
 
 
 def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
@@ -30,26 +38,30 @@ def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
         make: called with an empty folder to fill and a scratch folder; may raise, and then nothing is left behind.
 
     Raises:
-        ModelError: the disk cannot be written.
+        ModelError: the folder cannot be read or written.
     """
+    if (made := made_before(name)) is not None:
+        return made
     final = home() / name
-    if (final / MARKER).exists():
-        return final
     try:
-        home().mkdir(parents=True, exist_ok=True)
+        make_folder(home())
         with FileLock(home() / "lock"):
             if not (final / MARKER).exists():
                 _make(final, make)
+    except ModelError:
+        raise
     except OSError as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(
-            f"model folder {home()}",
-            expected="a folder that can be written",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            fix="Free some space there, or set LAVAKV_HOME to another folder.",
-        ) from error
+        raise _unusable(error) from error
     return final
+
+
+def _unusable(error: OSError) -> ModelError:
+    return ModelError(
+        f"model folder {home()}",
+        expected="a folder that can be read and written",
+        got=f"{type(error).__name__}: {error.strerror or error}",
+        fix=fix_for(error),
+    )
 
 
 def _make(final: Path, make: Callable[[Path, Path], None]) -> None:

@@ -11,7 +11,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
+
+from lavakv.native.trust import is_own_file, safe_folder
+from lavakv.paths import HOME_VARIABLE, home
 
 SOURCES = Path(__file__).parent
 SWITCH = "LAVAKV_COMPILE"
@@ -47,15 +51,16 @@ def compiler() -> list[str] | None:
 
 
 def folder() -> Path:
-    """Where built kernels are kept: `native` under `LAVAKV_HOME`, or in the user's cache directory."""
-    chosen = os.environ.get("LAVAKV_HOME")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(chosen) if chosen else Path(base) / "lavakv").expanduser() / "native"
+    """Where built kernels are kept between runs: `native` in lavakv's folder."""
+    return home() / "native"
 
 
 @functools.cache
 def library(folder: Path) -> Library | None:
     """The kernels, built if this machine has not built them yet; None where that is switched off or does not work.
+
+    They are loaded only from a folder that belongs to the user and that nobody else can write to (`native/trust.py`).
+    If `folder` is not such a one, this process builds them in a private folder, and one warning says why.
 
     Args:
         folder: where built kernels are kept.
@@ -63,6 +68,13 @@ def library(folder: Path) -> Library | None:
     command = None if os.environ.get(SWITCH) == "0" else compiler()
     if command is None:
         return None
+    try:
+        folder, reason = safe_folder(folder)
+    except OSError as error:
+        warnings.warn(f"lavakv: no compiled kernels are used: {error.strerror or error}", stacklevel=2)
+        return None
+    if reason is not None:
+        warnings.warn(_not_kept(reason), stacklevel=2)
     for threads in (["-fopenmp"], []) if _has_openmp() else ([],):
         try:
             return Library(_built(folder, [*command, *_OPTIONS, *threads]))
@@ -71,20 +83,26 @@ def library(folder: Path) -> Library | None:
     return None
 
 
+def _not_kept(reason: str) -> str:
+    return (
+        f"lavakv: compiled kernels are not loaded from where they are kept, because {reason}. This process builds them "
+        f"in a private folder. To keep them, set {HOME_VARIABLE} to a folder of your own that only you can write to."
+    )
+
+
 def _has_openmp() -> bool:
     """Has PyTorch brought GNU OpenMP along, whose threads the kernel may use? Another copy would fight with them."""
     return hasattr(ctypes.CDLL(None), "GOMP_parallel") if os.name == "posix" else False
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    """Path of the shared library for these sources, command and processor."""
+    """Path of the shared library for these sources, command and processor; built anew if another could have made it."""
     sources = sorted(SOURCES.glob("*.c"))
     texts = [source.read_text() for source in (*sources, *sorted(SOURCES.glob("*.h")))]
     about = [*texts, *command, platform.machine(), platform.processor(), _processor()]
     name = hashlib.sha256("\0".join(about).encode()).hexdigest()[:20]
     final = folder / f"kernels-{name}.so"
-    if not final.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if not is_own_file(final):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             staged = Path(scratch) / final.name
             subprocess.run(
@@ -93,6 +111,7 @@ def _built(folder: Path, command: list[str]) -> Path:
                 capture_output=True,
                 timeout=_PATIENCE_SECONDS,
             )
+            staged.chmod(0o700)  # whatever the umask
             staged.replace(final)  # at once: other processes see all of it or nothing
     return final
 
