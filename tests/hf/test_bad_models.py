@@ -40,6 +40,26 @@ def test_enable_refuses_an_encoder_decoder_model() -> None:
         lavakv.enable(model)
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_enable_refuses_a_bidirectional_model(kind: str) -> None:
+    settings = {**zoo.common(), "num_hidden_layers": 2, "num_key_value_heads": 4}
+    models = [
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings, is_decoder=decoder))
+        for decoder in (False, True)
+    ]
+    with refuses(UnsupportedError, kind, "bidirectional"):
+        lavakv.enable(models[0])
+    cache = lava_cache(lavakv.enable(models[1].eval()))
+    feed(models[1], cache, CHUNKS)
+    assert int(cache.lengths().sum()) == (24 + 4) * 2 * 4
+
+
+def test_a_config_of_bidirectional_attention_is_refused() -> None:
+    config = zoo.tiny_config("gemma3_text", use_bidirectional_attention=True)
+    with refuses(UnsupportedError, "gemma3_text", "bidirectional"):
+        lavakv.LavaCache(config)
+
+
 @pytest.mark.parametrize("thing", [None, "llama", torch.nn.Linear(2, 2), torch.nn.DataParallel(torch.nn.Identity())])
 def test_enable_refuses_what_is_no_model(thing: object) -> None:
     for function in (lavakv.enable, lavakv.disable):
@@ -50,6 +70,8 @@ def test_enable_refuses_what_is_no_model(thing: object) -> None:
 NOT_COMPRESSIBLE = {
     "t5": (UnsupportedError, "encoder-decoder", {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16}),
     "deepseek_v3": (UnsupportedError, "MLA", {"num_hidden_layers": 2, "hidden_size": 32}),
+    "dots3_note_text": (UnsupportedError, "MLA", {}),  # stated per layer
+    "xlstm": (NothingToCompressError, "without attention heads", {"num_hidden_layers": 2}),
     "mamba": (NothingToCompressError, "layers", {"num_hidden_layers": 2, "hidden_size": 16}),
     "mistral": (NothingToCompressError, "Sliding", {"num_hidden_layers": 2, "sliding_window": 64}),
 }

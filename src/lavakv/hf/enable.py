@@ -59,7 +59,7 @@ def enable(model: Model) -> Model:
     """
     decoder = decoder_of(model)
     if _RECORD not in decoder.__dict__:
-        check_decoder(decoder.config)
+        _check_causal(decoder)
         if not getattr(decoder, "_can_set_attn_implementation", lambda: True)():
             raise _outside_interface(decoder)
         check_contract(decoder)
@@ -125,6 +125,18 @@ def decoder_of(model: Any) -> PreTrainedModel:
     check_decoder(model.config)
     decoder = model.get_decoder()
     return decoder if isinstance(decoder, PreTrainedModel) else model
+
+
+def _check_causal(decoder: nn.Module) -> None:
+    """Raise UnsupportedError where no attention of a model is causal: every token would see those after it."""
+    causal = [module.is_causal for module in decoder.modules() if isinstance(getattr(module, "is_causal", None), bool)]
+    if causal and not any(causal):
+        raise UnsupportedError(
+            f"model {decoder.config.model_type!r}",
+            expected="causal attention",
+            got="a bidirectional model",
+            fix="It reads its input at once and needs no cache; a decoder of this kind has `is_decoder=True`.",
+        )
 
 
 def _replace_attention_without_softcap(decoder: Any) -> str | None:

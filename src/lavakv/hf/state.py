@@ -18,6 +18,7 @@ from lavakv.hf.geometry import Geometry
 from lavakv.hf.given_mask import real_columns
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.step import AppendStep, Masks, PromptStep
+from lavakv.hf.versions import changed
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 
@@ -101,9 +102,21 @@ class CacheState:
 
     def take_prompt(self, index: int, store: LayerStore, prompt: LayerPrompt) -> None:
         """Score and store a layer's prompt, right after its dense attention."""
+        self._check_order(index)
         eviction, windows = self._windows(index, prompt)
         store.hold(prompt.keys, prompt.values)
         self.budgets = eviction.add_layer(windows)
+
+    def _check_order(self, index: int) -> None:
+        assert isinstance(self._step, PromptStep)
+        expected = self._geometry.layer_indices[self._step.num_layers]
+        if index != expected:
+            raise changed(
+                "model",
+                "every full-attention layer to attend through transformers' attention interface, in order",
+                f"layer {index} where layer {expected} was due",
+            )
+        self._step.num_layers += 1
 
     def take_prompts(self, stores: Mapping[int, LayerStore], prompts: Mapping[int, LayerPrompt]) -> None:
         """Score and store a recorded prompt in all layers at once, both by index."""

@@ -21,12 +21,14 @@ class PromptStep:
         real: bool `[B, columns]`, which columns are no padding.
         eviction: the driver; made when the first keys arrive and tell their dtype.
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
+        num_layers: compressed layers that have brought their prompt.
     """
 
     def __init__(self, real: Tensor) -> None:
         self.real = real
         self.eviction: PromptEviction | None = None
         self.hidden_states: Tensor | None = None
+        self.num_layers = 0
         self._window_rows: Tensor | None = None
         self._mask: Any = None
 
