@@ -127,7 +127,7 @@ def decoder_of(model: Any) -> PreTrainedModel:
     return decoder if isinstance(decoder, PreTrainedModel) else model
 
 
-def _check_causal(decoder: nn.Module) -> None:
+def _check_causal(decoder: PreTrainedModel) -> None:
     """Raise UnsupportedError where no attention of a model is causal: every token would see those after it."""
     causal = [module.is_causal for module in decoder.modules() if isinstance(getattr(module, "is_causal", None), bool)]
     if causal and not any(causal):
