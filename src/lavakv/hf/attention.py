@@ -14,7 +14,7 @@ from lavakv.attention import AttentionRequest, AttentionSettings, attend
 from lavakv.hf.layer import PendingKeyValues
 from lavakv.hf.masks import without_waiting
 from lavakv.hf.names import PREFIX
-from lavakv.hf.projection import output_weight
+from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 
 
@@ -52,8 +52,8 @@ def _forward_on_top_of(delegate: str) -> Callable[..., tuple[Tensor, Tensor | No
         if key.layer.num_columns:
             return _append(key, query, attention_mask, settings), None
         output = call_delegate(delegate, module, query, key.keys, key.values, attention_mask, **kwargs)
-        weight, hidden = output_weight(module, key.values, query.shape[1]), key.layer.hidden_states()
-        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight, hidden))
+        projection, hidden = OutputProjection.of(module, key.values, query.shape[1]), key.layer.hidden_states()
+        key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden))
         return output
 
     return lava_attention
