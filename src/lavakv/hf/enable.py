@@ -13,11 +13,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.hf.adapters import guard_adapter, unguard_adapter, unwrapped
 from lavakv.hf.attention import register
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.checks import check_settings
 from lavakv.hf.generate import guard_generate, unguard_generate
 from lavakv.hf.names import PREFIX
+from lavakv.hf.weights import check_weights_loaded
 
 Model = TypeVar("Model", bound=nn.Module)
 _RECORD = "_lavakv_enabled"
@@ -32,7 +34,7 @@ def enable(model: Model) -> Model:
 
     Args:
         model: a transformers decoder-only model, with or without a language-model head, or the text part of a
-            vision-language model.
+            vision-language model; or a PEFT model around one.
 
     Returns:
         The same model.
@@ -44,7 +46,7 @@ def enable(model: Model) -> Model:
     decoder = decoder_of(model)
     if _RECORD in decoder.__dict__:
         if str(decoder.config._attn_implementation).startswith(PREFIX):
-            guard_generate(model)  # its decoder may have been enabled without it
+            _guard(model)  # its decoder may have been enabled without it
             return model
         disable(model)  # its attention implementation was changed since
     original = str(decoder.config._attn_implementation).removeprefix(PREFIX)
@@ -60,13 +62,19 @@ def enable(model: Model) -> Model:
     layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
     hooks += [layer.register_forward_pre_hook(_before_layer, with_kwargs=True) for layer in layers]
     decoder.__dict__[_RECORD] = (original, hooks)
-    guard_generate(model)
+    _guard(model)
     return model
+
+
+def _guard(model: nn.Module) -> None:
+    guard_adapter(model)
+    guard_generate(unwrapped(model))
 
 
 def disable(model: Model) -> Model:
     """Undo `enable`: the model's own attention, no hooks. Does nothing to a model that is not enabled."""
     decoder = decoder_of(model)
+    unguard_adapter(model)
     record = decoder.__dict__.pop(_RECORD, None)
     if record is not None:
         original, hooks = record
@@ -74,7 +82,7 @@ def disable(model: Model) -> Model:
             hook.remove()
         if str(decoder.config._attn_implementation).startswith(PREFIX):
             decoder.set_attn_implementation(original)
-        unguard_generate(model)
+        unguard_generate(unwrapped(model))
     return model
 
 
@@ -96,6 +104,7 @@ def decoder_of(model: Any) -> PreTrainedModel:
         InputError: not a transformers model.
         UnsupportedError: an encoder-decoder model.
     """
+    model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
         raise InputError(
             "model",
@@ -147,6 +156,8 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         inputs = given.get("input_ids") if inputs is None else inputs
         if inputs is None:
             raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
+        if not cache.get_seq_length():
+            check_weights_loaded(decoder)
         cache.begin(decoder, inputs, given.get("attention_mask"))
 
 

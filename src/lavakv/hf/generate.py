@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.hf.adapters import check_generate_adapter
 from lavakv.hf.cache import LavaCache
 
 _REPLACED = "_lavakv_replaced_generate"
@@ -43,6 +44,7 @@ def _guarded_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     cache = kwargs.get("past_key_values")
     if isinstance(cache, LavaCache):
         _check_options(self, args, kwargs)
+        check_generate_adapter(self, cache)
         _check_continuation(cache, args, kwargs)
     replaced = self.__dict__.get(_REPLACED)
     return type(self).generate(self, *args, **kwargs) if replaced is None else replaced(*args, **kwargs)

@@ -17,7 +17,7 @@ from lavakv.scoring.blocks import BLOCK_NUMBERS
 
 _CHECKED_ROWS, _CHECKED_ENTRIES = 64, 4  # few entries, so that rounding explains little of what a row gives
 _TRIAL_ROWS = 16
-_LARGEST_STEP = 2.0**10
+_LARGEST_STEP = 2.0**12
 # A row of the check differs from the sum of its parts by one rounding a part, and by those of the input, of the scaled
 # weight, of what an adapter or a bias adds, and of the output. Layers may compute in bfloat16, whatever they return.
 _ROUNDING = (_CHECKED_ENTRIES + 4) * torch.finfo(torch.bfloat16).eps / 2
