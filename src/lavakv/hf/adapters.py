@@ -98,8 +98,8 @@ def _kind(model: Any) -> str:
 
 
 def _constants(code: Any) -> Iterator[object]:
-    """All constants of a function, those of its inner ones included."""
+    """All constants of a function, those of its inner ones and of tuples included."""
     for constant in code.co_consts:
-        yield constant
+        yield from constant if isinstance(constant, tuple) else (constant,)
         if inspect.iscode(constant):
             yield from _constants(constant)

@@ -12,7 +12,7 @@ from lavakv.hf.weights import is_unscaled, plain_weight, unscaled
 
 _NAMES = ("o_proj", "out_proj", "dense", "c_proj")
 _LAVA = "Use policy 'lava', which needs no weights."
-_MERGE = "Merge the adapter into the model (`model.merge_and_unload()`), or use policy 'lava', which needs no weights."
+_MERGE = f"{_LAVA} Or merge the adapter (`model.merge_and_unload()`), if it is one that can be merged."
 
 
 class OutputProjection:
