@@ -98,6 +98,23 @@ class QuantisedInput(_Wrapper):
         return self.base_layer((inputs / scale).round() * scale)
 
 
+class Float8Blocks(_Wrapper):
+    """Inputs in float8 with a scale for every 16 of a token, as products of scaled blocks want it.
+
+    A block of zeros has the scale zero and becomes NaN, unless it is guarded.
+    """
+
+    def __init__(self, base: nn.Linear, least: float = 0.0) -> None:
+        super().__init__(base)
+        self.least = least
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        blocks = inputs.unflatten(-1, (-1, 16))
+        scale = (blocks.abs().amax(dim=-1, keepdim=True) / 448).clamp(min=self.least)
+        rounded = (blocks / scale).to(torch.float8_e4m3fn).to(inputs.dtype) * scale
+        return self.base_layer(rounded.flatten(-2))
+
+
 class Gated(_Wrapper):
     """An adapter whose strength depends on its input, which may also give no numbers, or fail."""
 
@@ -126,3 +143,25 @@ class Casting(nn.Linear):
 
 def _cast(module: nn.Linear, dtype: torch.dtype) -> None:
     module.weight.data = module.weight.data.to(dtype)
+
+
+class Function(nn.Module):
+    """A function of the input."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)
+
+
+class Sum(nn.Module):
+    """Two layers side by side."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.one(inputs) + self.other(inputs)

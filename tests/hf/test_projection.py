@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import lavakv
@@ -18,10 +20,13 @@ from tests.hf.helpers import assert_like_new, feed, kept, lava_cache, refuses
 from tests.hf.stand_ins import (
     Casting,
     Dequantised,
+    Float8Blocks,
+    Function,
     Gated,
     LowRank,
     QuantisedInput,
     ScaledFloat8,
+    Sum,
     attentions,
     projections,
     replace_projections,
@@ -154,6 +159,41 @@ def test_a_bias_costs_no_more_than_three_roundings(dtype: torch.dtype, size: flo
     assert found.departure <= 1
 
 
+@pytest.mark.parametrize(
+    "function",
+    [torch.relu, torch.square, torch.tanh, torch.abs, lambda x: x.clamp(-1, 1), lambda x: x / x.norm()],
+    ids=["relu", "square", "tanh", "abs", "clamp", "normalised"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_linear_departs_by_more_than_rounding(function, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32).to(dtype)
+    found = measure(nn.Sequential(Function(function), layer), 64, dtype, CPU)
+    assert not found.departure <= 1
+
+
+@given(
+    inputs=st.integers(1, 300),
+    outputs=st.integers(1, 70),
+    rank=st.integers(1, 16),
+    size=st.floats(-6, 6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_affine_never_departs(
+    inputs: int, outputs: int, rank: int, size: float, dtype: torch.dtype, seed: int
+) -> None:
+    """Whatever the sizes of weight, update and bias: no model is refused for its rounding."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(inputs, outputs)
+    layer.weight.data.mul_(2.0**size)
+    down, up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
+    found = measure(Sum(layer, nn.Sequential(down, up)).to(dtype), inputs, dtype, CPU)
+    assert found.is_finite
+    assert found.departure <= 1
+
+
 def test_chunks_give_what_one_call_gives(monkeypatch) -> None:
     torch.manual_seed(0)
     layer = LowRank(nn.Linear(48, 20))
@@ -223,13 +263,30 @@ def test_float8_weights_without_scales_are_refused_before_anything_runs() -> Non
     assert cache.get_seq_length() == 0
 
 
-def test_inputs_that_are_quantised_cost_nothing() -> None:
-    """One-hot rows, and sums of equal numbers, are exact under any scale a token."""
+@pytest.mark.parametrize("wrap", [QuantisedInput, lambda layer: Float8Blocks(layer, least=1e-12)])
+def test_inputs_that_are_quantised_cost_nothing(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """One-hot rows, and sums of equal numbers, are exact under any scale of a token or block."""
     torch.manual_seed(0)
     layer = nn.Linear(64, 32, bias=False)
-    found = measure(QuantisedInput(layer), 64, torch.float32, CPU)
+    found = measure(wrap(layer), 64, torch.float32, CPU)
     torch.testing.assert_close(found.weight, layer.weight.detach().T, rtol=4 * torch.finfo(torch.float32).eps, atol=0)
     assert found.departure <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_of_zeros_that_become_nan_are_gone_around(dtype: torch.dtype) -> None:
+    """A row of small numbers in their place adds their sum, which is rounded with the weight and taken off again."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32, bias=False).to(dtype)
+    odd = Float8Blocks(layer)
+    assert odd(torch.zeros(1, 64, dtype=dtype)).isnan().all()
+    found = measure(odd, 64, dtype, CPU)
+    assert found.is_finite
+    assert found.departure <= 1
+    weight = layer.weight.detach().T.float()
+    size = weight.abs() + 2 * 2.0**-8 * weight.abs().sum(dim=0)
+    bound = (64 if dtype == torch.float32 else 2) * torch.finfo(dtype).eps  # float32 sums 64 numbers, each rounded
+    assert bool(((found.weight - weight).abs() <= bound * size).all())
 
 
 def test_lava_does_not_mind_a_projection_that_is_not_affine() -> None:

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from lavakv.errors import UnsupportedError
 
 _READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+_FLOAT8 = {value for name, value in vars(torch).items() if name.startswith("float8_")}
 _LINEAR_FORWARDS = {nn.Linear.forward, Conv1D.forward}
 
 
@@ -30,12 +31,14 @@ def plain_weight(module: nn.Module) -> Tensor | None:
 
 
 def check_weights_loaded(decoder: nn.Module) -> None:
-    """Check that nothing but real, scaled weights would enter a forward; a walk over the modules, no tensor is read.
+    """Check that nothing but real, scaled weights would enter a forward: a walk over all modules, cheap beside a prefill.
 
     Raises:
         UnsupportedError: a tensor on the meta device that no offloading hook brings, or float8 weights in a linear
             layer that knows no scales; the first one is named.
     """
+    if not _any_odd(decoder):
+        return
     for name, module, is_brought in _with_hooks(decoder, "", False):
         for own, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and tensor.is_meta and not is_brought:
@@ -49,10 +52,23 @@ def check_weights_loaded(decoder: nn.Module) -> None:
             raise unscaled(f"model weight {f'{name}.weight'.lstrip('.')!r}", module)
 
 
+def _any_odd(decoder: nn.Module) -> bool:
+    """Whether a look at the hooks is needed at all; faster than PyTorch's own way through the modules."""
+    modules = [decoder]
+    while modules:
+        module = modules.pop()
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is not None and (tensor.is_meta or tensor.dtype in _FLOAT8):
+                    return True
+        modules.extend(child for child in module._modules.values() if child is not None)
+    return False
+
+
 def is_unscaled(module: nn.Module) -> bool:
     """Is this a linear layer with float8 weights, and nothing that would scale them?"""
     weight = module._parameters.get("weight")
-    return weight is not None and type(weight) is nn.Parameter and _is_float8(weight) and _is_plain_linear(module)
+    return type(weight) is nn.Parameter and weight.dtype in _FLOAT8 and _is_plain_linear(module)
 
 
 def unscaled(argument: str, module: nn.Module) -> UnsupportedError:
@@ -63,10 +79,6 @@ def unscaled(argument: str, module: nn.Module) -> UnsupportedError:
         got=f"{_dtype_of(module)} in a plain {type(module).__name__}",
         fix="Load the model with the quantization config of its checkpoint, or convert it to bfloat16.",
     )
-
-
-def _is_float8(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.element_size() == 1
 
 
 def _dtype_of(module: nn.Module) -> str:
