@@ -106,6 +106,30 @@ def test_an_adapter_put_on_an_enabled_model_counts() -> None:
     assert _outcome(later, "criticalkv") == _outcome(lavakv.enable(_adapted("lora")), "criticalkv")
 
 
+def test_several_kinds_of_adapter_at_once_count() -> None:
+    """PEFT has another class for it; and transformers itself can hold adapters, without any wrapper."""
+    mixed = peft.get_peft_model(zoo.tiny("llama"), CONFIGS["lora"](), mixed=True)
+    mixed.add_adapter("other", CONFIGS["loha"]())
+    mixed.set_adapter(["default", "other"])
+    lavakv.enable(_trained(mixed, seed=1))
+    found = _outcome(mixed, "criticalkv")
+    assert found == _outcome(lavakv.enable(mixed.merge_and_unload()), "criticalkv")
+    own = zoo.tiny("llama")
+    own.add_adapter(CONFIGS["lora"]())
+    assert _outcome(lavakv.enable(_trained(own, seed=1)), "criticalkv") != found
+
+
+def test_an_adapter_that_only_the_last_tokens_have_is_refused_by_name_and_lava_serves_it() -> None:
+    given = {**_prompts(batch=1), "max_new_tokens": 2, "pad_token_id": 0}
+    config = _lora(task_type="CAUSAL_LM", alora_invocation_tokens=given["input_ids"][0, -3:].tolist())
+    model = lavakv.enable(_trained(peft.get_peft_model(zoo.tiny("llama"), config), seed=1))
+    with refuses(PolicyError, "policy 'criticalkv' at layer 0", "departs from an affine map"):
+        model.generate(**given, past_key_values=lava_cache(model, policy="criticalkv"))
+    cache = lava_cache(model)
+    model.generate(**given, past_key_values=cache)
+    assert cache.lengths().sum() > 0
+
+
 def test_a_plain_forward_serves_a_wrapped_model() -> None:
     model = lavakv.enable(_adapted("lora"))
     caches = [lava_cache(model, policy="criticalkv") for _ in range(2)]

@@ -69,6 +69,18 @@ def test_other_projections_too(kind: str) -> None:
     assert found[0] == found[1]
 
 
+def test_inference_mode_does_not_matter() -> None:
+    whole, away = zoo.tiny("llama"), accelerate.cpu_offload(zoo.tiny("llama"), execution_device=torch.device("cpu"))
+    found = []
+    for model in (whole, away, away):
+        cache = lava_cache(lavakv.enable(model), policy="criticalkv")
+        with torch.inference_mode():
+            model(zoo.prompt(PROMPT), past_key_values=cache)
+            model(zoo.prompt(1), past_key_values=cache)
+        found.append(kept(cache))
+    assert found[0] == found[1] == found[2]
+
+
 def test_weights_are_put_away_again(tmp_path: Path) -> None:
     model = lavakv.enable(KINDS["disk"](zoo.tiny("llama"), tmp_path))
     feed(model, lava_cache(model, policy="residual"), [zoo.prompt(PROMPT)])

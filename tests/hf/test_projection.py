@@ -14,6 +14,7 @@ import lavakv
 from lavakv import PolicyError, UnsupportedError
 from lavakv.hf.measured import measure
 from lavakv.hf.projection import OutputProjection
+from lavakv.hf.recorder import record
 from lavakv.hf.weights import plain_weight
 from tests.hf import zoo
 from tests.hf.helpers import assert_like_new, feed, kept, lava_cache, refuses
@@ -287,6 +288,23 @@ def test_blocks_of_zeros_that_become_nan_are_gone_around(dtype: torch.dtype) -> 
     size = weight.abs() + 2 * 2.0**-8 * weight.abs().sum(dim=0)
     bound = (64 if dtype == torch.float32 else 2) * torch.finfo(dtype).eps  # float32 sums 64 numbers, each rounded
     assert bool(((found.weight - weight).abs() <= bound * size).all())
+
+
+def test_a_recording_serves_policies_with_and_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window is shared; only the policy that needs the weight has it measured, once a layer for all budgets."""
+    calls = []
+    monkeypatch.setattr("lavakv.hf.projection.measure", lambda *given: calls.append(given[0]) or measure(*given))
+    model = zoo.tiny("llama")
+    replace_projections(model, LowRank)
+    recording = record(lavakv.enable(model), zoo.prompt(PROMPT))
+    for policy, budget, num_calls in (("lava", 24, 0), ("criticalkv", 24, 3), ("lava", 30, 3), ("residual", 30, 3)):
+        filled = recording.fill(lava_cache(model, policy=policy, budget=budget))
+        assert len(calls) == num_calls
+        with monkeypatch.context() as patch:
+            patch.setattr("lavakv.hf.projection.measure", measure)
+            direct = lava_cache(model, policy=policy, budget=budget)
+            feed(model, direct, [zoo.prompt(PROMPT)])
+        assert kept(filled) == kept(direct)
 
 
 def test_lava_does_not_mind_a_projection_that_is_not_affine() -> None:
