@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -50,6 +49,25 @@ def _bitsandbytes(name: str) -> Callable[[nn.Module], nn.Module]:
     return quantised
 
 
+def _compressed(preset: str) -> Callable[[nn.Module], nn.Module]:
+    def quantised(model: nn.Module) -> nn.Module:
+        pytest.importorskip("loguru", reason="compressed-tensors is not installed")
+        library = pytest.importorskip("compressed_tensors.quantization", reason="compressed-tensors is not installed")
+        group = library.preset_name_to_scheme(preset, ["Linear"])
+        steps = torch.finfo(torch.float8_e4m3fn).max if "FP8" in preset else 127
+        library.apply_quantization_config(
+            model,
+            library.QuantizationConfig(
+                config_groups={"all": group}, ignore=["lm_head"], quantization_status=library.QuantizationStatus.FROZEN
+            ),
+        )
+        for _, _, layer in _linears(model):
+            layer.weight_scale.data = layer.weight.detach().abs().amax(dim=1, keepdim=True) / steps
+        return model
+
+    return quantised
+
+
 def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """The linear layers below the language-model head."""
     for parent in model.model.modules():
@@ -66,6 +84,9 @@ KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "quanto int8": _quanto("qint8"),
     "quanto int4": _quanto("qint4"),
     "quanto float8": _quanto("qfloat8"),
+    "compressed-tensors int8 weights": _compressed("W8A16"),
+    "compressed-tensors int8 weights and inputs": _compressed("W8A8"),
+    "compressed-tensors float8 weights and inputs": _compressed("FP8_DYNAMIC"),
     "bitsandbytes int8": _bitsandbytes("Linear8bitLt"),
     "bitsandbytes fp4": _bitsandbytes("LinearFP4"),
     "bitsandbytes nf4": _bitsandbytes("LinearNF4"),
@@ -105,18 +126,3 @@ def test_scores_see_what_the_model_does(kind: str) -> None:
     plain = lava_cache(model, policy="criticalkv")
     feed(model, plain, [ids])
     assert first == [plain.kept_positions(0, 0, head).tolist() for head in range(2)]
-
-
-def test_what_was_skipped_is_visible() -> None:
-    """Not one library: then nothing above has run."""
-    libraries = ("torchao", "optimum.quanto", "bitsandbytes")
-    missing = [name for name in libraries if not _is_installed(name)]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
