@@ -18,7 +18,7 @@ from lavakv.scoring.window import ScoringWindow
 Result = TypeVar("Result")
 _MISSING = {
     "tokens_per_head": "the budget",
-    "output_weight": "the weights of the attention's output projection, not quantised",
+    "output_weight": "the weights of the attention's output projection",
     "prompt": "the queries of the whole prompt",
     "residual_norms": "the norms of the residual stream",
 }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,6 +19,7 @@ from lavakv import PolicyError
 from lavakv.attention.request import AttentionSettings
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction
+from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.registry import get_policy
 from lavakv.scoring.tiers import TieredScores
@@ -51,6 +52,11 @@ def _empty(*shape: int) -> Tensor:
     return torch.empty(*shape, device="meta")
 
 
+class _PretendedProjection(OutputProjection):
+    def weight(self, argument: str) -> Tensor:
+        return _empty(HEADS * GROUP, DIM, 8)
+
+
 def _made_up(tensor: Tensor) -> Tensor:
     """What could have come from the device: heads in turns, falling scores, one tier, an entropy."""
     size = tensor.numel()
@@ -69,7 +75,7 @@ def _prompt() -> LayerPrompt:
         _empty(2, HEADS, TOKENS, DIM),
         None,
         AttentionSettings(0.5, None, None),
-        _empty(HEADS * GROUP, DIM, 8),
+        _PretendedProjection(nn.Identity(), HEADS * GROUP, DIM, torch.float32, torch.device("meta")),
         _empty(2, TOKENS, 8),
     )
 

@@ -11,7 +11,7 @@ from lavakv.attention import AttentionRequest, AttentionSettings, attend
 from lavakv.hf.interface import Interceptor
 from lavakv.hf.layer import PendingKeyValues
 from lavakv.hf.masks import lava_mask
-from lavakv.hf.projection import output_weight
+from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 
 
@@ -35,8 +35,8 @@ def lava_attention(
     if key.layer.num_columns:
         return _append(key, query, attention_mask, settings), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
-    weight, hidden = output_weight(module, key.values, query.shape[1]), key.layer.hidden_states()
-    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, weight, hidden))
+    projection, hidden = OutputProjection.of(module, key.values, query.shape[1]), key.layer.hidden_states()
+    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden))
     return output
 
 

@@ -16,12 +16,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf import interface
+from lavakv.hf.adapters import guard_adapter, unguard_adapter, unwrapped
 from lavakv.hf.attention import INTERCEPTOR
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.checks import check_settings, enabled_decoders
 from lavakv.hf.contract import check_contract
 from lavakv.hf.generate import guard_generate, unguard_generate
 from lavakv.hf.geometry import check_decoder
+from lavakv.hf.weights import check_weights_loaded
 
 Model = TypeVar("Model", bound=nn.Module)
 _RECORD = "_lavakv_enabled"
@@ -47,7 +49,7 @@ def enable(model: Model) -> Model:
 
     Args:
         model: a transformers decoder-only model, with or without a language-model head, or the text part of a
-            vision-language model.
+            vision-language model; or a PEFT model around one.
 
     Returns:
         The same model.
@@ -57,7 +59,7 @@ def enable(model: Model) -> Model:
         UnsupportedError: an encoder-decoder or bidirectional model, one whose attention does not go through
             transformers' interface, or a transformers that changed what lavakv relies on.
     """
-    decoder = decoder_of(model)
+    base, decoder = unwrapped(model), decoder_of(model)
     if _RECORD not in decoder.__dict__:
         _check_causal(decoder)
         if not getattr(decoder, "_can_set_attn_implementation", lambda: True)():
@@ -71,21 +73,23 @@ def enable(model: Model) -> Model:
         layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
         hooks += [layer.register_forward_pre_hook(_before_layer, with_kwargs=True) for layer in layers]
         decoder.__dict__[_RECORD] = _Enabled(hooks, replaced)
-    if model is not decoder and _RECORD not in model.__dict__:
+    if base is not decoder and _RECORD not in base.__dict__:
         hooks = [
-            model.register_forward_pre_hook(_before_outer, with_kwargs=True),
-            model.register_forward_hook(_after_outer, with_kwargs=True, always_call=True),
+            base.register_forward_pre_hook(_before_outer, with_kwargs=True),
+            base.register_forward_hook(_after_outer, with_kwargs=True, always_call=True),
         ]
-        model.__dict__[_RECORD] = _Enabled(hooks)
+        base.__dict__[_RECORD] = _Enabled(hooks)
     enabled_decoders.add(decoder)
-    guard_generate(model)
+    guard_adapter(model)
+    guard_generate(base)
     return model
 
 
 def disable(model: Model) -> Model:
     """Undo `enable`: no hooks, nothing left behind. Does nothing to a model that is not enabled."""
-    decoder = decoder_of(model)
-    for module in dict.fromkeys((model, decoder)):
+    base, decoder = unwrapped(model), decoder_of(model)
+    unguard_adapter(model)
+    for module in dict.fromkeys((base, decoder)):
         record: _Enabled | None = module.__dict__.pop(_RECORD, None)
         if record is not None:
             for hook in record.hooks:
@@ -93,7 +97,7 @@ def disable(model: Model) -> Model:
             if record.replaced_attention is not None:
                 decoder.set_attn_implementation(record.replaced_attention)
     enabled_decoders.discard(decoder)
-    unguard_generate(model)
+    unguard_generate(base)
     return model
 
 
@@ -115,6 +119,7 @@ def decoder_of(model: Any) -> PreTrainedModel:
         InputError: not a transformers model.
         UnsupportedError: an encoder-decoder model.
     """
+    model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
         raise InputError(
             "model",
@@ -203,6 +208,8 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if inputs is None:
         raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
     enabled_decoders.add(decoder)
+    if not cache.get_seq_length():
+        check_weights_loaded(decoder)
     cache.begin(decoder, inputs, given.get("attention_mask"))
     interface.start(_token(decoder, cache), INTERCEPTOR)
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.hf.adapters import check_generate_adapter
 from lavakv.hf.cache import LavaCache
 
 _NO_SPECULATION = "no speculative decoding"
@@ -35,6 +36,7 @@ class GuardedGenerate:
         cache = next((value for value in kwargs.values() if isinstance(value, LavaCache)), None)
         if cache is not None:
             _check_options(self.__self__, args, kwargs)
+            check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)
             asked = _option("max_new_tokens", self.__self__, args, kwargs)
             cache.note_asked(asked if isinstance(asked, int) else 0)

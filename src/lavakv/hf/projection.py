@@ -2,25 +2,118 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch.nn.modules.dropout import _DropoutNd
+
+from lavakv.errors import LavaError, PolicyError
+from lavakv.hf.measured import measure
+from lavakv.hf.weights import is_unscaled, plain_weight, unscaled
 
 _NAMES = ("o_proj", "out_proj", "dense", "c_proj")
+_LAVA = "Use policy 'lava', which needs no weights."
+_MERGE = f"{_LAVA} Or merge the adapter (`model.merge_and_unload()`), if it is one that can be merged."
 
 
-def output_weight(module: nn.Module, values: Tensor, num_query_heads: int) -> Tensor | None:
-    """`W_O` as `[query_heads, value_dim, hidden]`, a view; None where it is absent, quantised, or of another shape.
+class OutputProjection:
+    """`W_O` of one layer for one prompt, found out when first asked for: most policies never do.
+
+    Read where the projection is a plain linear layer, else measured by running it, see `measured.py`. Good for one
+    prompt: adapters may be switched between prompts.
 
     Args:
         module: the attention module.
-        values: `[B, H, columns, value_dim]`.
         num_query_heads: query heads.
+        value_dim: numbers of a value.
+        dtype: of what the projection is given.
+        device: of what the projection is given.
     """
-    for name in _NAMES:
-        projection = getattr(module, name, None)
-        if not isinstance(projection, (nn.Linear, Conv1D)) or not projection.weight.is_floating_point():
-            continue
-        weight: Tensor = projection.weight if isinstance(projection, Conv1D) else projection.weight.T
-        if weight.shape[0] == num_query_heads * values.shape[-1]:
-            return weight.view(num_query_heads, values.shape[-1], -1)
-    return None
+
+    def __init__(
+        self, module: nn.Module, num_query_heads: int, value_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._module, self._heads, self._value_dim = module, num_query_heads, value_dim
+        self._dtype, self._device = dtype, device
+        self._weight: Tensor | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module, values: Tensor, num_query_heads: int) -> OutputProjection:
+        """The projection of an attention module whose values are `[B, H, columns, value_dim]`."""
+        return cls(module, num_query_heads, values.shape[-1], values.dtype, values.device)
+
+    def weight(self, argument: str) -> Tensor:
+        """`W_O` as `[query_heads, value_dim, hidden]`, a view where it can be read, else float32 or wider.
+
+        Args:
+            argument: what an error is about.
+
+        Raises:
+            PolicyError: no such projection, one of another shape, or one that is not affine; says why.
+            UnsupportedError: float8 weights without scales.
+        """
+        if self._weight is None:
+            self._weight = self._found(argument).view(self._heads, self._value_dim, -1)
+        return self._weight
+
+    def _found(self, argument: str) -> Tensor:
+        name, projection = self._projection(argument)
+        weight = plain_weight(projection)
+        if weight is not None and weight.shape[0] == self._num_inputs:
+            return weight
+        if is_unscaled(projection):
+            raise unscaled(argument, projection)
+        return self._measured(argument, name, projection)
+
+    @property
+    def _num_inputs(self) -> int:
+        return self._heads * self._value_dim
+
+    def _projection(self, argument: str) -> tuple[str, nn.Module]:
+        """The first submodule with a name that output projections have, and as wide as all heads' values."""
+        named = [(name, getattr(self._module, name, None)) for name in _NAMES]
+        found = [(name, module) for name, module in named if isinstance(module, nn.Module)]
+        for name, module in found:
+            if _width(module) in (None, self._num_inputs):
+                return name, module
+        widths = [f"{name} of {_width(module)} numbers" for name, module in found]
+        raise PolicyError(
+            argument,
+            expected=f"an output projection ({', '.join(_NAMES)}) of {self._num_inputs} numbers, all heads' values",
+            got=" and ".join(widths) or f"a {type(self._module).__name__} without one",
+            fix=_LAVA,
+        )
+
+    def _measured(self, argument: str, name: str, projection: nn.Module) -> Tensor:
+        what, fix = f"{name}, {_kind(projection)},", _MERGE if hasattr(projection, "base_layer") else _LAVA
+        if any(isinstance(part, _DropoutNd) and part.training and part.p > 0 for part in projection.modules()):
+            got = f"{what} with dropout in training mode"
+            raise PolicyError(argument, expected="an affine output projection", got=got, fix="Call `model.eval()`.")
+        try:
+            weight, is_finite, departure = measure(projection, self._num_inputs, self._dtype, self._device)
+        except (LavaError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # third-party code may raise anything
+            got = f"{what} which fails on test inputs: {type(error).__name__}: {error}".rstrip(". ")
+            raise PolicyError(argument, expected="an output projection that can be run", got=got, fix=fix) from error
+        if not is_finite:
+            got = f"{what} which gives NaN or infinity for test inputs"
+            raise PolicyError(argument, expected="an output projection of finite weights", got=got, fix=fix)
+        if not departure <= 1:
+            got = f"{what} which departs from an affine map by {departure:.1f} times what rounding explains"
+            raise PolicyError(argument, expected="an affine output projection", got=got, fix=fix)
+        return weight
+
+
+def _width(module: nn.Module) -> int | None:
+    """Numbers a layer takes, as far as it says so."""
+    width = getattr(module, "in_features", getattr(module, "nx", None))
+    return width if isinstance(width, int) else None
+
+
+def _kind(projection: nn.Module) -> str:
+    """What a projection is, in words for an error."""
+    weight = projection._parameters.get("weight")
+    kind = f"a {type(projection).__name__} of {type(projection).__module__.partition('.')[0]}"
+    if weight is None or type(weight) is nn.Parameter:
+        return kind
+    return f"{kind} with a {type(weight).__name__} as weight"

@@ -11,6 +11,7 @@ from torch import Tensor
 from lavakv.attention.request import AttentionSettings
 from lavakv.eviction.plan import PromptPlan
 from lavakv.hf.given_mask import is_explicit, mask_rows
+from lavakv.hf.projection import OutputProjection
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 
@@ -25,7 +26,7 @@ class LayerPrompt:
         values: `[B, H, columns, value_dim]`.
         mask: the attention mask the model passed, of whatever kind.
         settings: scaling, softcap and sinks.
-        output_weight: `[query_heads, value_dim, hidden]`, the output projection, or None where it is not known.
+        projection: the output projection, which only policies that need it look at, or None.
         hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
     """
 
@@ -34,7 +35,7 @@ class LayerPrompt:
     values: Tensor
     mask: Any
     settings: AttentionSettings
-    output_weight: Tensor | None = None
+    projection: OutputProjection | None = None
     hidden_states: Tensor | None = None
 
     def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
@@ -49,7 +50,6 @@ class LayerPrompt:
         heads, columns = self.keys.shape[1:3]
         scaling, softcap, sinks = self.settings
         queries = self.queries[sequence].detach().view(heads, -1, columns, self.queries.shape[3])
-        weight = self.output_weight
         return ScoringWindow(
             queries=queries[:, :, columns - plan.window :],
             keys=[self.keys[sequence, :, plan.num_padding :].detach()],
@@ -60,10 +60,21 @@ class LayerPrompt:
             visible=visible,
             layer=layer,
             tokens_per_head=plan.tokens_per_head,
-            output_weight=None if weight is None else weight.detach().view(heads, -1, *weight.shape[1:]),
+            output_weight=self.output_weight(plan, layer),
             prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
             residual_norms=self.residual_norms(sequence, columns - plan.window),
         )
+
+    def output_weight(self, plan: PromptPlan, layer: int) -> Tensor | None:
+        """`W_O` as `[H, G, value_dim, hidden]`, or None where the plan's policy does not need it.
+
+        Raises:
+            LavaError: the policy needs it and it cannot be had; see `OutputProjection.weight`.
+        """
+        if self.projection is None or "output_weight" not in plan.policy.needs:
+            return None
+        weight = self.projection.weight(f"policy {plan.policy.name!r} at layer {layer}").detach()
+        return weight.view(self.keys.shape[1], -1, *weight.shape[1:])
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:
         """L2 norms of one sequence's residual stream from a column on, float32 `[columns - first]`."""

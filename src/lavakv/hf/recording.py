@@ -48,9 +48,9 @@ class RecordedPrompt(LayerPrompt):
     def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
-            window = super().window(sequence, plan, visible, layer)
+            window = replace(super().window(sequence, plan, visible, layer), output_weight=None)
             self.windows[plan.window] = replace(window, block_numbers=_BLOCK_NUMBERS)
-        return self.windows[plan.window].with_budget(plan.tokens_per_head)
+        return self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer))
 
     def prefix(self, num_tokens: int) -> RecordedPrompt:
         """The first columns alone; nothing is copied."""

@@ -53,10 +53,16 @@ class ScoringWindow:
     block_numbers: int = BLOCK_NUMBERS
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def with_budget(self, tokens_per_head: int) -> ScoringWindow:
-        """The same window for another budget; what was computed on this one is shared."""
+    def with_needs(self, tokens_per_head: int, output_weight: Tensor | None) -> ScoringWindow:
+        """The same window for another budget and policy; what was computed on this one is shared.
+
+        Args:
+            tokens_per_head: the budget.
+            output_weight: as in the attributes; the same for all policies that need it.
+        """
         twin = copy.copy(self)
         object.__setattr__(twin, "tokens_per_head", tokens_per_head)
+        object.__setattr__(twin, "output_weight", output_weight)
         return twin
 
     @property
