@@ -16,6 +16,8 @@ STAGES = [
     "_version",
     "errors",
     "files",
+    "policy_names",
+    "policy_names",
     "kernels",
     "native",
     "scoring",

@@ -45,7 +45,7 @@ def test_a_question_is_asked_afterwards(command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--policies", "lava,what"], "policy: expected"),
+        (["--policies", "lava,what"], "--policies: expected one of lava"),
         (["--keep", "2"], "keep: expected"),
         (["--policies", "lava,lava", "--keep", "0.5"], "policies: expected each one once, got lava, lava"),
         (["--budgets", "40,50,40"], "budgets: expected each one once, got 40, 50, 40"),

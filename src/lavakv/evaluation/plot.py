@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,10 @@ def require_plottable(file: Path) -> None:
         InputError: the file cannot be written.
         DiskError: the disk is full or broken.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
+    if find_spec("matplotlib") is None:  # importing it takes a second
         raise MissingExtraError(
             "--plot", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
-        ) from error
+        )
     if _ending(file) not in ENDINGS:
         raise UnsupportedError("--plot", expected="a .png, .svg or .pdf file", got=str(file), fix="Rename it.")
     require_writable("--plot", file)

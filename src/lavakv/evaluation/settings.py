@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
-from lavakv.evaluation.compare import require_distinct, variants_of
-from lavakv.evaluation.variant import Variant
+from lavakv.evaluation.variant import Variant, require_distinct, variants_of
 
 Mode = Literal["query-aware", "query-agnostic"]
 PAPER_PROMPT_TOKENS = 31_500
@@ -93,7 +92,9 @@ class EvalSettings:
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InputError(f"--{name}", expected=" or ".join(allowed), got=repr(value), fix="Choose one.")
+        raise InputError(
+            f"--{name}", expected=" or ".join(allowed), got=repr(value), fix=f"Use {allowed[0]}, the default."
+        )
 
 
 def _require_folder(name: str, value: str | None) -> None:

@@ -1,0 +1,7 @@
+"""`lavakv doctor`."""
+
+from __future__ import annotations
+
+
+def doctor() -> None:
+    """Show."""
