@@ -42,6 +42,7 @@ STAGES = [
     "_lm_eval",
     "report",
     "demo",
+    "diagnosis",
     "cli",
     "lm_eval",
 ]

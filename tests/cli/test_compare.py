@@ -141,3 +141,21 @@ def test_a_reader_who_leaves_costs_the_table_and_not_the_files(command, tmp_path
     assert run([*command, "--no-text", "--budgets", "50", "--csv", str(table), "--plot", str(picture)]) == 1
     assert "kl_nats" in table.read_text()
     assert "<svg" in picture.read_text()
+
+
+def test_budgets_that_hold_the_same_are_marked_and_said(command, capsys, tmp_path: Path) -> None:
+    budgets = ["--no-text", "--window", "32", "--keep", "50%,5%,3%"]
+    note = "5% and 3% both hold window + 1 = 33 entries a head (22.0% of the prompt), the minimum"
+    assert run([*command, *budgets, "--csv", str(tmp_path / "x.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert f"* {note}" in " ".join(shown.split())
+    marked = [line.split()[1] for line in shown.splitlines() if line.startswith("lava") and " *" in line]
+    assert marked == ["5%", "3%"]
+    with (tmp_path / "x.csv").open(newline="") as lines:
+        assert [row["same_entries_as"] for row in csv.DictReader(lines)] == ["", "", "3%", "5%"]
+    assert run([*command, *budgets, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["notes"] == [note]
+    assert [each["same_entries_as"] for each in found["runs"]] == [[], [], ["3%"], ["5%"]]
+    assert [each["at_minimum"] for each in found["runs"]] == [False, False, True, True]
+    assert found["runs"][2]["kept_entries"] == found["runs"][3]["kept_entries"] == 33 * 2 * 3

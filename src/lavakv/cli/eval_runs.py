@@ -74,7 +74,6 @@ def run_evaluation(
     """
     from lavakv.evaluation.folder import locked
     from lavakv.evaluation.provenance import early_identity
-    from lavakv.evaluation.summary import summarize
     from lavakv.tasks import get_task
 
     tasks = {task.name: task for task in (get_task(name, settings.protocol) for name in settings.tasks)}
@@ -84,6 +83,7 @@ def run_evaluation(
             folder.changes(early_identity(settings, tasks))  # finds another version's run before a model is loaded
         with starting():
             from lavakv.evaluation.run import Evaluation
+            from lavakv.evaluation.summary import summarize
         settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
         engine = engines.start(settings)
         with working("Preparing prompts"):
@@ -152,12 +152,12 @@ class _TimeLeft(ProgressColumn):
 
 def run_rescoring(out: Path, as_json: bool) -> None:
     """Score the records of a folder again, and show what changed."""
+    if not out.is_dir():
+        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
     from lavakv.evaluation.folder import locked
     from lavakv.evaluation.rescore import rescore
     from lavakv.evaluation.summary import summarize
 
-    if not out.is_dir():
-        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
     with locked(out) as folder, working("Scoring"):
         records, changed = rescore(folder)
         summary = summarize(records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ from lavakv.cli.models import models
 from lavakv.cli.report import report
 
 app = typer.Typer(name="lavakv", epilog=epilog("lavakv"), pretty_exceptions_enable=False, add_completion=False)
-for name, command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "compare": compare,
     "inspect": inspect,
@@ -31,7 +32,8 @@ for name, command in {
     "models": models,
     "demo": demo,
     "doctor": doctor,
-}.items():
+}
+for name, command in _COMMANDS.items():
     app.command(name, epilog=epilog(name))(command)
 
 

@@ -48,7 +48,8 @@ def question(more: str = "") -> Any:
 
 def kept_fractions(default: str) -> Any:
     """The option `--keep` of commands that take many, with what holds where nothing is given."""
+    listed = default.replace(",", ", ")  # where lines may break
     return typer.Option(
         metavar="LIST",
-        help=f"Kept fractions of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR} Without any budget: {default}.",
+        help=f"Kept fractions of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR} Without any budget: {listed}.",
     )

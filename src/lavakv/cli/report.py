@@ -25,17 +25,19 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Write a report of an evaluation as one self-contained page and as Markdown with figures. Needs no model."""
-    from lavakv.report.contents import report_of
     from lavakv.report.page import require_jinja
-    from lavakv.report.run import read_run, require_run
-    from lavakv.report.writing import HTML, write_report
+    from lavakv.report.run import HTML, read_run, require_run
 
     require_run(run)
     require_jinja("lavakv report")
     require_writable("--out", (run if out is None else out) / HTML, make_folder=True)
     with working(f"Reading {run}"):
+        from lavakv.report.contents import report_of
+
         found = report_of(read_run(run), baseline, failures)
     with working("Writing the report"):
+        from lavakv.report.writing import write_report
+
         files = write_report(found, run if out is None else out)
     if as_json:
         about = {"files": [str(file) for file in files], "findings": found.findings, "cautions": found.cautions}

@@ -11,7 +11,7 @@ from typing import Any
 from lavakv.errors import InputError
 from lavakv.evaluation.records import FILE, read_finished
 
-SETTINGS = "run.json"
+SETTINGS, HTML = "run.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
