@@ -67,7 +67,7 @@ class EvalSettings:
         _require_one_of("mode", self.mode, ("query-aware", "query-agnostic"))
         _require_one_of("protocol", self.protocol, ("paper", "harness"))
         if not self.tasks:
-            raise InputError("tasks", expected="at least one", got="none", fix="Give names with --tasks; --list-tasks shows them.")
+            raise InputError("tasks", expected="at least one", got="none", fix="Give names with --tasks.")
         if not (self.budgets or self.keep):
             raise InputError("budgets", expected="at least one", got="none", fix="Give --budgets or --keep.")
         for name in ("tasks", "policies", "budgets", "keep", "lengths", "depths"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int)
     shares: dict[str, list[float]] = {}
     for one in survivors:
         shares.setdefault(one.budget, []).append(one.kept_fraction)
-    budgets = sorted(shares, key=lambda budget: sum(shares[budget]) / len(shares[budget]))
+    budgets = sorted(shares, key=lambda budget: (fmean(shares[budget]), float(budget.rstrip("%"))))
     found = {(one.policy, one.budget): one for one in survivors}
     policies = list(dict.fromkeys(one.policy for one in survivors))
     return {
