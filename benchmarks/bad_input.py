@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "number that is none": Kind(("generate", "hi", "--budget", "2.5"), "--budget"),
     "number out of range": Kind(("bench", "--rounds", "0"), "--rounds"),
     "seed beyond 63 bits": Kind(("generate", "hi", "--seed", str(2**63)), "--seed"),
+    "temperature that is no number": Kind(("generate", "hi", "--temperature", "nan"), "--temperature"),
     # budgets
     "kept fraction of zero": Kind(("generate", "hi", "--keep", "0%"), "--keep"),
     "kept fraction over one": Kind(("compare", "hi", "--keep", "50%,120%"), "--keep"),

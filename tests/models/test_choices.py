@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.machinery
+import importlib.util
 
 import pytest
 
@@ -75,6 +77,17 @@ def test_dtypes(name) -> None:
 )
 def test_attention_implementations(name) -> None:
     require_attention(name)
+
+
+def test_a_name_that_a_newer_transformers_brings_is_taken(tmp_path, monkeypatch) -> None:
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").touch()
+    (tmp_path / "transformers" / "modeling_utils.py").write_text('_global_mapping = {"quick_attention": 1}')
+    spec = importlib.machinery.PathFinder.find_spec("transformers", [str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    require_attention("quick_attention")
+    with pytest.raises(InputError):
+        require_attention("slow_attention")
 
 
 @pytest.mark.parametrize("name", ["", "sdap", "flash", "sdpa ", "flash_attention_two"])

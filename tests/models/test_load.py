@@ -44,9 +44,7 @@ def test_default_model_is_fetched_once(tmp_path, monkeypatch) -> None:
     assert resolve("smollm2") == str(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("dtype", "int4"), ("device", "abacus"), ("device", "meta"), ("attention", "sdap")]
-)
+@pytest.mark.parametrize(("option", "value"), [("dtype", "int4"), ("device", "abacus"), ("device", "meta")])
 def test_options_that_are_none(option, value, folder) -> None:
     with pytest.raises(InputError) as caught:
         load(str(folder), **{option: value})

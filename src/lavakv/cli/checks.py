@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 
 from lavakv.errors import InputError
 from lavakv.models.choices import require_attention, require_device, require_dtype
@@ -37,6 +38,12 @@ def check_seed(seed: int) -> None:
     """Raise InputError for a seed that PyTorch's generators do not take."""
     if seed > _MAX_SEED:
         raise InputError("--seed", expected=f"at most {_MAX_SEED}", got=str(seed), fix="Use a smaller one.")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise InputError for a temperature that is no number."""
+    if not isfinite(temperature):
+        raise InputError("--temperature", expected="a finite number", got=str(temperature), fix="0 is greedy.")
 
 
 def check_questions(questions: Iterable[str]) -> None:

@@ -93,8 +93,12 @@ def run_evaluation(
             notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
         summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
         folder.write_summary(summary)
+    _show(summary, evaluation.claim, out, as_json)
+
+
+def _show(summary: dict[str, Any], claim: Claim, out: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"out": str(out), "earlier": _moved(evaluation.claim), **summary})
+        print_json({"out": str(out), "earlier": _moved(claim), **summary})
     else:
         print_summary(summary, out)
 

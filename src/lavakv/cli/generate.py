@@ -9,7 +9,7 @@ import typer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.cli import options
-from lavakv.cli.checks import check_model, check_seed
+from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
 from lavakv.cli.lists import fraction
 from lavakv.cli.loading import load_quietly, starting
@@ -54,6 +54,7 @@ def generate(
     if full_cache and (budget, keep, max_bytes) != (None, None, None):
         raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Give only one of them.")
     check_seed(seed)
+    check_temperature(temperature)
     require_policy_name(policy, "--policy")
     check_model(model, dtype, device, attention)
     text = read_prompt(prompt, file)

@@ -53,14 +53,30 @@ def require_device(name: str, argument: str = "device") -> None:
 
 
 def require_attention(name: str | None, argument: str = "attention") -> None:
-    """Raise InputError unless a name has the form of an attention implementation of transformers, or is None."""
-    if name is not None and not _ATTENTION.fullmatch(name):
+    """Raise InputError unless a name can be an attention implementation of transformers, or is None.
+
+    For command lines, in which nothing can be registered under another name.
+    """
+    if name is not None and not _ATTENTION.fullmatch(name) and not _is_in_transformers(name):
         raise InputError(
             argument,
             expected="an attention implementation of transformers, such as sdpa, eager or flash_attention_2",
             got=repr(name),
             fix="Use sdpa or eager, or omit the option for the model's default.",
         )
+
+
+def _is_in_transformers(name: str) -> bool:
+    """Does the installed transformers mention a name that no earlier version had? Read without importing it."""
+    if not re.fullmatch(r"\w+", name):
+        return False
+    try:
+        spec = importlib.util.find_spec("transformers")
+        if spec is None or spec.origin is None:
+            return False
+        return f'"{name}"' in Path(spec.origin).with_name("modeling_utils.py").read_text(encoding="utf-8")
+    except (OSError, ValueError, ImportError):
+        return False
 
 
 def _has_other_backends() -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lavakv.errors import LavaError, ModelError
-from lavakv.models.choices import require_attention, require_dtype
+from lavakv.models.choices import require_dtype
 from lavakv.models.default import default_model_dir
 from lavakv.models.gguf import converted
 from lavakv.models.placement import device_of, dtype_of
@@ -42,10 +42,9 @@ def load(
 
     Raises:
         ModelError: it cannot be found, fetched or read.
-        InputError: an unknown dtype, device or attention implementation.
+        InputError: an unknown dtype or device.
     """
     require_dtype(dtype)
-    require_attention(attention)
     target = device_of(device)
     source = resolve(name)
     options: dict[str, Any] = {"dtype": dtype_of(dtype, target)}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lavakv.errors import InputError
-from lavakv.models.choices import require_device, require_dtype
+from lavakv.models.choices import require_dtype
 
 
 def dtype_of(name: str, device: torch.device) -> Any:
@@ -30,7 +30,6 @@ def device_of(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    require_device(name)
     try:
         device = torch.empty(1, device=name)
         device.tolist()  # a meta device holds nothing
