@@ -16,7 +16,7 @@ from lavakv.cli.console import progress, results, working
 from lavakv.cli.lists import names, whole_numbers
 from lavakv.cli.loading import quieten
 from lavakv.errors import InputError
-from lavakv.models.source import DEFAULT_MODEL
+from lavakv.models.default import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from lavakv.bench.settings import BenchSettings

@@ -12,8 +12,7 @@ from lavakv.cli import options
 from lavakv.cli.checks import check_model
 from lavakv.cli.console import human_bytes, notes, print_json, progress, results
 from lavakv.cli.loading import load_quietly, starting
-from lavakv.models.default import fetched
-from lavakv.models.source import DEFAULT_MODEL
+from lavakv.models.default import DEFAULT_MODEL, fetched
 
 _NUM_FACTS = 3
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavakv.models.gguf import convert
-from lavakv.models.gguf_file import require_gguf
+from lavakv.models.gguf import convert, require_gguf
 from lavakv.models.home import MARKER, home, made_once
 from lavakv.models.registry import SMOLLM2, fetch_gguf
+
+DEFAULT_MODEL = SMOLLM2.name
 
 
 def default_model_dir() -> Path:

@@ -11,6 +11,8 @@ from lavakv.models.gguf_file import gguf_architecture, require_gguf
 from lavakv.models.home import made_once
 from lavakv.models.weights import require_all_weights
 
+__all__ = ["convert", "converted", "require_gguf"]
+
 
 def converted(file: Path) -> Path:
     """The transformers folder made from a GGUF file; found again by the file's content.

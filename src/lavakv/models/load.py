@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lavakv.errors import LavaError, ModelError
 from lavakv.models.choices import require_dtype
-from lavakv.models.default import default_model_dir
+from lavakv.models.default import DEFAULT_MODEL, default_model_dir
 from lavakv.models.gguf import converted
 from lavakv.models.placement import device_of, dtype_of
-from lavakv.models.source import DEFAULT_MODEL, source_of
+from lavakv.models.source import source_of
 from lavakv.models.weights import require_all_weights
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lavakv.errors import ModelError
+from lavakv.models.default import DEFAULT_MODEL
 from lavakv.models.gguf_file import require_gguf
-from lavakv.models.registry import SMOLLM2
 
-DEFAULT_MODEL = SMOLLM2.name
 CONFIG = "config.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
