@@ -16,7 +16,6 @@ STAGES = [
     "_version",
     "errors",
     "files",
-    "policy_names",
     "kernels",
     "native",
     "scoring",
