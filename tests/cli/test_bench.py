@@ -105,6 +105,13 @@ def test_missing_matplotlib_is_found_before_minutes_are_spent(tmp_path: Path, ca
     assert "pip install 'lavakv[plot]'" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_broken_matplotlib_is_found_before_minutes_are_spent(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("lavakv.bench.trial.Trial.run", lambda _: pytest.fail("measured"))
+    assert run([*QUICK, "--shape", "tiny", "--tokens", "100", "--out", str(tmp_path / "run")]) == 2
+    assert "--out: expected matplotlib, got one that cannot be imported" in capsys.readouterr().err
+
+
 def test_a_failed_run_is_exit_code_1(capsys, monkeypatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,13 @@ def test_files_are_tried_before_the_work(option, name, command, capsys, tmp_path
     monkeypatch.setattr("lavakv.cli.compare.load_for", lambda *_: pytest.fail("a model was loaded"))
     assert run([*command, option, str(tmp_path / "none" / name)]) == 2
     assert f"{option}: expected a" in capsys.readouterr().err
+
+
+def test_a_broken_matplotlib_is_found_before_the_work(command, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("lavakv.cli.compare.load_for", lambda *_: pytest.fail("a model was loaded"))
+    assert run([*command, "--plot", str(tmp_path / "x.svg")]) == 2
+    assert "--plot: expected matplotlib, got one that cannot be imported" in capsys.readouterr().err
 
 
 def test_two_files_of_one_name_are_refused(command, capsys, tmp_path: Path) -> None:

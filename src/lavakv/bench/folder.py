@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lavakv.bench.plot import plot_curves, require_matplotlib
+from lavakv.bench.plot import plot_curves
 from lavakv.errors import InputError
+from lavakv.evaluation.plot import require_matplotlib
 from lavakv.files import require_writable, unwritable
 
 RECORDS = "results.jsonl"
@@ -21,7 +22,7 @@ def require_new_folder(path: Path) -> None:
         InputError: it cannot be written, or holds another run's results.
         MissingExtraError: matplotlib is not installed.
     """
-    require_matplotlib()
+    require_matplotlib("--out")
     records = path / RECORDS
     if records.exists() or (path.exists() and not path.is_dir()):
         got = f"{records}, which exists" if path.is_dir() else f"{path}, which is a file"
@@ -41,6 +42,7 @@ class BenchFolder:
     """
 
     def __init__(self, path: Path) -> None:
+        require_matplotlib("--out", load=True)
         require_new_folder(path)
         self._path, self._records = path, path / RECORDS
         try:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lavakv.bench.settings import Setting
-from lavakv.errors import MissingExtraError
 
 PANELS = (
     ("decode_seconds", "seconds a token"),
@@ -21,14 +19,6 @@ _LABELS = {"tokens": "prompt tokens", "budget": "budget, tokens a head", "batch_
 _COLOURS = {"full": "C0", "cut": "C2", "masked": "C1", "lavakv": "C3"}
 _STYLES = ("o-", "s--", "^:", "v-.")
 _UNCHANGED_BY_BUDGET = ("full",)
-
-
-def require_matplotlib() -> None:
-    """Raise MissingExtraError if matplotlib is missing. Does not import it, which takes a second."""
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError(
-            "--out", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
-        )
 
 
 def plot_curves(records: Sequence[Mapping[str, Any]], file: Path) -> None:

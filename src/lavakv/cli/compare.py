@@ -55,9 +55,11 @@ def compare(
     with starting():
         from lavakv.evaluation.compare import Comparer
         from lavakv.evaluation.encode import encode_parts
-        from lavakv.evaluation.plot import plot_divergence
+        from lavakv.evaluation.plot import plot_divergence, require_matplotlib
         from lavakv.evaluation.same_entries import notes_on_budgets, with_same_entries
 
+        if plot is not None:
+            require_matplotlib("--plot", load=True)
     loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
