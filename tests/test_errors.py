@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,41 @@ def test_public_errors_are_exported() -> None:
     import lavakv
 
     assert {kind.__name__ for kind in KINDS} <= set(lavakv.__all__)
+
+
+@pytest.mark.parametrize(
+    ("got", "fix", "end"),
+    [
+        ("none", "Give one.", "got none. Give one."),
+        ("ValueError: it is wrong.", "Give one.", "got ValueError: it is wrong. Give one."),
+        ("none..", "Give one..", "got none. Give one."),
+        ("a list, cut off...", "Give one.", "got a list, cut off... Give one."),
+        ("what?", "Really!", "got what? Really!"),
+        ("none. ", "Start one: ray start", "got none. Start one: ray start."),
+    ],
+)
+def test_sentences_end_in_one_full_stop(got, fix, end) -> None:
+    error = errors.InputError("a", expected="b", got=got, fix=fix)
+    assert str(error) == f"a: expected b, {end}"
+    assert (error.got, error.fix) == (got, fix)
+
+
+SAY_NOTHING = ("Correct it.", "Correct them.", "Mend it.", "Fix it.", "Choose one.")
+
+
+def _fixes() -> list[tuple[str, str]]:
+    """Every `fix` of the package that is written down as one text, with where it stands."""
+    found = []
+    for file in sorted(Path(errors.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "fix" and isinstance(node.value, ast.Constant):
+                found.append((f"{file.name}:{node.value.lineno}", node.value.value))
+    return found
+
+
+def test_fixes_say_what_to_do() -> None:
+    """A sentence, and more than that it is wrong."""
+    fixes = _fixes()
+    assert len(fixes) > 50
+    assert [place for place, fix in fixes if not fix.endswith((".", "?")) or fix.endswith("..")] == []
+    assert [place for place, fix in fixes if fix in SAY_NOTHING] == []

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lavakv.errors import DiskError, InputError
-from lavakv.files import require_writable, write_output
+from lavakv.evaluation.disk import cannot_write
+from lavakv.files import require_writable, unwritable, write_output
 
 
 def _write(option: str, file: Path, data: bytes) -> None:
@@ -160,3 +161,27 @@ def test_what_was_there_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(DiskError, match="No space left on device"):
         write_output("--csv", file, b"new")
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("x.csv", "old")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fix"),
+    [
+        ("ENOSPC", DiskError, "Free some space on that disk, or write to another."),
+        ("EDQUOT", DiskError, "Free some space on that disk, or write to another."),
+        ("EFBIG", DiskError, "Raise the limit on the size of files (ulimit -f), or write to another disk."),
+        ("EIO", DiskError, "Check that disk, or write to another."),
+        ("EACCES", InputError, "Make /runs writable for this user, or name another folder."),
+        ("EPERM", InputError, "Make /runs writable for this user, or name another folder."),
+        ("EROFS", InputError, "That file system is read-only: name another folder."),
+        ("ENOTDIR", InputError, "Check the path."),
+    ],
+)
+def test_each_cause_has_its_own_remedy(name, kind, fix) -> None:
+    """A folder that is not ours to write does not get better by freeing space."""
+    number = getattr(errno, name)
+    error = unwritable("--out", Path("/runs/x.csv"), OSError(number, os.strerror(number)))
+    assert type(error) is kind
+    assert error.fix == fix
+    results = cannot_write(Path("/runs/records.jsonl"), OSError(number, os.strerror(number)))
+    assert isinstance(results, DiskError) == (kind is DiskError)
+    assert results.fix == f"{fix} Finished records are kept: run the same command again to resume."

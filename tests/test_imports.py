@@ -23,6 +23,7 @@ STAGES = [
     "budgets",
     "order",
     "ranking",
+    "policy_names",
     "policy",
     "family",
     "registry",
@@ -41,6 +42,7 @@ STAGES = [
     "_lm_eval",
     "report",
     "demo",
+    "diagnosis",
     "cli",
     "lm_eval",
 ]

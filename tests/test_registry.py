@@ -8,8 +8,10 @@ from types import ModuleType
 import pytest
 
 import lavakv
-from lavakv import PolicyError, registry
+from lavakv import PolicyError, policy_names
+from lavakv.family import FAMILY
 from lavakv.policy import Policy
+from lavakv.policy_names import BUILT_IN, require_policy_name
 from lavakv.registry import get_policy
 from lavakv.scoring.lava import lava_score
 from tests.errors import assert_all_parts
@@ -53,8 +55,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "number": "lavakv_test_plugin:number",
         "kind": "lavakv_test_plugin:kind",
     }
-    points = [EntryPoint(name, value, registry.ENTRY_POINTS) for name, value in values.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
+    points = [EntryPoint(name, value, policy_names.ENTRY_POINTS) for name, value in values.items()]
+    monkeypatch.setattr(policy_names, "entry_points", lambda group: [each for each in points if each.group == group])
     return module
 
 
@@ -64,6 +66,26 @@ def test_the_family_is_listed_in_its_order_with_its_sources() -> None:
     assert all(SOURCES[name] in lines[name] for name in SOURCES)
     assert len(set(lines.values())) == len(SOURCES)
     assert not any("\n" in line for line in lines.values())
+
+
+def test_names_are_known_without_what_they_compute() -> None:
+    assert tuple(FAMILY) == BUILT_IN
+
+
+def test_a_name_is_checked_without_loading_its_plugin(plugins) -> None:
+    assert require_policy_name("no-module") == "no-module"
+    assert require_policy_name("lava") == "lava"
+
+
+@pytest.mark.parametrize(("name", "fix"), [("snap", "Did you mean snapkv?"), ("x", "`lavakv.policies()` lists")])
+def test_an_unknown_name_gets_the_close_ones(name, fix) -> None:
+    with pytest.raises(PolicyError) as caught:
+        require_policy_name(name, "--policy")
+    assert caught.value.argument == "--policy"
+    assert caught.value.fix.startswith(fix)
+    with pytest.raises(PolicyError) as also:
+        get_policy(name)
+    assert also.value.fix == caught.value.fix
 
 
 def test_the_list_cannot_be_changed() -> None:

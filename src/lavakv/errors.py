@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class LavaError(Exception):
     """Base of all lavakv errors.
@@ -18,10 +20,18 @@ class LavaError(Exception):
         self.expected = expected
         self.got = got
         self.fix = fix
-        super().__init__(f"{argument}: expected {expected}, got {got}. {fix}")
+        super().__init__(f"{argument}: expected {expected}, got {_sentence(got)} {_sentence(fix)}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.argument, self.expected, self.got, self.fix)
+
+
+def _sentence(text: str) -> str:
+    """A text that ends in exactly one mark: what others wrote often brings its own full stop."""
+    text = text.rstrip()
+    if text.endswith((".", "!", "?")):
+        return text if text.endswith("...") else re.sub(r"\.+$", ".", text)
+    return f"{text}."
 
 
 def _rebuild(kind: type[LavaError], argument: str, expected: str, got: str, fix: str) -> LavaError:

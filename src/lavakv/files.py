@@ -11,12 +11,40 @@ from pathlib import Path
 
 from lavakv.errors import DiskError, InputError, LavaError
 
-_DISK_S_OWN = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE")} - {None}
+
+def _numbers(*names: str) -> set[int]:
+    """Error numbers by name; this system may not have them all."""
+    return {getattr(errno, name) for name in names if hasattr(errno, name)}
 
 
-def is_the_disk_s(error: OSError) -> bool:
-    """Is the disk to blame, full or broken, and not the path?"""
-    return error.errno in _DISK_S_OWN
+_FULL = _numbers("ENOSPC", "EDQUOT")
+_DISK_ERRNOS = _FULL | _numbers("EFBIG", "EIO", "ESTALE")
+_NO_PERMISSION = _numbers("EACCES", "EPERM")
+
+
+def is_disk_error(error: OSError) -> bool:
+    """True if the disk is full or broken, false if the path is wrong or not ours to write."""
+    return error.errno in _DISK_ERRNOS
+
+
+def remedy(error: OSError, folder: Path) -> str:
+    """What to do about a file that could not be written: each cause has its own remedy.
+
+    Args:
+        error: what the system said.
+        folder: where the file was to be.
+    """
+    if error.errno in _FULL:
+        return "Free some space on that disk, or write to another."
+    if error.errno in _numbers("EFBIG"):
+        return "Raise the limit on the size of files (ulimit -f), or write to another disk."
+    if error.errno in _DISK_ERRNOS:
+        return "Check that disk, or write to another."
+    if error.errno in _NO_PERMISSION:
+        return f"Make {folder} writable for this user, or name another folder."
+    if error.errno in _numbers("EROFS"):
+        return "That file system is read-only: name another folder."
+    return "Check the path."
 
 
 def require_writable(option: str, file: Path, *, make_folder: bool = False) -> None:
@@ -43,7 +71,7 @@ def require_writable(option: str, file: Path, *, make_folder: bool = False) -> N
             target.open("xb").close()
             target.unlink()
     except OSError as error:
-        raise _unwritable(option, file, error) from error
+        raise unwritable(option, file, error) from error
 
 
 def write_output(option: str, file: Path, data: bytes, *, make_folder: bool = False) -> None:
@@ -68,7 +96,7 @@ def write_output(option: str, file: Path, data: bytes, *, make_folder: bool = Fa
         if not _replace(file, data):
             file.write_bytes(data)
     except OSError as error:
-        raise _unwritable(option, file, error) from error
+        raise unwritable(option, file, error) from error
 
 
 def _replace(file: Path, data: bytes) -> bool:
@@ -108,7 +136,15 @@ def _umask() -> int:
     return mask
 
 
-def _unwritable(option: str, file: Path, error: OSError) -> LavaError:
-    kind, fix = (DiskError, "Free some space.") if is_the_disk_s(error) else (InputError, "Check the path.")
+def unwritable(option: str, file: Path, error: OSError) -> LavaError:
+    """The error for a file that could not be written: `DiskError` where the disk is to blame, not the path.
+
+    Args:
+        option: the argument that names the file.
+        file: its path.
+        error: what the system said.
+    """
+    kind = DiskError if is_disk_error(error) else InputError
+    fix = remedy(error, file.parent)
     got = f"{file}: {error.strerror or error}"
     return kind(option, expected="a file that can be written", got=got, fix=fix)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
 
 from lavakv.errors import PolicyError
 from lavakv.family import FAMILY
 from lavakv.policy import Policy
-
-ENTRY_POINTS = "lavakv.policies"
+from lavakv.policy_names import plugins, unknown_policy
 
 
 def policies() -> Mapping[str, str]:
@@ -20,7 +19,7 @@ def policies() -> Mapping[str, str]:
     A plugin is an entry point of the group `lavakv.policies` whose object is a `Policy`; its name is the entry point's.
     """
     lines = {name: policy.summary for name, policy in FAMILY.items()}
-    for name, plugin in _plugins().items():
+    for name, plugin in plugins().items():
         distribution = plugin.dist.name if plugin.dist is not None else plugin.value
         lines.setdefault(name, f"from {distribution}")
     return MappingProxyType(lines)
@@ -36,31 +35,21 @@ def get_policy(policy: str | Policy) -> Policy:
         return policy
     if isinstance(policy, str) and policy in FAMILY:
         return FAMILY[policy]
-    plugins = _plugins()
-    if isinstance(policy, str) and policy in plugins:
-        return _loaded(plugins[policy])
-    raise PolicyError(
-        "policy",
-        expected=f"a Policy or one of {', '.join([*FAMILY, *plugins])}",
-        got=repr(policy),
-        fix="`lavakv.policies()` lists the names.",
-    )
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if isinstance(policy, str) and (plugin := plugins().get(policy)):
+        return _loaded(plugin)
+    raise unknown_policy(policy, "policy", "a Policy or one of")
 
 
 def _loaded(plugin: EntryPoint) -> Policy:
     try:
         policy = plugin.load()
-    except Exception as error:  # whatever a stranger's module does when it is imported
+    except Exception as error:  # third-party code may raise anything
         policy = error
     if not isinstance(policy, Policy):
         raise PolicyError(
             f"policy {plugin.name!r}",
             expected=f"a lavakv.Policy at {plugin.value}",
             got=f"{type(policy).__name__}: {policy}",
-            fix="Mend or remove the package that brings it.",
+            fix="Fix or uninstall the package that brings it.",
         )
     return policy if policy.name == plugin.name else replace(policy, name=plugin.name)  # reports say what was asked for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,9 +100,16 @@ def test_bad_input_is_exit_code_2(arguments, complaint, capsys) -> None:
 
 
 def test_missing_matplotlib_is_found_before_minutes_are_spent(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run([*QUICK, "--shape", "tiny", "--tokens", "100", "--out", str(tmp_path / "run")]) == 2
     assert "pip install 'lavakv[plot]'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_broken_matplotlib_is_found_before_minutes_are_spent(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("lavakv.bench.trial.Trial.run", lambda _: pytest.fail("measured"))
+    assert run([*QUICK, "--shape", "tiny", "--tokens", "100", "--out", str(tmp_path / "run")]) == 2
+    assert "--out: expected matplotlib, got one that cannot be imported" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_exit_code_1(capsys, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,13 @@ def test_files_are_tried_before_the_work(option, name, command, capsys, tmp_path
     assert f"{option}: expected a" in capsys.readouterr().err
 
 
+def test_a_broken_matplotlib_is_found_before_the_work(command, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("lavakv.cli.compare.load_for", lambda *_: pytest.fail("a model was loaded"))
+    assert run([*command, "--plot", str(tmp_path / "x.svg")]) == 2
+    assert "--plot: expected matplotlib, got one that cannot be imported" in capsys.readouterr().err
+
+
 def test_two_files_of_one_name_are_refused(command, capsys, tmp_path: Path) -> None:
     file = str(tmp_path / "x.svg")
     assert run([*command, "--no-text", "--csv", file, "--plot", f"{tmp_path}/./x.svg"]) == 2
@@ -141,3 +149,21 @@ def test_a_reader_who_leaves_costs_the_table_and_not_the_files(command, tmp_path
     assert run([*command, "--no-text", "--budgets", "50", "--csv", str(table), "--plot", str(picture)]) == 1
     assert "kl_nats" in table.read_text()
     assert "<svg" in picture.read_text()
+
+
+def test_budgets_that_hold_the_same_are_marked_and_said(command, capsys, tmp_path: Path) -> None:
+    budgets = ["--no-text", "--window", "32", "--keep", "50%,5%,3%"]
+    note = "5% and 3% both hold window + 1 = 33 entries a head (22.0% of the prompt), the minimum"
+    assert run([*command, *budgets, "--csv", str(tmp_path / "x.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert f"* {note}" in " ".join(shown.split())
+    marked = [line.split()[1] for line in shown.splitlines() if line.startswith("lava") and " *" in line]
+    assert marked == ["5%", "3%"]
+    with (tmp_path / "x.csv").open(newline="") as lines:
+        assert [row["same_entries_as"] for row in csv.DictReader(lines)] == ["", "", "3%", "5%"]
+    assert run([*command, *budgets, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["notes"] == [note]
+    assert [each["same_entries_as"] for each in found["runs"]] == [[], [], ["3%"], ["5%"]]
+    assert [each["at_minimum"] for each in found["runs"]] == [False, False, True, True]
+    assert found["runs"][2]["kept_entries"] == found["runs"][3]["kept_entries"] == 33 * 2 * 3

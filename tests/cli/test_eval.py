@@ -103,7 +103,8 @@ def test_other_settings_start_anew_and_the_old_run_is_put_aside(command, tmp_pat
     capsys.readouterr()
     assert run([*_with(command, budgets="45"), "--json"]) == 0
     captured = capsys.readouterr()
-    said = f"Starting anew, as budgets was 40,50, is 45. What was in {out} is in {out}/earlier/1 now\n"
+    changed = "Settings changed (budgets was 40,50, is 45)."
+    said = f"{changed} Starting a new run in {out}; previous results moved to {out}/earlier/1\n"
     assert captured.err == said
     moved = {"folder": f"{out}/earlier/1", "changed": ["budgets was 40,50, is 45"]}
     assert json.loads(captured.out)["earlier"] == moved
@@ -158,7 +159,7 @@ def test_an_interruption_says_what_is_kept(command, tmp_path, capsys, monkeypatc
     calls.clear()
     assert run([*command, "--anew"]) == 130
     said = " ".join(capsys.readouterr().err.split())
-    assert "the same command, without --anew, goes on there" in said
+    assert "rerun the same command, without --anew, to resume" in said
 
 
 def test_rescoring_needs_no_model(command, tmp_path, model_dir, capsys) -> None:
@@ -210,7 +211,7 @@ def test_progress_with_time_left_on_a_terminal_only(command, tmp_path, capsys, m
             "task: expected a known task that generates text, got 'longbench_lc'. Did you mean",
         ),
         ({"tasks": "long*x"}, "--tasks: expected a pattern of known tasks, got long*x"),
-        ({"policies": "lava,what"}, "policy: expected"),
+        ({"policies": "lava,what"}, "--policies: expected one of lava"),
         ({"budgets": "20,x"}, "--budgets: expected whole numbers"),
         ({"budgets": "20"}, "budget: expected more than the window of 32 tokens"),
         ({"data_dir": "/no/such"}, "--data-dir: expected a folder, got /no/such"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,38 @@ def test_sampling_follows_the_seed(model_dir, capsys) -> None:
         assert run([*command, "--json"]) == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_prefill_is_shown_until_the_first_text(model_dir, long_prompt, monkeypatch) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def working(what: str) -> Iterator[None]:
+        events.append(what)
+        yield
+        events.append("done")
+
+    monkeypatch.setattr("lavakv.cli.generate.working", working)
+    monkeypatch.setattr("lavakv.cli.generate.typer.echo", lambda *_, **__: events.append("text"))
+    assert run(["generate", long_prompt, "-m", model_dir, "-n", "8", "--no-chat"]) == 0
+    assert events[:3] == ["Reading 150 tokens", "done", "text"]
+    assert events.count("done") == 1
+    events.clear()
+    assert run(["generate", long_prompt, "-m", model_dir, "-n", "8", "--no-chat", "--json"]) == 0
+    assert events == ["Reading 150 tokens", "done", "text"]
+
+
+def test_it_is_quiet_where_stderr_is_no_terminal(model_dir, long_prompt, capsys) -> None:
+    assert run(["generate", long_prompt, "-m", model_dir, "-n", "2", "--no-chat"]) == 0
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run(["generate", long_prompt, "-m", model_dir, "-n", "2", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_keep_takes_a_percentage(model_dir, long_prompt, capsys) -> None:
+    records = []
+    for keep in ("25%", "0.25"):
+        assert run(["generate", long_prompt, "-m", model_dir, "-n", "2", "--no-chat", "--keep", keep, "--json"]) == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert records[0]["budget"] == records[1]["budget"] == "25%"
+    assert records[0]["kept_entries"] == records[1]["kept_entries"] == 38 * 2 * 3

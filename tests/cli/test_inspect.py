@@ -31,7 +31,7 @@ def test_it_says_where_the_page_is(command, capsys) -> None:
     assert run([*command, "--budgets", "40,60", "--no-text"]) == 0
     assert command[-1] in capsys.readouterr().out
     data = Path(command[-1]).read_text().split('id="data">')[1].split("</script>")[0]
-    assert json.loads(data)["budgets"] == ["40 a head", "60 a head"]
+    assert json.loads(data)["budgets"] == ["40 a head, 27\u00a0%", "60 a head, 40\u00a0%"]
     assert json.loads(data)["fullAnswer"] is None
 
 
@@ -45,7 +45,7 @@ def test_a_question_is_asked_afterwards(command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--policies", "lava,what"], "policy: expected"),
+        (["--policies", "lava,what"], "--policies: expected one of lava"),
         (["--keep", "2"], "keep: expected"),
         (["--policies", "lava,lava", "--keep", "0.5"], "policies: expected each one once, got lava, lava"),
         (["--budgets", "40,50,40"], "budgets: expected each one once, got 40, 50, 40"),

@@ -12,6 +12,7 @@ import pytest
 from lavakv import ModelError
 from lavakv.models import gguf as conversion
 from lavakv.models.gguf import converted
+from lavakv.models.gguf_file import gguf_architecture
 from lavakv.models.home import home
 
 
@@ -54,13 +55,25 @@ def test_a_cut_file_leaves_nothing_behind(kept, tmp_path: Path) -> None:
 
 
 def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="of an architecture that transformers converts"):
+    with pytest.raises(ModelError, match=r"expected an architecture that transformers .* got 'nonesuch'") as caught:
         converted(_gguf(tmp_path / "x.gguf", "nonesuch"))
+    assert "ownload" not in caught.value.fix  # the file is whole: another copy would not help
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2moe", "nonesuch"])
+def test_the_architecture_is_read_from_the_first_bytes(architecture, tmp_path: Path) -> None:
+    assert gguf_architecture(_gguf(tmp_path / "x.gguf", architecture)) == architecture
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + bytes(20), b"GGUF" + b"\xff" * 60])
+def test_files_that_tell_no_architecture(content, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(content)
+    assert gguf_architecture(tmp_path / "x.gguf") is None
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
     with pytest.raises(ModelError, match=r"got no gguf. Install them: pip install 'lavakv\[gguf\]'"):
         converted(_gguf(tmp_path / "x.gguf"))
 

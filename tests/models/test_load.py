@@ -52,7 +52,8 @@ def test_options_that_are_none(option, value, folder) -> None:
 
 
 def test_a_model_without_a_tokenizer(folder, tmp_path) -> None:
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(ModelError, match="that transformers can load"):
         load(str(tmp_path))
 
@@ -71,7 +72,7 @@ def test_a_model_that_would_run_on_random_weights(damage, folder, tmp_path) -> N
         load(str(tmp_path))
 
 
-@pytest.mark.parametrize("config", ["[]", '{"model_type": "llama", "hidden_size": "x"}'])
+@pytest.mark.parametrize("config", ['{"model_type": "nonesuch"}', '{"model_type": "llama", "hidden_size": "x"}'])
 def test_a_config_that_is_none(config, folder, tmp_path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -93,6 +93,29 @@ def test_the_slider_changes_the_budget_by_keyboard(opened, found) -> None:
     assert opened.execute_script(LEVELS, 0) == _steps(found[1][0].kept.mean(axis=0))
 
 
+@pytest.mark.parametrize("screen", ["phone", "desktop"])
+def test_the_slider_tells_what_is_kept_and_what_was_asked(screen, found, browser, tmp_path) -> None:
+    """2 % of 120 tokens is less than the window of 8 and one more."""
+    from selenium.webdriver import Keys
+
+    inspector, _ = found
+    survivors = list(inspector.run([Variant("lava", keep=keep, window=8) for keep in (0.02, 0.4)]))
+    file = tmp_path / "inspect.html"
+    file.write_text(inspection_page(inspector, survivors, model="tiny", window=8), encoding="utf-8")
+    open_page(browser, file, screen, "light")
+    _settled(browser)
+    browser.find_element("id", "budget").send_keys(Keys.HOME)
+    _settled(browser)
+    assert browser.find_element("id", "budget-name").text == "7.5 % kept, 2 % asked"
+    assert browser.find_element("id", "budget").get_attribute("aria-valuetext") == "7.5\u00a0% kept, 2\u00a0% asked"
+    assert overflow(browser) == 0
+    before = browser.find_element("id", "budget").size["width"]
+    browser.find_element("id", "budget").send_keys(Keys.END)
+    _settled(browser)
+    assert browser.find_element("id", "budget-name").text == "40 %"
+    assert browser.find_element("id", "budget").size["width"] == before
+
+
 def test_a_click_on_a_head_shows_its_survivors_and_another_click_all(opened, found) -> None:
     kept = found[1][1].kept
     cell = opened.find_element("css selector", ".panel button[data-place='2'][data-head='1']")

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import lavakv
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import load
-from lavakv.report.survival.document import packed, page_data
+from lavakv.report.survival.document import budget_label, packed, page_data
 from lavakv.report.survival.inspection import Inspector, heads_of, kept_entries
 from lavakv.report.survival.pieces import token_texts
 from tests.cli.conftest import WORDS
@@ -75,6 +75,32 @@ def test_budgets_go_from_small_to_large_and_are_the_same_for_all(inspector) -> N
     assert [[size["perHead"] for size in policy["sizes"]] for policy in data["policies"]] == [[30, 60], [30, 60]]
     assert data["queryAware"]
     assert data["window"] == 8
+
+
+def test_the_slider_tells_what_is_really_kept(inspector) -> None:
+    """Of 120 tokens, 5 and 2 % are less than the window and one more: both keep 9, which is 7.5 %."""
+    variants = [Variant("lava", keep=keep, window=8) for keep in (0.25, 0.05, 0.02)]
+    found = list(inspector.run(variants))
+    assert [round(one.kept_fraction * 120) for one in found] == [30, 9, 9]
+    assert page_data(inspector, found, window=8)["budgets"] == [
+        "7.5\u00a0% kept, 2\u00a0% asked", "7.5\u00a0% kept, 5\u00a0% asked", "25\u00a0%",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "fractions", "label"),
+    [
+        ("12.5%", [0.125, 0.125], "12.5 %"),
+        ("33.3%", [0.3333], "33.3 %"),
+        ("25%", [0.2534], "25 %"),
+        ("9%", [0.26], "26 % kept, 9 % asked"),
+        ("9%", [0.26, 0.3], "26 % to 30 % kept, 9 % asked"),
+        ("40", [0.4, 0.4], "40 a head, 40 %"),
+        ("400", [1.0], "100 % kept, 400 a head asked"),
+    ],
+)
+def test_labels_of_budgets(asked, fractions, label) -> None:
+    assert budget_label(asked, fractions, num_tokens=100).replace("\u00a0", " ") == label
 
 
 def test_a_question_comes_after_what_is_compressed(model_dir, ids) -> None:

@@ -7,8 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lavakv.bench.plot import plot_curves, require_matplotlib
+from lavakv.bench.plot import plot_curves
 from lavakv.errors import InputError
+from lavakv.evaluation.plot import require_matplotlib
+from lavakv.files import require_writable, unwritable
+
+RECORDS = "results.jsonl"
+
+
+def require_new_folder(path: Path) -> None:
+    """Find out before the work whether a run's folder can be made; leaves an empty folder behind where it can.
+
+    Raises:
+        InputError: it cannot be written, or holds another run's results.
+        MissingExtraError: matplotlib is not installed.
+    """
+    require_matplotlib("--out")
+    records = path / RECORDS
+    if records.exists() or (path.exists() and not path.is_dir()):
+        got = f"{records}, which exists" if path.is_dir() else f"{path}, which is a file"
+        raise InputError("--out", expected="a new folder", got=got, fix="Give another.")
+    require_writable("--out", records, make_folder=True)
 
 
 class BenchFolder:
@@ -23,25 +42,28 @@ class BenchFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        require_matplotlib()
-        self._path, self._records = path, path / "results.jsonl"
+        require_matplotlib("--out", load=True)
+        require_new_folder(path)
+        self._path, self._records = path, path / RECORDS
         try:
-            path.mkdir(parents=True, exist_ok=True)
             self._records.open("x").close()
-        except FileExistsError as error:
-            got = f"{path}, which is a file" if not path.is_dir() else f"{self._records}, which exists"
-            raise InputError("--out", expected="a new folder", got=got, fix="Give another.") from error
-        except OSError as error:
-            raise InputError(
-                "--out", expected="a folder that can be written", got=f"{path}: {error.strerror}", fix="Check the path."
-            ) from error
+        except OSError as error:  # another process was faster, or the disk is full
+            raise unwritable("--out", self._records, error) from error
         self._done: list[Mapping[str, Any]] = []
 
     def add(self, record: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Write one setting down."""
+        """Write one setting down.
+
+        Raises:
+            InputError: the file cannot be written any more.
+            DiskError: the disk is full or broken.
+        """
         self._done.append(record)
-        with self._records.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({**record, **about}, allow_nan=False) + "\n")
+        try:
+            with self._records.open("a", encoding="utf-8") as out:
+                out.write(json.dumps({**record, **about}, allow_nan=False) + "\n")
+        except OSError as error:
+            raise unwritable("--out", self._records, error) from error
 
     def finish(self) -> None:
         """Draw the curves."""

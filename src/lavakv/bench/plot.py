@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lavakv.bench.settings import Setting
-from lavakv.errors import MissingExtraError
 
 PANELS = (
     ("decode_seconds", "seconds a token"),
@@ -20,20 +19,6 @@ _LABELS = {"tokens": "prompt tokens", "budget": "budget, tokens a head", "batch_
 _COLOURS = {"full": "C0", "cut": "C2", "masked": "C1", "lavakv": "C3"}
 _STYLES = ("o-", "s--", "^:", "v-.")
 _UNCHANGED_BY_BUDGET = ("full",)
-
-
-def require_matplotlib() -> None:
-    """Is it there?
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "--out", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
-        ) from error
 
 
 def plot_curves(records: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -80,4 +80,4 @@ class BenchSettings:
 
 
 def _too_small(name: str, least: int, got: object) -> InputError:
-    return InputError(name, expected=f"at least {least}", got=str(got), fix="Correct it.")
+    return InputError(name, expected=f"at least {least}", got=str(got), fix=f"Use {least} or more.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import TYPE_CHECKING, Any
 
 from lavakv.errors import InputError
+
+if TYPE_CHECKING:  # names of shapes are checked before PyTorch is loaded
+    import torch
 
 
 def _llama3_rope(factor: float) -> dict[str, Any]:
@@ -67,14 +67,22 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def require_shape(name: str, argument: str = "shape") -> None:
+    """Raise InputError unless there is a shape of that name."""
+    if name not in SHAPES:
+        fix = "Choose one of these, or name a model with --model."
+        raise InputError(argument, expected=f"one of {', '.join(SHAPES)}", got=repr(name), fix=fix)
+
+
 def shape_config(name: str) -> Any:
     """The transformers configuration of a named shape.
 
     Raises:
         InputError: an unknown shape.
     """
-    if name not in SHAPES:
-        raise InputError("shape", expected=f"one of {', '.join(SHAPES)}", got=repr(name), fix="Correct it.")
+    from transformers import AutoConfig
+
+    require_shape(name)
     settings = dict(SHAPES[name])
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
@@ -91,6 +99,9 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device, attention:
     Raises:
         InputError: an unknown shape, or an attention implementation that cannot be had.
     """
+    import torch
+    from transformers import AutoModelForCausalLM
+
     config = shape_config(name)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ class BudgetSpec:
                 " and ".join(given),
                 expected="one way to give the budget",
                 got=f"{len(given)}",
-                fix="Leave out all but one.",
+                fix="Give only one of them.",
             )
         _require_count("window", self.window)
         if not given:
@@ -116,14 +116,16 @@ def parse_bytes(value: int | str) -> int:
             "max_bytes",
             expected='a positive number of bytes, or text such as "512MiB"',
             got=repr(value),
-            fix="Correct it.",
+            fix='Write for example "512MiB" or "2GB".',
         )
     return parsed
 
 
 def _require_count(argument: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise BudgetError(argument, expected="a whole number of tokens, at least 1", got=repr(value), fix="Correct it.")
+        usual = DEFAULT_WINDOW if argument == "window" else DEFAULT_BUDGET
+        fix = f"The default is {usual}."
+        raise BudgetError(argument, expected="a whole number of tokens, at least 1", got=repr(value), fix=fix)
 
 
 def _require_fraction(value: object) -> None:

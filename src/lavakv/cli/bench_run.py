@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 from rich.progress import Progress, TaskID
 
+from lavakv.budgets.spec import BudgetSpec
+from lavakv.cli.checks import check_model, check_placement
 from lavakv.cli.console import progress, results, working
 from lavakv.cli.lists import names, whole_numbers
 from lavakv.cli.loading import quieten
 from lavakv.errors import InputError
+from lavakv.models.default import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from lavakv.bench.settings import BenchSettings
@@ -35,13 +38,24 @@ class Lengths(NamedTuple):
         numbers = [word for word in words if word != _LIMIT]
         return cls(tuple(whole_numbers("--tokens", ",".join(numbers))) if numbers else (), len(numbers) < len(words))
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Find what is wrong before a model is loaded."""
-        from lavakv.bench.settings import BenchSettings
-        from lavakv.registry import get_policy
+    def check(self, settings: Mapping[str, Any], shape: str | None) -> None:
+        """Check lengths and budgets before a model is loaded; a named shape also tells how long a prompt may be.
 
-        BenchSettings(self.tokens or (1,), **settings)
-        get_policy(settings["policy"])
+        Raises:
+            LavaError: a value out of range, a budget within the window, more tokens than the shape has positions.
+        """
+        from lavakv.bench.settings import BenchSettings
+        from lavakv.bench.shapes import SHAPES
+
+        checked = BenchSettings(self.tokens or (1,), **settings)
+        for budget in checked.budgets:
+            BudgetSpec(budget, window=checked.window).tokens_per_head(checked.tokens, 0, 1)
+        limit = SHAPES.get(shape or "", {}).get("max_position_embeddings")
+        if limit is not None and max(checked.tokens) > limit:
+            raise InputError(
+                "--tokens", expected=f"at most {limit}, the shape's positions", got=str(max(checked.tokens)),
+                fix="Use max or fewer.",
+            )  # fmt: skip
 
     def settings(self, subject: Subject, settings: Mapping[str, Any]) -> BenchSettings:
         """Settings for a model, whose limit is known now."""
@@ -60,7 +74,7 @@ class Narrator:
         self._begun = False
 
     def expect(self, pieces: int) -> None:
-        """So many pieces of work are to come."""
+        """Set the number of pieces of work."""
         self._bar.update(self._task, total=pieces)
 
     def say(self, line: str) -> None:
@@ -74,15 +88,39 @@ class Narrator:
         self._begun = True
 
 
-def subject_of(model: str | None, shape: str | None, dtype: str, device: str, attention: str | None) -> Subject:
-    """Load a model, or make one.
+def check_subject(model: str | None, shape: str | None, placement: tuple[str, str, str | None]) -> None:
+    """Check names and folders before PyTorch is loaded.
+
+    Args:
+        model: value of `--model`.
+        shape: value of `--shape`.
+        placement: values of `--dtype`, `--device` and `--attention`.
 
     Raises:
-        InputError: both a model and a shape.
+        LavaError: both a model and a shape, or a name that does not exist.
     """
+    from lavakv.bench.shapes import require_shape
+
     if model is not None and shape is not None:
-        raise InputError("--model, --shape", expected="one of them", got="both", fix="Leave one out.")
-    name = shape or model or "smollm2"
+        raise InputError("--model, --shape", expected="one of them", got="both", fix="Give only one of them.")
+    if shape is None:
+        check_model(model or DEFAULT_MODEL, *placement)
+    else:
+        require_shape(shape, "--shape")
+        check_placement(*placement)
+
+
+def check_out(out: Path | None) -> None:
+    """Raise LavaError unless results can be written to a new folder of that name, if there is one."""
+    from lavakv.bench.folder import require_new_folder
+
+    if out is not None:
+        require_new_folder(out)
+
+
+def subject_of(model: str | None, shape: str | None, dtype: str, device: str, attention: str | None) -> Subject:
+    """Load a model, or make one."""
+    name = shape or model or DEFAULT_MODEL
     with working(f"Loading {name}"):
         quieten()
         from lavakv.bench.subject import Subject

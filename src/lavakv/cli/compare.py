@@ -10,53 +10,66 @@ import typer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
+from lavakv.cli.checks import check_model, check_questions
 from lavakv.cli.comparison import print_comparison, write_csv
 from lavakv.cli.console import print_json, progress, working
+from lavakv.cli.loading import starting
 from lavakv.cli.prompts import read_prompt
-from lavakv.cli.variants import asked_variants, load_for
+from lavakv.cli.variants import load_for, parse_variants
 from lavakv.errors import InputError
 from lavakv.files import require_writable
 
-_DEFAULT_KEEP = "0.5,0.25,0.125"
+_DEFAULT_KEEP = "50%,25%,12.5%"
 
 
 def compare(
     prompt: options.Prompt = None,
     file: options.File = None,
     model: options.ModelName = "smollm2",
-    question: Annotated[list[str] | None, options.question("; may be repeated")] = None,
+    question: Annotated[list[str] | None, options.question("; can be repeated")] = None,
     policies: options.Policies = "lava",
     budgets: options.Budgets = None,
     keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP)] = None,
     window: options.Window = DEFAULT_WINDOW,
-    positions: Annotated[int, typer.Option(min=1, help="Tokens whose distributions are compared.")] = 32,
+    positions: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Next-token distributions that are compared.")
+    ] = 32,
     text: options.Text = True,
     max_new_tokens: options.MaxNewTokens = 64,
     chat: options.Chat = True,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the rows here, too.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw KL divergence against kept fraction here.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the rows as CSV.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also plot KL divergence against kept fraction.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare policies and budgets with the full cache: KL divergence, answers, memory, speed; from one prefill."""
-    context = read_prompt(prompt, file)
-    from lavakv.evaluation.compare import Comparer
-    from lavakv.evaluation.encode import encode_parts
-    from lavakv.evaluation.plot import plot_divergence
-
+    """Compare policies and budgets with the full cache: KL divergence, answers, memory and speed, from one prefill."""
     _require_files(csv, plot)
-    variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
-    loaded = load_for(variants, model, dtype, device, attention)
+    variants = parse_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
+    check_questions(question or [])
+    check_model(model, dtype, device, attention)
+    context = read_prompt(prompt, file)
+    with starting():
+        from lavakv.evaluation.compare import Comparer
+        from lavakv.evaluation.encode import encode_parts
+        from lavakv.evaluation.plot import plot_divergence, require_matplotlib
+        from lavakv.evaluation.same_entries import notes_on_budgets, with_same_entries
+
+        if plot is not None:
+            require_matplotlib("--plot", load=True)
+    loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
         comparer = Comparer(loaded, ids, asked, positions, max_new_tokens if text else 0)
     with progress() as bar:
         total = (len(variants) + 1) * max(len(asked), 1)
-        records = list(bar.track(comparer.run(variants), total=total, description="Variants"))
-    about: dict[str, Any] = comparer.about()
-    with ExitStack() as each:  # is tried, whatever becomes of the others: the work is done
+        found = list(bar.track(comparer.run(variants), total=total, description="Variants"))
+    records = with_same_entries(found, variants, comparer.num_tokens)
+    about: dict[str, Any] = {**comparer.about(), "notes": notes_on_budgets(records, comparer.num_tokens)}
+    with ExitStack() as each:  # each output is tried, even if another cannot be written: the work is done
         if plot is not None:
             each.callback(plot_divergence, records, plot)
         if csv is not None:

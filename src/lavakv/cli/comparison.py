@@ -28,6 +28,8 @@ def print_comparison(about: dict[str, Any], questions: Sequence[str], records: S
         results.print(_table(rows, title, with_answers=wide))
         if not wide and rows[0]["text"] is not None:
             results.print(_answers(rows))
+    for note in about["notes"]:
+        results.print(f"* {note}", highlight=False, markup=False)
 
 
 def _table(rows: Sequence[dict[str, Any]], title: str | None, with_answers: bool) -> Table:
@@ -42,7 +44,7 @@ def _table(rows: Sequence[dict[str, Any]], title: str | None, with_answers: bool
         cells = [
             row["policy"],
             row["budget"],
-            f"{row['kept_entries']:,}",
+            f"{row['kept_entries']:,}" + (" *" if row["same_entries_as"] or row["at_minimum"] else "  "),
             human_bytes(row["kv_bytes"]),
             f"{row['kl_nats']:.4f}",
             f"{row['top1_agreement']:.0%}",
@@ -78,5 +80,5 @@ def write_csv(records: Sequence[dict[str, Any]], file: Path) -> None:
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(records[0]))
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({**record, "same_entries_as": ", ".join(record["same_entries_as"])} for record in records)
     write_output("--csv", file, out.getvalue().encode("utf-8", "replace"))

@@ -9,15 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from lavakv.cli import options
+from lavakv.cli.checks import check_model
 from lavakv.cli.console import human_bytes, notes, print_json, progress, results
-from lavakv.cli.loading import load_quietly
+from lavakv.cli.loading import load_quietly, starting
+from lavakv.models.default import DEFAULT_MODEL, fetched
 
 _NUM_FACTS = 3
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Another seed makes another document.")] = 0,
-    tokens: Annotated[int, typer.Option(min=400, help="Length of the document.")] = 4000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the document.")] = 0,
+    tokens: Annotated[int, typer.Option(metavar="N", min=400, help="Length of the document in tokens.")] = 4000,
     model: options.ModelName = "smollm2",
     max_new_tokens: options.MaxNewTokens = 24,
     dtype: options.Dtype = "auto",
@@ -25,10 +27,13 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Ask three facts of a made-up logbook: full cache against LAVa at 50, 25 and 12.5 %."""
-    from lavakv.demo.exam import Report, examine, variants
-    from lavakv.demo.logbook import make_logbook
+    check_model(model, dtype, device, None)
+    with starting():
+        from lavakv.demo.exam import Report, examine, variants
+        from lavakv.demo.logbook import make_logbook
 
-    notes.print(f"Loading {model} (the first time it is fetched and converted, about a minute)", highlight=False)
+    if model == DEFAULT_MODEL and fetched() is None:
+        notes.print(f"Downloading and converting {model} once, about a minute", highlight=False)
     loaded = load_quietly(model, dtype, device, None)
     logbook = make_logbook(tokens, _NUM_FACTS, seed, lambda text: len(loaded.tokenizer(text)["input_ids"]))
     reports = [Report(variant) for variant in variants()]

@@ -6,6 +6,7 @@ import typer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import eval_options, options
+from lavakv.cli.checks import check_model, check_seed
 from lavakv.cli.eval_settings import chosen_settings
 from lavakv.errors import InputError
 
@@ -55,5 +56,8 @@ def evaluate(
         run_rescoring(out, as_json)
         return
     settings, passed = chosen_settings(context, preset)
+    check_seed(seed)
+    check_model(settings.model, settings.dtype, settings.device, settings.attention)
     engines = Engines(ray=ray or ray_address is not None, address=ray_address, cpus=ray_cpus)
-    run_evaluation(settings, passed, out, engines, anew=anew, as_json=as_json)
+    engines.check()
+    run_evaluation(settings, passed, out, engines, policies=policies, anew=anew, as_json=as_json)

@@ -10,29 +10,40 @@ import typer
 from lavakv.cli.options import kept_fractions
 
 Tasks = Annotated[
-    str | None, typer.Option(help="Task names, separated by commas; * stands for anything. --list-tasks shows them.")
+    str | None,
+    typer.Option(metavar="LIST", help="Task names separated by commas; * matches anything. See --list-tasks."),
 ]
 Keep = Annotated[str | None, kept_fractions("--budgets 128,256")]
 Out = Annotated[
-    Path | None, typer.Option(help="Results folder. An interrupted run goes on there; with other settings it is moved.")
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Results folder. An interrupted run resumes there; a run with other settings is archived in it.",
+    ),
 ]
 PresetName = Annotated[
-    str | None, typer.Option("--preset", help="Settings with a name: ablation, paper-longbench, ...")
+    str | None, typer.Option("--preset", metavar="NAME", help="Named settings, e.g. ablation or paper-longbench.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="First examples of each task; all if not given.")]
-DataDir = Annotated[Path | None, typer.Option(help="Local data instead of the hub.")]
-Mode = Annotated[str, typer.Option(help="query-aware, or query-agnostic: questions come after.")]
-Protocol = Annotated[str, typer.Option(help="paper, or harness: lm-evaluation-harness's own prompts.")]
-Lengths = Annotated[str | None, typer.Option(help="Tokens of generated prompts, such as 4096,8192.")]
-Depths = Annotated[str | None, typer.Option(help="Depths of the needle in percent.")]
-Haystack = Annotated[Path | None, typer.Option(help="Folder of .txt files for generated prompts.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of generated prompts.")]
-MaxPromptTokens = Annotated[int, typer.Option(min=2, help="The paper protocol cuts the middle beyond.")]
-Rows = Annotated[int, typer.Option(min=1, help="Policy-budget pairs that are decoded together, at most.")]
-SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave broken data lines out.")]
-Ray = Annotated[bool, typer.Option("--ray", help="Spread prompts over a Ray cluster.")]
-RayAddress = Annotated[str | None, typer.Option(help="Of a running cluster; one starts here otherwise.")]
-RayCpus = Annotated[int, typer.Option(min=1, help="CPU cores a prompt takes on a cluster without GPUs.")]
-Anew = Annotated[bool, typer.Option("--anew", help="Put whatever is in --out aside and start anew.")]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Examples of each task, from the first; all by default.")
+]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Local data instead of the hub's.")]
+Mode = Annotated[str, typer.Option(metavar="MODE", help="query-aware, or query-agnostic: questions come after.")]
+Protocol = Annotated[str, typer.Option(metavar="NAME", help="paper, or harness: the prompts of lm-evaluation-harness.")]
+Lengths = Annotated[str | None, typer.Option(metavar="LIST", help="Tokens of generated prompts, e.g. 4096,8192.")]
+Depths = Annotated[str | None, typer.Option(metavar="LIST", help="Depths of the needle in percent, e.g. 0,50,100.")]
+Haystack = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of .txt files for generated prompts.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Random seed of generated prompts.")]
+MaxPromptTokens = Annotated[
+    int, typer.Option(metavar="N", min=2, help="Longer prompts are cut in the middle (paper protocol).")
+]
+Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of policy-budget pairs decoded together.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Skip broken data records.")]
+Ray = Annotated[bool, typer.Option("--ray", help="Distribute prompts over a Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Running Ray cluster; by default one is started here.")
+]
+RayCpus = Annotated[int, typer.Option(metavar="N", min=1, help="CPU cores per prompt on a cluster without GPUs.")]
+Anew = Annotated[bool, typer.Option("--anew", help="Archive previous results in --out and start a new run.")]
 Rescore = Annotated[bool, typer.Option("--rescore", help="Only score the records in --out again.")]
-ListTasks = Annotated[bool, typer.Option("--list-tasks", help="Show all tasks.")]
+ListTasks = Annotated[bool, typer.Option("--list-tasks", help="List all tasks and exit.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from rich.text import Text
 
 from lavakv.cli.console import notes, print_json, progress, results, working
 from lavakv.cli.eval_view import print_summary
-from lavakv.cli.loading import load_quietly, quieten
-from lavakv.errors import InputError
+from lavakv.cli.loading import load_quietly, quieten, starting
+from lavakv.cli.variants import loadable
+from lavakv.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from lavakv.evaluation.engine import Engine
@@ -31,10 +33,16 @@ class Engines:
     address: str | None = None
     cpus: int = 1
 
+    def check(self) -> None:
+        """Raise MissingExtraError if a cluster is asked for and Ray is missing."""
+        if self.ray and find_spec("ray") is None:
+            raise MissingExtraError("--ray", expected="ray", got="none", fix="Install it: pip install 'lavakv[ray]'.")
+
     def start(self, settings: EvalSettings) -> Engine:
         """Load the model here, or find the cluster."""
-        from lavakv.evaluation.cluster import RayEngine
-        from lavakv.evaluation.engine import SerialEngine
+        with starting():
+            from lavakv.evaluation.cluster import RayEngine
+            from lavakv.evaluation.engine import SerialEngine
 
         if self.ray:
             quieten()
@@ -44,19 +52,39 @@ class Engines:
 
 
 def run_evaluation(
-    settings: EvalSettings, passed: Sequence[str], out: Path, engines: Engines, *, anew: bool, as_json: bool
+    settings: EvalSettings,
+    passed: Sequence[str],
+    out: Path,
+    engines: Engines,
+    *,
+    policies: str,
+    anew: bool,
+    as_json: bool,
 ) -> None:
-    """Evaluate, and show what came out."""
+    """Evaluate, and show what came out.
+
+    Args:
+        settings: what to compute.
+        passed: names of the settings that the user gave.
+        out: results folder.
+        engines: who answers.
+        policies: value of `--policies`; plugins that "all" finds and that cannot be loaded are left out.
+        anew: archive what is in the folder.
+        as_json: print one JSON document.
+    """
     from lavakv.evaluation.folder import locked
-    from lavakv.evaluation.run import Evaluation, early_identity
-    from lavakv.evaluation.summary import summarize
+    from lavakv.evaluation.provenance import early_identity
     from lavakv.tasks import get_task
 
     tasks = {task.name: task for task in (get_task(name, settings.protocol) for name in settings.tasks)}
-    settings.variants()  # finds unknown policies before a model is loaded
+    settings.variants()  # finds unknown policies and bad budgets
     with locked(out) as folder:
         if not anew:
             folder.changes(early_identity(settings, tasks))  # finds another version's run before a model is loaded
+        with starting():
+            from lavakv.evaluation.run import Evaluation
+            from lavakv.evaluation.summary import summarize
+        settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
         engine = engines.start(settings)
         with working("Preparing prompts"):
             evaluation = Evaluation(settings, tasks, engine, folder, passed, anew=anew)
@@ -65,8 +93,12 @@ def run_evaluation(
             notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
         summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
         folder.write_summary(summary)
+    _show(summary, evaluation.claim, out, as_json)
+
+
+def _show(summary: dict[str, Any], claim: Claim, out: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"out": str(out), "earlier": _moved(evaluation.claim), **summary})
+        print_json({"out": str(out), "earlier": _moved(claim), **summary})
     else:
         print_summary(summary, out)
 
@@ -80,8 +112,8 @@ def _moved(claim: Claim) -> dict[str, Any] | None:
 
 def _tell_what_moved(claim: Claim, out: Path) -> None:
     if claim.earlier is not None:
-        why = f"Starting anew, as {'; '.join(map(str, claim.changed))}. " if claim.changed else ""
-        line = f"{why}What was in {out} is in {claim.earlier} now"
+        why = f"Settings changed ({'; '.join(map(str, claim.changed))}). " if claim.changed else ""
+        line = f"{why}Starting a new run in {out}; previous results moved to {claim.earlier}"
         notes.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -104,7 +136,7 @@ def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]
             kept, claim = len(evaluation.finished), evaluation.claim
             command = "the same command" + (", without --anew," if claim.earlier and not claim.changed else "")
             notes.print(
-                f"Stopped. {kept} of {evaluation.num_records} records are in {out}; {command} goes on there",
+                f"Stopped. {kept} of {evaluation.num_records} records are in {out}; rerun {command} to resume",
                 highlight=False, markup=False,
             )  # fmt: skip
             raise
@@ -124,12 +156,12 @@ class _TimeLeft(ProgressColumn):
 
 def run_rescoring(out: Path, as_json: bool) -> None:
     """Score the records of a folder again, and show what changed."""
+    if not out.is_dir():
+        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
     from lavakv.evaluation.folder import locked
     from lavakv.evaluation.rescore import rescore
     from lavakv.evaluation.summary import summarize
 
-    if not out.is_dir():
-        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
     with locked(out) as folder, working("Scoring"):
         records, changed = rescore(folder)
         summary = summarize(records)

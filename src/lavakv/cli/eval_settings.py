@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lavakv.cli.lists import names, numbers, whole_numbers
-from lavakv.cli.variants import asked_policies
+from lavakv.cli.lists import fractions, names, numbers, whole_numbers
+from lavakv.cli.variants import parse_policies
 from lavakv.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def chosen_settings(context: typer.Context, preset: str | None) -> tuple[EvalSet
     from lavakv.evaluation.settings import EvalSettings
 
     values = {field.name: _parsed(field.name, context.params[field.name]) for field in fields(EvalSettings)}
-    passed = [name for name in values if _stands_there(context, name)]
+    passed = [name for name in values if _is_given(context, name)]
     if preset is not None:
         named = dict(get_preset(preset).settings)
         if {"budgets", "keep"} & set(passed):
@@ -53,12 +53,14 @@ def _parsed(name: str, value: Any) -> Any:
     """An option's value as settings take it."""
     option = f"--{name}"
     if name == "policies":
-        return tuple(asked_policies(value))
+        return tuple(parse_policies(value))
     if name == "tasks":
         return tuple(names(option, value)) if value is not None else ()
     if name in ("budgets", "lengths"):
         return tuple(whole_numbers(option, value))
-    if name in ("keep", "depths"):
+    if name == "keep":
+        return tuple(fractions(option, value))
+    if name == "depths":
         return tuple(numbers(option, value))
     return str(value) if isinstance(value, Path) else value
 
@@ -80,6 +82,6 @@ def expanded(tasks: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _stands_there(context: typer.Context, name: str) -> bool:
+def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"

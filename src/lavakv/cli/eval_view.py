@@ -21,7 +21,7 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         results.print(_ablation(summary["ablation"]))
     results.print(_costs(summary["cost"]))
     results.print(_verdict(summary["cost"]), highlight=False)
-    results.print(f"{summary['records']} records in {out}; lavakv report {out} makes a page of them", highlight=False)
+    results.print(f"{summary['records']} records in {out}; lavakv report {out} renders a report", highlight=False)
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from lavakv.cli.console import notes
 from lavakv.errors import FailedRunError, LavaError
@@ -12,13 +13,17 @@ from lavakv.errors import FailedRunError, LavaError
 BAD_INPUT, FAILED_RUN, INTERRUPTED = 2, 1, 130
 
 
-def guarded(command: Callable[[], None]) -> int:
+def guarded(command: Callable[[], Any]) -> int:
     """Run a command and return its exit code: 2 for bad input, 1 for a failed run, 130 when interrupted.
 
     `LAVAKV_TRACEBACK=1` lets unexpected errors through, for bug reports.
+
+    Args:
+        command: what to run; an int that it returns is the exit code.
     """
     try:
-        command()
+        code = command()
+        return code if isinstance(code, int) else 0
     except LavaError as error:
         _complain(str(error))
         return FAILED_RUN if isinstance(error, FailedRunError) else BAD_INPUT
@@ -31,12 +36,27 @@ def guarded(command: Callable[[], None]) -> int:
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except Exception as error:
+        if (usage := _usage(error)) is not None:
+            _complain(usage)
+            return BAD_INPUT
         if os.environ.get("LAVAKV_TRACEBACK"):
             raise
         lines = str(error).strip().splitlines() or ["no message"]
         _complain(f"{type(error).__name__}: {lines[0]} (LAVAKV_TRACEBACK=1 shows where)")
         return FAILED_RUN
-    return 0
+
+
+def _usage(error: Exception) -> str | None:
+    """A complaint of the parser's in one line that says where help is; None for other errors.
+
+    Known by what it offers: newer versions of the parser bring their own copy of click, with its own classes.
+    """
+    format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if not callable(format_message):
+        return None
+    command = "lavakv" if context is None else context.command_path
+    message = str(format_message()).strip().rstrip(".")
+    return f"{message}. `{command} --help` lists the options."
 
 
 def _complain(message: str) -> None:

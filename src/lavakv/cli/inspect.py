@@ -9,19 +9,21 @@ import typer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
+from lavakv.cli.checks import check_model, check_questions
 from lavakv.cli.console import print_json, progress, results, working
+from lavakv.cli.loading import starting
 from lavakv.cli.prompts import read_prompt
-from lavakv.cli.variants import asked_variants, load_for
+from lavakv.cli.variants import load_for, parse_variants
 from lavakv.files import require_writable, write_output
 
-_DEFAULT_KEEP = "0.75,0.5,0.35,0.25,0.18,0.125,0.09,0.0625"
+_DEFAULT_KEEP = "75%,50%,35%,25%,18%,12.5%,9%,6.25%"
 
 
 def inspect(
     prompt: options.Prompt = None,
     file: options.File = None,
     model: options.ModelName = "smollm2",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("inspect.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output HTML page.")] = Path("inspect.html"),
     question: Annotated[str | None, options.question()] = None,
     policies: options.Policies = "lava,snapkv",
     budgets: options.Budgets = None,
@@ -35,16 +37,21 @@ def inspect(
     attention: options.Attention = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write a page in which you see what survives of one prompt: by token, layer, head, policy and budget."""
-    context = read_prompt(prompt, file)
-    from lavakv.evaluation.encode import encode_parts
-    from lavakv.report.page import as_bytes
-    from lavakv.report.survival.document import inspection_page
-    from lavakv.report.survival.inspection import Inspector
+    """Write a page that shows which tokens of a prompt survive: by token, layer, head, policy and budget."""
+    from lavakv.report.page import as_bytes, require_jinja
 
-    variants = asked_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
+    variants = parse_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
+    check_questions([] if question is None else [question])
+    check_model(model, dtype, device, attention)
+    require_jinja("lavakv inspect")
     require_writable("--out", out, make_folder=True)
-    loaded = load_for(variants, model, dtype, device, attention)
+    context = read_prompt(prompt, file)
+    with starting():
+        from lavakv.evaluation.encode import encode_parts
+        from lavakv.report.survival.document import inspection_page
+        from lavakv.report.survival.inspection import Inspector
+
+    loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, [] if question is None else [question], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import CRITICAL
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,13 @@ from lavakv.cli.console import notes, working
 
 if TYPE_CHECKING:
     from lavakv.models.load import LoadedModel
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """A spinner while PyTorch and transformers are imported: the first import after a start takes seconds."""
+    with working("Starting PyTorch"):
+        yield
 
 
 def load_quietly(name: str, dtype: str, device: str, attention: str | None) -> LoadedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -11,23 +12,29 @@ from lavakv._version import __version__
 from lavakv.cli.bench import bench
 from lavakv.cli.compare import compare
 from lavakv.cli.demo import demo
+from lavakv.cli.doctor import doctor
 from lavakv.cli.eval import evaluate
+from lavakv.cli.examples import epilog
 from lavakv.cli.generate import generate
 from lavakv.cli.guard import guarded
 from lavakv.cli.inspect import inspect
 from lavakv.cli.models import models
 from lavakv.cli.report import report
 
-app = typer.Typer(
-    name="lavakv",
-    help="Long contexts in a KV cache that shrinks to a budget.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-for command in (generate, compare, inspect, report, bench, models, demo):
-    app.command()(command)
-app.command("eval")(evaluate)
+app = typer.Typer(name="lavakv", epilog=epilog("lavakv"), pretty_exceptions_enable=False, add_completion=False)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "compare": compare,
+    "inspect": inspect,
+    "eval": evaluate,
+    "report": report,
+    "bench": bench,
+    "models": models,
+    "demo": demo,
+    "doctor": doctor,
+}
+for name, command in _COMMANDS.items():
+    app.command(name, epilog=epilog(name))(command)
 
 
 def _version(wanted: bool) -> None:
@@ -38,14 +45,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Long contexts in a KV cache that shrinks to a budget."""
+    """Generate from long prompts with a compressed KV cache; compare, inspect and evaluate what is kept."""
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
-    return guarded(lambda: app(arguments, standalone_mode=True))
+    """Run one command line and return its exit code; without arguments, show the help."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: app(given or ["--help"], prog_name="lavakv", standalone_mode=False))
 
 
 def main() -> None:

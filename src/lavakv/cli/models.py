@@ -12,10 +12,10 @@ from lavakv.cli.console import human_bytes, print_json, results, working
 
 
 def models(
-    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the default model if it is not here yet.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download the default model if it is missing.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show the default model; fetch it with --fetch. Other models are named by id, directory or GGUF file."""
+    """Show the default model and where it is stored. Other models are named by id, directory or GGUF file."""
     from lavakv.models.default import default_model_dir, fetched
     from lavakv.models.home import folder_bytes, home
     from lavakv.models.registry import SMOLLM2

@@ -7,33 +7,49 @@ from typing import Annotated, Any
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
-
-Prompt = Annotated[str | None, typer.Argument(help="The prompt; read from stdin if neither it nor --file is given.")]
+Prompt = Annotated[str | None, typer.Argument(help="Prompt text; read from stdin without this and --file.")]
 File = Annotated[
     Path | None,
-    typer.Option("--file", "-f", help="Text to put before the prompt, or the whole prompt; - is stdin."),
+    typer.Option("--file", "-f", metavar="FILE", help="Text before the prompt, or the whole prompt; - is stdin."),
 ]
 ModelName = Annotated[
-    str, typer.Option("--model", "-m", help="Hugging Face id, directory, GGUF file, or smollm2, which fetches itself.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Hugging Face id, directory, GGUF file, or smollm2 (downloaded automatically).",
+    ),
 ]
-Policies = Annotated[str, typer.Option(help="Policies, separated by commas, or all.")]
-Budgets = Annotated[str | None, typer.Option(help="Mean entries per KV head, such as 128,256.")]
-Window = Annotated[int, typer.Option(help=f"Last prompt tokens: always kept, and they score ({DEFAULT_WINDOW}).")]
+Policies = Annotated[str, typer.Option(metavar="LIST", help="Eviction policy names separated by commas, or all.")]
+Budgets = Annotated[str | None, typer.Option(metavar="LIST", help="Mean entries per KV head, e.g. 128,256.")]
+Window = Annotated[
+    int,
+    typer.Option(metavar="N", help="Observation window: last prompt tokens, always kept and used for scoring."),
+]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Use the model's chat template, if it has one.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to generate.")]
-Text = Annotated[bool, typer.Option("--text/--no-text", help="Generate answers, too.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: float32 on a CPU.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ..., or auto.")]
-Attention = Annotated[str | None, typer.Option(help="sdpa, eager, ...; the model's default if not given.")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Maximum number of tokens to generate.")
+]
+Text = Annotated[bool, typer.Option("--text/--no-text", help="Generate answers as well.")]
+Dtype = Annotated[str, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16, or auto (float32 on a CPU).")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="A torch device, e.g. cpu or cuda, or auto.")]
+Attention = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Attention implementation, e.g. sdpa; the model's own by default.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+KEEP_FLOOR = "A sequence keeps at least window + 1 entries per head."
 
 
 def question(more: str = "") -> Any:
     """The option `--question` of commands that compress a prompt alone, with more to say about it."""
-    return typer.Option("--question", "-q", help=f"Compress the prompt alone and ask this afterwards{more}.")
+    return typer.Option("--question", "-q", metavar="TEXT", help=f"Compress the prompt alone, then ask this{more}.")
 
 
 def kept_fractions(default: str) -> Any:
     """The option `--keep` of commands that take many, with what holds where nothing is given."""
-    return typer.Option(help=f"Kept fractions of the prompt. Without any budget: {default}.")
+    listed = default.replace(",", ", ")  # where lines may break
+    return typer.Option(
+        metavar="LIST",
+        help=f"Kept fractions of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR} Without any budget: {listed}.",
+    )

@@ -12,7 +12,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     """The whole prompt. Text from a file comes first, the argument after it.
 
     Raises:
-        InputError: no prompt, a file that cannot be read, or bytes that are not UTF-8 text.
+        InputError: no prompt or a blank one, a file that cannot be read, or bytes that are not UTF-8 text.
     """
     if prompt is None and file is None:
         if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
@@ -23,11 +23,14 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and _has_surrogates(prompt):
         raise InputError("prompt", expected="UTF-8 text", got="other bytes", fix="Give it in a UTF-8 file.")
     parts = [] if file is None else [_read(file)]
-    return "\n\n".join([*parts, prompt] if prompt is not None else parts)
+    text = "\n\n".join([*parts, prompt] if prompt is not None else parts)
+    if not text.strip():
+        raise InputError("prompt", expected="some text", got="none", fix="Give it as an argument, a file or on stdin.")
+    return text
 
 
 def _has_surrogates(text: str) -> bool:
-    """Did the command line hold bytes that are not UTF-8?"""
+    """True if the command line held bytes that are not UTF-8."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -41,5 +44,5 @@ def _read(file: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(
-            "--file", expected="UTF-8 text", got=f"{file}: byte {error.start} is none", fix="Convert it to UTF-8."
+            "--file", expected="UTF-8 text", got=f"{file}: byte {error.start} is not", fix="Convert it to UTF-8."
         ) from error

@@ -1,4 +1,4 @@
-"""Policies and budgets of a command line, checked before minutes are spent."""
+"""Policies and budgets of a command line, checked before PyTorch is loaded and minutes are spent."""
 
 from __future__ import annotations
 
@@ -6,35 +6,54 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lavakv.cli.console import notes
-from lavakv.cli.lists import names, numbers, whole_numbers
+from lavakv.cli.lists import fractions, names, whole_numbers
 from lavakv.cli.loading import load_quietly
 from lavakv.errors import PolicyError
+from lavakv.policy_names import BUILT_IN, plugins, require_policy_name
 
 if TYPE_CHECKING:
     from lavakv.evaluation.variant import Variant
     from lavakv.models.load import LoadedModel
 
-
-def asked_policies(policies: str) -> list[str]:
-    """Names separated by commas; "all" is every policy there is, but for plugins that cannot be loaded."""
-    return _all_policies() if policies == "all" else names("--policies", policies)
+ALL = "all"
 
 
-def _all_policies() -> list[str]:
+def parse_policies(policies: str) -> list[str]:
+    """Names separated by commas, each of which exists; "all" is every policy there is.
+
+    Raises:
+        LavaError: an empty name, or one that no policy has.
+    """
+    if policies == ALL:
+        return list(dict.fromkeys((*BUILT_IN, *plugins())))
+    return [require_policy_name(name, "--policies") for name in names("--policies", policies)]
+
+
+def loadable(policies: Sequence[str], given: str) -> list[str]:
+    """The policies that can be loaded. Of "all", plugins that cannot are named and left out.
+
+    Args:
+        policies: names, of `parse_policies`.
+        given: the option's value.
+
+    Raises:
+        PolicyError: one that the user named cannot be loaded.
+    """
     from lavakv.registry import get_policy
-    from lavakv.registry import policies as known
 
     found = []
-    for name in known():
+    for name in policies:
         try:
             found.append(get_policy(name).name)
         except PolicyError as error:
+            if given != ALL:
+                raise
             line = " ".join(f"Left out: {error}".split())
             notes.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     return found
 
 
-def asked_variants(policies: str, budgets: str | None, keep: str | None, default: str, window: int) -> list[Variant]:
+def parse_variants(policies: str, budgets: str | None, keep: str | None, default: str, window: int) -> list[Variant]:
     """Every policy with every budget.
 
     Args:
@@ -47,20 +66,28 @@ def asked_variants(policies: str, budgets: str | None, keep: str | None, default
     Raises:
         LavaError: a policy or budget that cannot be.
     """
-    from lavakv.evaluation.compare import variants_of
+    from lavakv.evaluation.variant import variants_of
 
-    fractions = default if budgets is None and keep is None else keep
-    sizes = whole_numbers("--budgets", budgets), numbers("--keep", fractions)
-    return variants_of(asked_policies(policies), *sizes, window)
+    given = default if budgets is None and keep is None else keep
+    sizes = whole_numbers("--budgets", budgets), fractions("--keep", given)
+    variants = variants_of(parse_policies(policies), *sizes, window)
+    for variant in variants:
+        variant.spec()
+    return variants
 
 
-def load_for(variants: Sequence[Variant], model: str, dtype: str, device: str, attention: str | None) -> LoadedModel:
-    """Load a model that all variants can serve.
+def load_for(
+    variants: Sequence[Variant], policies: str, model: str, dtype: str, device: str, attention: str | None
+) -> tuple[LoadedModel, list[Variant]]:
+    """Load a model; the variants that can run come with it, in their order.
 
     Raises:
         LavaError: it cannot be loaded, or a variant cannot serve it.
     """
+    asked = dict.fromkeys(variant.label for variant in variants)
+    usable = set(loadable(list(asked), policies))
+    kept = [variant for variant in variants if variant.label in usable]
     loaded = load_quietly(model, dtype, device, attention)
-    for variant in variants:
+    for variant in kept:
         variant.new_cache(loaded.model.config)
-    return loaded
+    return loaded, kept

@@ -99,7 +99,10 @@ def _started(address: str | None) -> Any:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise InputError(
-            "--ray-address", expected="a running Ray cluster", got=f"none at {address}", fix="Start one: ray start"
+            "--ray-address",
+            expected="a running Ray cluster",
+            got=f"none at {address}",
+            fix="Start one with `ray start`.",
         ) from error
     return ray
 

@@ -7,38 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lavakv.errors import InputError
 from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import LoadedModel
-from lavakv.registry import get_policy
-
-
-def variants_of(
-    policies: Sequence[str], budgets: Sequence[int], fractions: Sequence[float], window: int
-) -> list[Variant]:
-    """Every policy with every budget.
-
-    Raises:
-        PolicyError: an unknown policy.
-        InputError: a policy or budget that stands there twice.
-    """
-    for option, values in (("policies", policies), ("budgets", budgets), ("keep", fractions)):
-        require_distinct(option, values)
-    sizes: list[dict[str, Any]] = [{"budget": budget} for budget in budgets]
-    sizes += [{"keep": fraction} for fraction in fractions]
-    names = [get_policy(policy).name for policy in policies]
-    return [Variant(name, window=window, **size) for name in names for size in sizes]
-
-
-def require_distinct(name: str, values: Sequence[Any]) -> None:
-    """Refuse an option's value that stands there twice.
-
-    Raises:
-        InputError: one does.
-    """
-    if len(set(values)) < len(values):
-        raise InputError(name, expected="each one once", got=", ".join(map(str, values)), fix="Leave the second out.")
 
 
 class Comparer:
@@ -59,6 +30,11 @@ class Comparer:
         self._num_questions = max(len(questions), 1)
         self._mode = "query-agnostic" if questions else "query-aware"
         self._sweep = Sweep(loaded.model, context, questions, num_positions)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are compressed."""
+        return self._sweep.num_tokens
 
     def about(self) -> dict[str, Any]:
         """What all variants share."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from lavakv.errors import DiskError, ResultsError
 from lavakv.evaluation.jsonl import to_line
-from lavakv.files import is_the_disk_s
+from lavakv.files import is_disk_error, remedy
 
 
 class JsonLog:
@@ -94,10 +94,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> ResultsError:
-    """What to say when a results file cannot be written: `DiskError` where the disk is to blame, not the path."""
-    return (DiskError if is_the_disk_s(error) else ResultsError)(
+    """The error for a results file that cannot be written: `DiskError` where the disk is to blame, not the path."""
+    fix = remedy(error, path if path.is_dir() else path.parent)
+    return (DiskError if is_disk_error(error) else ResultsError)(
         str(path),
         expected="a file that can be written",
         got=error.strerror or str(error),
-        fix="Nothing finished is lost: free some space or mend the folder, and run the same command again to go on.",
+        fix=f"{fix} Finished records are kept: run the same command again to resume.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from lavakv.files import require_writable, write_output
 
 SMALLEST = 1e-6
 ENDINGS = ("png", "svg", "pdf")
+
+
+def require_matplotlib(option: str, *, load: bool = False) -> None:
+    """Raise MissingExtraError if matplotlib is missing.
+
+    Args:
+        option: the argument that needs it.
+        load: import it, which takes a second and also finds an installation that is broken.
+    """
+    reason = "none" if find_spec("matplotlib") is None else None
+    if load and reason is None:
+        try:
+            import matplotlib.figure  # noqa: F401
+        except ImportError as error:
+            reason = f"one that cannot be imported ({error})"
+    if reason is not None:
+        raise MissingExtraError(
+            option, expected="matplotlib", got=reason, fix="Install it: pip install 'lavakv[plot]'."
+        )
 
 
 def require_plottable(file: Path) -> None:
@@ -24,12 +44,7 @@ def require_plottable(file: Path) -> None:
         InputError: the file cannot be written.
         DiskError: the disk is full or broken.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "--plot", expected="matplotlib", got="none", fix="Install it: pip install 'lavakv[plot]'."
-        ) from error
+    require_matplotlib("--plot")
     if _ending(file) not in ENDINGS:
         raise UnsupportedError("--plot", expected="a .png, .svg or .pdf file", got=str(file), fix="Rename it.")
     require_writable("--plot", file)

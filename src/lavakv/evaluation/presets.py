@@ -89,5 +89,6 @@ def get_preset(name: str) -> Preset:
         InputError: there is none.
     """
     if name not in PRESETS:
-        raise InputError("--preset", expected=f"one of {', '.join(PRESETS)}", got=repr(name), fix="Correct it.")
+        fix = "Choose one of these, or give --tasks and --budgets."
+        raise InputError("--preset", expected=f"one of {', '.join(PRESETS)}", got=repr(name), fix=fix)
     return PRESETS[name]

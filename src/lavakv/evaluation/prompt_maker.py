@@ -41,7 +41,7 @@ class PromptMaker:
         """
         what = f"task {task.name}, example {example.name}"
         if not example.answers:
-            raise InputError(what, expected="at least one right answer", got="none", fix="Mend the data.")
+            raise InputError(what, expected="at least one right answer", got="none", fix="Fix or remove that record.")
         text = example.context + example.question
         shorter = self._truncated(task, example, text)
         whole = self._wrapped(task, example, shorter)

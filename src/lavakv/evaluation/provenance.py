@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lavakv._version import __version__
+from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.settings import EvalSettings
+from lavakv.tasks.task import Task
 
 
 def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: Sequence[str]) -> dict[str, Any]:
@@ -27,6 +29,12 @@ def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: S
         "versions": versions(),
         "revision": about_model["revision"],
     }
+
+
+def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What is known of a run before its model is loaded, for `RunFolder.changes`."""
+    run = {"arguments": settings.arguments(), "versions": versions()}
+    return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
 
 
 def about(model: Any) -> dict[str, Any]:

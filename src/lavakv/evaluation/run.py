@@ -13,7 +13,7 @@ from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.keys import PromptKey, RecordKey
 from lavakv.evaluation.prompt import Prompt
-from lavakv.evaluation.provenance import provenance, versions
+from lavakv.evaluation.provenance import provenance
 from lavakv.evaluation.records import assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
@@ -84,7 +84,7 @@ class Evaluation:
         """What is still to be done, longest prompts first.
 
         What is decoded together stays together, also where an interruption came while its records were written:
-        rounding in other company could tip a token.
+        a different batch composition can change rounding and flip a token.
         """
         left = []
         for prompt in self.prompts:
@@ -154,12 +154,6 @@ class Evaluation:
     @staticmethod
     def _key(prompt: Prompt, variant: Any) -> RecordKey:
         return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.about["mode"])
-
-
-def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """What can be told of a run before its model is loaded, for `RunFolder.changes`."""
-    run = {"arguments": settings.arguments(), "versions": versions()}
-    return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
 
 
 def _described(run: Mapping[str, Any], tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
-from lavakv.evaluation.compare import require_distinct, variants_of
-from lavakv.evaluation.variant import Variant
+from lavakv.evaluation.variant import Variant, require_distinct, variants_of
+from lavakv.tasks.settings import TaskSettings
 
 Mode = Literal["query-aware", "query-agnostic"]
 PAPER_PROMPT_TOKENS = 31_500
@@ -67,13 +67,14 @@ class EvalSettings:
         _require_one_of("mode", self.mode, ("query-aware", "query-agnostic"))
         _require_one_of("protocol", self.protocol, ("paper", "harness"))
         if not self.tasks:
-            raise InputError("tasks", expected="at least one", got="none", fix="`--tasks` takes names.")
+            raise InputError("tasks", expected="at least one", got="none", fix="Give names with --tasks.")
         if not (self.budgets or self.keep):
             raise InputError("budgets", expected="at least one", got="none", fix="Give --budgets or --keep.")
         for name in ("tasks", "policies", "budgets", "keep", "lengths", "depths"):
             require_distinct(name, getattr(self, name))
         for name in ("data_dir", "haystack"):
             _require_folder(name, getattr(self, name))
+        TaskSettings(limit=self.limit, lengths=self.lengths, depths=self.depths)  # refuses values out of range
 
     def variants(self) -> list[Variant]:
         """The full cache, then every policy with every budget.
@@ -93,7 +94,9 @@ class EvalSettings:
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InputError(f"--{name}", expected=" or ".join(allowed), got=repr(value), fix="Choose one.")
+        raise InputError(
+            f"--{name}", expected=" or ".join(allowed), got=repr(value), fix=f"Use {allowed[0]}, the default."
+        )
 
 
 def _require_folder(name: str, value: str | None) -> None:

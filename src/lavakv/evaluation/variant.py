@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
-
-from transformers import DynamicCache
+from typing import TYPE_CHECKING, Any, Literal
 
 from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec
-from lavakv.hf import LavaCache
-from lavakv.hf.fan_out import FanOutCache
-from lavakv.policy import Policy
+from lavakv.errors import InputError
+from lavakv.policy_names import require_policy_name
+
+if TYPE_CHECKING:  # a command line is checked before PyTorch is loaded
+    from lavakv.hf.fan_out import FanOutCache
+    from lavakv.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Variant:
         """Policy name, or "full cache"."""
         if self.policy is None:
             return "full cache"
-        return self.policy.name if isinstance(self.policy, Policy) else self.policy
+        return self.policy if isinstance(self.policy, str) else self.policy.name
 
     @property
     def budget_label(self) -> str:
@@ -58,7 +59,11 @@ class Variant:
             LavaError: a bad budget, an unknown policy, a model that cannot be compressed.
         """
         if self.policy is None:
+            from transformers import DynamicCache
+
             return DynamicCache(config=config)
+        from lavakv.hf import LavaCache
+
         return LavaCache(
             config, self.budget, self.policy, self.window, self.store, keep=self.keep, max_bytes=self.max_bytes
         )
@@ -70,6 +75,33 @@ class Variant:
             BudgetError: a bad one.
         """
         return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window)
+
+
+def variants_of(
+    policies: Sequence[str], budgets: Sequence[int], fractions: Sequence[float], window: int
+) -> list[Variant]:
+    """Every policy with every budget. Only names are looked at: a plugin's policy is loaded when it is used.
+
+    Raises:
+        PolicyError: an unknown policy.
+        InputError: a policy or budget that is given twice.
+    """
+    for option, values in (("policies", policies), ("budgets", budgets), ("keep", fractions)):
+        require_distinct(option, values)
+    sizes: list[dict[str, Any]] = [{"budget": budget} for budget in budgets]
+    sizes += [{"keep": fraction} for fraction in fractions]
+    names = [require_policy_name(policy) for policy in policies]
+    return [Variant(name, window=window, **size) for name in names for size in sizes]
+
+
+def require_distinct(name: str, values: Sequence[Any]) -> None:
+    """Refuse an option's value that is given twice.
+
+    Raises:
+        InputError: one is.
+    """
+    if len(set(values)) < len(values):
+        raise InputError(name, expected="each one once", got=", ".join(map(str, values)), fix="Remove the duplicate.")
 
 
 def batches(variants: Sequence[Variant], max_rows: int) -> Iterator[list[Variant]]:
@@ -86,6 +118,8 @@ def fan_out(variants: Sequence[Variant], config: Any) -> FanOutCache:
     Raises:
         LavaError: as `Variant.new_cache`.
     """
+    from lavakv.hf.fan_out import FanOutCache
+
     policies = [variant.policy for variant in variants if variant.policy is not None]
     assert len(policies) == len(variants)
     return FanOutCache(config, policies, [variant.spec() for variant in variants], variants[0].store)

@@ -53,7 +53,7 @@ def _add(prompts: dict[PromptKey, Prompt], prompt: Prompt) -> None:
     if prompt.key in prompts:
         raise InputError(
             f"task {prompt.key.task}", expected="a name of its own for each example",
-            got=f"{prompt.key.example!r} twice", fix="Mend the data.",
+            got=f"{prompt.key.example!r} twice", fix="Fix or remove that record.",
         )  # fmt: skip
     prompts[prompt.key] = prompt
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from lavakv.errors import LavaError, ModelError
+from lavakv.models.gguf_file import gguf_architecture, require_gguf
 from lavakv.models.home import made_once
 from lavakv.models.weights import require_all_weights
 
-_MAGIC = b"GGUF"
+__all__ = ["convert", "converted", "require_gguf"]
 
 
 def converted(file: Path) -> Path:
@@ -29,41 +26,15 @@ def converted(file: Path) -> Path:
     return made_once(f"gguf-{digest[:16]}", lambda staged, _: convert(file, staged))
 
 
-def require_gguf(file: Path) -> None:
-    """Raise ModelError if a file is not a GGUF, or the packages that read one are missing."""
-    try:
-        with file.open("rb") as content:
-            start = content.read(8)
-    except OSError as error:
-        raise ModelError(
-            f"model file {file}",
-            expected="a file that can be read",
-            got=str(error.strerror),
-            fix="Check its permissions.",
-        ) from error
-    if start[:4] != _MAGIC or len(start) < 8:
-        raise ModelError(
-            f"model file {file}",
-            expected="a GGUF file",
-            got=f"a file that starts with {start[:4]!r}",
-            fix="Check the download; other formats are given as a directory.",
-        )
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"model file {file}",
-            expected="the packages that read GGUF files",
-            got=f"no {' and no '.join(missing)}",
-            fix="Install them: pip install 'lavakv[gguf]'.",
-        )
-
-
 def convert(file: Path, folder: Path) -> None:
     """Write a GGUF's weights, dequantised to float32, and its tokenizer as a transformers folder.
 
     Raises:
-        ModelError: what transformers or gguf could not read.
+        ModelError: an architecture that transformers does not convert, or what it or gguf could not read.
     """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         loaded, report = AutoModelForCausalLM.from_pretrained(
@@ -72,13 +43,8 @@ def convert(file: Path, folder: Path) -> None:
         require_all_weights(f"model file {file}", report)
     except LavaError:
         raise
-    except Exception as error:  # whatever a damaged file makes its readers do
-        raise ModelError(
-            f"model file {file}",
-            expected="a whole GGUF file of an architecture that transformers converts",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
-            fix="Download it again, or convert the original weights.",
-        ) from error
+    except Exception as error:  # a damaged file may make its readers raise anything
+        raise _unreadable(file, error) from error
     config = copy.deepcopy(loaded.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -87,3 +53,23 @@ def convert(file: Path, folder: Path) -> None:
     model.generation_config = loaded.generation_config
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
+
+
+def _unreadable(file: Path, error: Exception) -> ModelError:
+    """The error for a file that could not be converted: another download does not help an unknown architecture."""
+    from transformers import __version__
+
+    text, architecture = str(error).strip(), gguf_architecture(file)
+    if architecture is not None and architecture in text and "not supported" in text:
+        return ModelError(
+            f"model file {file}",
+            expected=f"an architecture that transformers {__version__} converts from GGUF",
+            got=repr(architecture),
+            fix="Give the original weights as a directory or a Hugging Face id.",
+        )
+    return ModelError(
+        f"model file {file}",
+        expected="a whole GGUF file that transformers can convert",
+        got=f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}",
+        fix="Compare its size or checksum with the original's, or give the original weights as a directory.",
+    )

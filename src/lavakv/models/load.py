@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lavakv.errors import LavaError, ModelError
+from lavakv.models.choices import require_dtype
 from lavakv.models.default import DEFAULT_MODEL, default_model_dir
 from lavakv.models.gguf import converted
 from lavakv.models.placement import device_of, dtype_of
+from lavakv.models.source import source_of
 from lavakv.models.weights import require_all_weights
 
 
@@ -44,6 +44,7 @@ def load(
         ModelError: it cannot be found, fetched or read.
         InputError: an unknown dtype or device.
     """
+    require_dtype(dtype)
     target = device_of(device)
     source = resolve(name)
     options: dict[str, Any] = {"dtype": dtype_of(dtype, target)}
@@ -56,7 +57,7 @@ def load(
         model = model.to(target).eval()
     except LavaError:
         raise
-    except Exception as error:  # whatever a stranger's files make transformers do
+    except Exception as error:  # a stranger's files may make transformers raise anything
         raise ModelError(
             f"model {name!r}",
             expected="a causal language model that transformers can load",
@@ -70,29 +71,14 @@ def resolve(name: str) -> str:
     """What transformers is to load: a directory's path, or a Hugging Face id left as it is.
 
     Raises:
-        ModelError: a path that is not there, a directory without a model, an unreadable GGUF.
+        ModelError: a path that does not exist, a directory without a model, an unreadable GGUF.
     """
-    if name == DEFAULT_MODEL:
+    kind, path = source_of(name)
+    if kind == "default":
         return str(default_model_dir())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise _not_a_model(name, "a directory without config.json")
-        return str(path)
-    if path.is_file():
-        return str(converted(path))
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name.endswith(".gguf"):
-        raise _not_a_model(name, "nothing of that name")
-    return name
-
-
-def _not_a_model(name: str, got: str) -> ModelError:
-    return ModelError(
-        f"model {name!r}",
-        expected=f"a directory, a GGUF file, a Hugging Face id (owner/name) or {DEFAULT_MODEL}",
-        got=got,
-        fix="Check the path.",
-    )
+    if path is None:
+        return name
+    return str(converted(path) if kind == "gguf" else path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from lavakv.errors import InputError
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from lavakv.models.choices import require_dtype
 
 
 def dtype_of(name: str, device: torch.device) -> Any:
@@ -19,9 +18,8 @@ def dtype_of(name: str, device: torch.device) -> Any:
     """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    if name not in _DTYPES:
-        raise InputError("dtype", expected=f"auto or one of {', '.join(_DTYPES)}", got=repr(name), fix="Correct it.")
-    return _DTYPES[name]
+    require_dtype(name)
+    return getattr(torch, name)
 
 
 def device_of(name: str) -> torch.device:

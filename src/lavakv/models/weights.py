@@ -16,5 +16,5 @@ def require_all_weights(what: str, report: Mapping[str, Any]) -> None:
             what,
             expected="weights for all of the model that its config describes",
             got=f"{len(missing)} missing or of another shape, {missing[0]} first",
-            fix="Download it again, or mend its config.json.",
+            fix="Download all of its weight files again, or correct what its config.json says about their shapes.",
         )

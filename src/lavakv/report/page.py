@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from lavakv.errors import UnsupportedError
 
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def require_jinja(argument: str) -> None:
+    """Raise UnsupportedError if jinja2 is missing. Does not import it.
+
+    Args:
+        argument: what needs it.
+    """
+    if find_spec("jinja2") is None:
+        raise UnsupportedError(argument, expected="jinja2", got="none", fix="Install it: pip install 'lavakv[report]'.")
 
 
 def render(template: str, **values: Any) -> str:
@@ -19,12 +30,9 @@ def render(template: str, **values: Any) -> str:
     Raises:
         UnsupportedError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise UnsupportedError(
-            "report", expected="jinja2", got="none", fix="Install it: pip install 'lavakv[report]'."
-        ) from error
+    require_jinja("report")
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     from lavakv.report import groups, markup, numbers
 
     environment = Environment(

@@ -11,7 +11,7 @@ from typing import Any
 from lavakv.errors import InputError
 from lavakv.evaluation.records import FILE, read_finished
 
-SETTINGS = "run.json"
+SETTINGS, HTML = "run.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,27 @@ def read_run(folder: Path) -> Run:
     Raises:
         LavaError: no such folder, no records in it, a broken line (named with its number), another version's records.
     """
-    file = folder / FILE
-    if not file.is_file():
-        raise InputError(
-            "run", expected=f"a folder with {FILE}, written by `lavakv eval`", got=f"{folder}, which has none",
-            fix="Check the path.",
-        )  # fmt: skip
+    file = require_run(folder)
     finished = read_finished(file)
     if not finished.records:
         raise InputError("run", expected="at least one record", got=f"none in {file}", fix="Run `lavakv eval` first.")
     records = list(finished.records.values())
     return Run(folder.resolve().name, records, _settings(folder), finished.num_repeated, finished.is_torn)
+
+
+def require_run(folder: Path) -> Path:
+    """The file of a run's records.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        got = f"{folder}, which has none" if folder.is_dir() else f"{folder}, which is no folder"
+        raise InputError(
+            "run", expected=f"a folder with {FILE}, written by `lavakv eval`", got=got, fix="Check the path."
+        )
+    return file
 
 
 def example_key(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -10,8 +10,9 @@ from lavakv.report.html import html
 from lavakv.report.markdown import markdown
 from lavakv.report.page import as_bytes
 from lavakv.report.plots import plots
+from lavakv.report.run import HTML
 
-HTML, MARKDOWN = "report.html", "report.md"
+MARKDOWN = "report.md"
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:

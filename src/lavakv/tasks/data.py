@@ -67,7 +67,7 @@ def _parsed(places: Iterable[tuple[str, Any]], parse: Callable[[Any, int], Item]
             if skip_broken:
                 continue
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            fix = "Mend it, or ask to skip broken records."
+            fix = "Fix that record, or skip broken ones (--skip-broken)."
             raise TaskError(place, expected="a record of the task", got=what, fix=fix) from error
         yield item
 

@@ -43,7 +43,9 @@ def _joined(folder: Path) -> str:
     try:
         text = "".join(path.read_text(encoding="utf-8") for path in files)
     except (OSError, ValueError) as error:
-        raise TaskError(str(folder), expected="UTF-8 text files", got=str(error), fix="Mend or remove it.") from error
+        raise TaskError(
+            str(folder), expected="UTF-8 text files", got=str(error), fix="Convert the files to UTF-8, or remove them."
+        ) from error
     if not text.strip():
         raise TaskError(
             str(folder), expected="a folder with .txt files", got="no text", fix="Name another, or none for noise."

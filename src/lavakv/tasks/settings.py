@@ -39,10 +39,14 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "harness"):
-            raise TaskError("protocol", expected="paper or harness", got=repr(self.protocol), fix="Choose one.")
+            raise TaskError(
+                "protocol", expected="paper or harness", got=repr(self.protocol), fix="The default is paper."
+            )
         if self.limit is not None and self.limit < 1:
-            raise TaskError("limit", expected="at least 1", got=str(self.limit), fix="Leave it out for all examples.")
+            raise TaskError("limit", expected="at least 1", got=str(self.limit), fix="Omit it for all examples.")
         if any(length < 1 for length in self.lengths):
-            raise TaskError("lengths", expected="token counts above 0", got=str(self.lengths), fix="Correct them.")
+            raise TaskError(
+                "lengths", expected="token counts above 0", got=str(self.lengths), fix="Write e.g. 4096,8192."
+            )
         if any(not 0 <= depth <= 100 for depth in self.depths):
-            raise TaskError("depths", expected="percent, 0 to 100", got=str(self.depths), fix="Correct them.")
+            raise TaskError("depths", expected="percent, 0 to 100", got=str(self.depths), fix="Write e.g. 0,50,100.")

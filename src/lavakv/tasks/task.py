@@ -67,7 +67,7 @@ def checked(task: Task, answers: Sequence[str]) -> Sequence[str]:
     """
     if not answers:
         raise TaskError(
-            f"answers of {task.name}", expected="at least one", got="none", fix="Remove the record, or mend the data."
+            f"answers of {task.name}", expected="at least one", got="none", fix="Fix or remove that record."
         )
     return answers
 

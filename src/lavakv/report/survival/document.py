@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from lavakv.report.numbers import TIED, percent, size
 from lavakv.report.page import render
 from lavakv.report.sections.about import model_name
 from lavakv.report.survival.inspection import Inspector, Survivors
+
+_LABEL_ROUNDING = 0.0005  # budgets are named in tenths of a percent
 
 
 def inspection_page(inspector: Inspector, survivors: Sequence[Survivors], model: str, window: int) -> str:
@@ -35,7 +38,7 @@ def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int)
     shares: dict[str, list[float]] = {}
     for one in survivors:
         shares.setdefault(one.budget, []).append(one.kept_fraction)
-    budgets = sorted(shares, key=lambda budget: sum(shares[budget]) / len(shares[budget]))
+    budgets = sorted(shares, key=lambda budget: (fmean(shares[budget]), float(budget.rstrip("%"))))
     found = {(one.policy, one.budget): one for one in survivors}
     policies = list(dict.fromkeys(one.policy for one in survivors))
     return {
@@ -44,7 +47,7 @@ def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int)
         "queryAware": not inspector.question_texts,
         "heads": inspector.heads,
         "window": min(window, len(inspector.texts)),
-        "budgets": [budget.replace("%", f"{TIED}%") if "%" in budget else f"{budget} a head" for budget in budgets],
+        "budgets": [budget_label(budget, shares[budget], len(inspector.texts)) for budget in budgets],
         "fullAnswer": inspector.full_answer,
         "fullBytes": size(inspector.full_bytes),
         "policies": [
@@ -52,6 +55,27 @@ def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int)
             for policy in policies
         ],
     }
+
+
+def budget_label(asked: str, kept_fractions: Sequence[float], num_tokens: int) -> str:
+    """What the slider says: what is really kept, and beside it what was asked for where that is something else.
+
+    A kept fraction has a minimum, and no budget keeps more than the prompt.
+
+    Args:
+        asked: budget in words, "25%" or a number of entries per head.
+        kept_fractions: shares of all entries that the policies keep with it.
+        num_tokens: length of the prompt.
+    """
+    low, high = min(kept_fractions), max(kept_fractions)
+    kept = percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
+    if asked.endswith("%"):
+        wanted, shown = float(asked[:-1]) / 100, asked.replace("%", f"{TIED}%")
+        is_met, met = max(high - wanted, wanted - low) <= 0.5 / num_tokens + _LABEL_ROUNDING, shown
+    else:
+        shown = f"{asked} a head"
+        is_met, met = max(high * num_tokens - int(asked), int(asked) - low * num_tokens) <= 0.5, f"{shown}, {kept}"
+    return met if is_met else f"{kept} kept, {shown} asked"
 
 
 def _size(one: Survivors, full_bytes: int) -> dict[str, Any]:

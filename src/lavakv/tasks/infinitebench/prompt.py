@@ -55,9 +55,9 @@ def _official(path: Path) -> dict[str, str]:
                 return templates
     except (OSError, SyntaxError, ValueError) as error:
         raise TaskError(
-            str(path), expected="Python with literal templates", got=str(error), fix="Remove it, or mend it."
+            str(path), expected="Python with literal templates", got=str(error), fix="Fix that file, or remove it."
         ) from error
-    raise TaskError(str(path), expected=f"a table {_TEMPLATES}", got="none", fix="Remove it, or mend it.")
+    raise TaskError(str(path), expected=f"a table {_TEMPLATES}", got="none", fix="Fix that file, or remove it.")
 
 
 def _fields(record: dict[str, Any]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def reading(source: str, data_dir: Path | None) -> Reading:
         raise DataUnavailableError(str(path), expected=f"{source}'s development set", got="no file", fix=fix) from error
     except OSError as error:
         got = error.strerror or str(error)
-        raise TaskError(str(path), expected="a file that can be read", got=got, fix="Mend it.") from error
+        raise TaskError(str(path), expected="a file that can be read", got=got, fix="Check its permissions.") from error
     except (LookupError, TypeError, ValueError) as error:
         what = source if path is None else str(path)
         raise TaskError(what, expected=f"{source}'s format", got=repr(error), fix="Fetch it again.") from error
