@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lavakv
+from lavakv.hf.contract import cache_argument
 from lavakv.scoring.window import ScoringWindow
 from tests.hf import zoo
 
@@ -37,7 +38,7 @@ def feed(model: nn.Module, cache: object, chunks: Iterable[Tensor], **arguments:
     """Logits of all chunks after the first, and of the first one's last token: `[B, tokens, vocabulary]`."""
     logits = []
     for index, ids in enumerate(chunks):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True, **arguments).logits
+        output = model(input_ids=ids, **cache_argument(model, cache), use_cache=True, **arguments).logits
         logits.append(output if index else output[:, -1:])
     return torch.cat(logits, dim=1)
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TextGenerationPipeline
 
 import lavakv
+from lavakv.hf.contract import cache_name
 from tests.hf import zoo
 from tests.hf.helpers import BY_POSITION, feed, kept, lava_cache, split
 
@@ -61,8 +62,8 @@ def test_positional_arguments(kind: str) -> None:
     with torch.no_grad():
         for ids in CHUNKS:
             expected = decoder(input_ids=ids, past_key_values=named).last_hidden_state
-            values = {"input_ids": ids, "past_key_values": positional}
-            arguments = [values.get(name) for name in names[: names.index("past_key_values") + 1]]
+            values = {"input_ids": ids, cache_name(decoder): positional}
+            arguments = [values.get(name) for name in names[: names.index(cache_name(decoder)) + 1]]
             assert decoder(*arguments).last_hidden_state.equal(expected)
     assert kept(positional) == kept(named)
     assert positional.get_seq_length() == 44

@@ -56,7 +56,7 @@ def test_a_prompt_in_chunks_is_told_once(model) -> None:
 )
 def test_what_is_asked_for_is_not_warned_of(model, settings: dict[str, object], chunks: list[int]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         feed(model, lava_cache(model, **settings), split(zoo.prompt(sum(chunks)), chunks))
 
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lavakv.errors import InputError, UnsupportedError
-from lavakv.hf import interface
 from lavakv.hf.adapters import guard_adapter, unguard_adapter, unwrapped
-from lavakv.hf.attention import INTERCEPTOR
-from lavakv.hf.cache import LavaCache
-from lavakv.hf.checks import check_settings, enabled_decoders
+from lavakv.hf.checks import enabled_decoders
 from lavakv.hf.contract import check_contract
 from lavakv.hf.generate import guard_generate, unguard_generate
 from lavakv.hf.geometry import check_decoder
-from lavakv.hf.weights import check_weights_loaded
+from lavakv.hf.hooks import watch_decoder, watch_model
 
 Model = TypeVar("Model", bound=nn.Module)
 _RECORD = "_lavakv_enabled"
@@ -66,19 +59,9 @@ def enable(model: Model) -> Model:
             raise _outside_interface(decoder)
         check_contract(decoder)
         replaced = _replace_attention_without_softcap(decoder)
-        hooks = [
-            decoder.register_forward_pre_hook(_before_forward, with_kwargs=True),
-            decoder.register_forward_hook(_after_forward, with_kwargs=True, always_call=True),
-        ]
-        layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
-        hooks += [layer.register_forward_pre_hook(_before_layer, with_kwargs=True) for layer in layers]
-        decoder.__dict__[_RECORD] = _Enabled(hooks, replaced)
+        decoder.__dict__[_RECORD] = _Enabled(watch_decoder(decoder), replaced)
     if base is not decoder and _RECORD not in base.__dict__:
-        hooks = [
-            base.register_forward_pre_hook(_before_outer, with_kwargs=True),
-            base.register_forward_hook(_after_outer, with_kwargs=True, always_call=True),
-        ]
-        base.__dict__[_RECORD] = _Enabled(hooks)
+        base.__dict__[_RECORD] = _Enabled(watch_model(base))
     enabled_decoders.add(decoder)
     guard_adapter(model)
     guard_generate(base)
@@ -164,80 +147,3 @@ def _outside_interface(decoder: Any) -> UnsupportedError:
         got="attention of its own",
         fix="This architecture cannot be compressed.",
     )
-
-
-def _cache_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LavaCache | None:
-    """The `LavaCache` among a forward's arguments, under whatever name."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, LavaCache):
-            return value
-    return None
-
-
-def _token(module: Any, cache: LavaCache) -> tuple[int, int, int]:
-    return id(module), id(cache), threading.get_ident()
-
-
-def _before_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = _cache_in(args, kwargs)
-    if cache is None:
-        return
-    _refuse_compiling()
-    interface.start(_token(model, cache), INTERCEPTOR)  # models around a decoder make its masks
-    ids = _arguments(model, args, kwargs).get("input_ids")
-    if isinstance(ids, Tensor):
-        cache.note_ids(ids)
-
-
-def _after_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-    cache = _cache_in(args, kwargs)
-    if cache is not None:
-        interface.stop(_token(model, cache))
-        cache.note_ids(None)
-
-
-def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = _cache_in(args, kwargs)
-    if cache is None:
-        return
-    _refuse_compiling()
-    check_settings(kwargs, decoder.config)
-    given = _arguments(decoder, args, kwargs)
-    inputs = given.get("inputs_embeds")
-    inputs = given.get("input_ids") if inputs is None else inputs
-    if inputs is None:
-        raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
-    enabled_decoders.add(decoder)
-    if not cache.get_seq_length():
-        check_weights_loaded(decoder)
-    cache.begin(decoder, inputs, given.get("attention_mask"))
-    interface.start(_token(decoder, cache), INTERCEPTOR)
-
-
-def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = _cache_in(args, kwargs)
-    hidden_states = args[0] if args else kwargs.get("hidden_states")
-    if cache is not None and isinstance(hidden_states, Tensor) and hidden_states.ndim == 3:  # Gemma 3n's are several
-        cache.note_hidden_states(hidden_states)
-
-
-def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    cache = _cache_in(args, kwargs)
-    if cache is not None:
-        interface.stop(_token(decoder, cache))
-        cache.end(succeeded=output is not None)
-
-
-def _refuse_compiling() -> None:
-    if torch.compiler.is_compiling():
-        raise UnsupportedError(
-            "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
-            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
-        )  # fmt: skip
-
-
-def _arguments(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a forward by name."""
-    if not args:
-        return kwargs
-    return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
