@@ -19,6 +19,7 @@ from transformers import (
     GenerationConfig,
     LlamaForCausalLM,
 )
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 import lavakv
 from tests.hf import zoo
@@ -116,7 +117,8 @@ def test_continuous_batching_goes_on() -> None:
 
     def written() -> list[list[int]]:
         prompts = [IDS[0].tolist(), IDS[0, :7].tolist()]
-        results = model.generate_batch(prompts, generation_config=options, progress_bar=False)
+        small = {"continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64)}
+        results = model.generate_batch(prompts, generation_config=options, progress_bar=False, **small)
         return [result.generated_tokens for result in results.values()]
 
     before = written()
