@@ -7,8 +7,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 HOME_VARIABLE = "LAVAKV_HOME"
 _FULL_ERRNOS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT")} - {None}
 _PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -22,7 +20,7 @@ def home() -> Path:
     home directory gets a folder below the system's temporary one.
     """
     chosen = os.environ.get(HOME_VARIABLE)
-    path = Path(os.path.expanduser(chosen)) if chosen else user_cache_path("lavakv")
+    path = Path(os.path.expanduser(chosen)) if chosen else _user_cache_path()
     if not chosen and path.parts[0] == "~":  # no home directory is known
         path = Path(tempfile.gettempdir()) / f"lavakv-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
     return path.absolute()
@@ -49,3 +47,9 @@ def fix_for(error: OSError) -> str:
     if error.errno in _OBSTACLE_ERRNOS:
         return f"Remove what is in its place, or set {HOME_VARIABLE} to a folder."
     return f"Check its disk, or set {HOME_VARIABLE} to a folder on another one."
+
+
+def _user_cache_path() -> Path:
+    from platformdirs import user_cache_path  # only where nobody chose a folder: a bare GPU machine may lack it
+
+    return user_cache_path("lavakv")

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 _lock = threading.Lock()
 _active: dict[Hashable, Interceptor] = {}
+_interceptors: tuple[Interceptor, ...] = ()  # of all that are active, each once
 _replaced: list[tuple[type, str, Any]] = []
 _MISSING = object()
 
@@ -35,9 +36,10 @@ def start(token: Hashable, interceptor: Interceptor) -> None:
     """Wrap what the interfaces hand out until `stop(token)`; functions pass through several interceptors in turn."""
     with _lock:
         if not _active:
-            _replace(AttentionInterface, "get_interface", _get_interface)
-            _replace(AttentionMaskInterface, "__getitem__", _get_mask)
+            _replace(AttentionInterface, "get_interface", _wrapped_interface(AttentionInterface.get_interface))
+            _replace(AttentionMaskInterface, "__getitem__", _wrapped_mask(AttentionMaskInterface.__getitem__))
         _active[token] = interceptor
+        _update()
 
 
 def stop(token: Hashable) -> None:
@@ -50,35 +52,34 @@ def stop(token: Hashable) -> None:
                     delattr(owner, name)
                 else:
                     setattr(owner, name, before)
+        _update()
 
 
-def _replace(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+def _update() -> None:
+    global _interceptors
+    _interceptors = tuple(dict.fromkeys(_active.values()))
+
+
+def _replace(owner: type, name: str, method: Callable[..., Any]) -> None:
     _replaced.append((owner, name, owner.__dict__.get(name, _MISSING)))
-    setattr(owner, name, _method(wrapper, getattr(owner, name)))
+    setattr(owner, name, method)
 
 
-def _method(wrapper: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that calls `wrapper(original, self, ...)`."""
+def _wrapped_interface(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_interface(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = original(self, *args, **kwargs)
+        for interceptor in _interceptors:
+            found = partial(interceptor.attention, found)
+        return found
 
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return wrapper(original, self, *args, **kwargs)
-
-    return method
-
-
-def _get_interface(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = original(*args, **kwargs)
-    for interceptor in _interceptors():
-        found = partial(interceptor.attention, found)
-    return found
+    return get_interface
 
 
-def _get_mask(original: Callable[..., Any], *args: Any) -> Any:
-    found = original(*args)
-    for interceptor in _interceptors():
-        found = found if interceptor.mask is None else partial(interceptor.mask, found)
-    return found
+def _wrapped_mask(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __getitem__(self: Any, key: str) -> Any:  # noqa: N807
+        found = original(self, key)
+        for interceptor in _interceptors:
+            found = found if interceptor.mask is None else partial(interceptor.mask, found)
+        return found
 
-
-def _interceptors() -> list[Interceptor]:
-    return list(dict.fromkeys(list(_active.values())))
+    return __getitem__

@@ -15,7 +15,8 @@ from lavakv.hf.geometry import head_dim, layer_config
 from lavakv.hf.layer import LavaLayer
 
 _STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
-_STATES = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
+_RECURRENT = ("conv_states", "recurrent_states")
+_STATES = ("keys", "values", "indexer_keys", *_RECURRENT)
 
 
 def layer_bytes(layer: Any) -> int:
@@ -38,7 +39,7 @@ def bytes_by_sequence(layers: Iterable[Any], batch: int) -> list[int]:
 def detach_states(layers: Iterable[Any]) -> None:
     """Cut what uncompressed layers hold off the autograd graph, which would keep every layer's full keys alive."""
     for layer in layers:
-        for name in _STATES:
+        for name in _names(layer):
             state = getattr(layer, name, None)
             if isinstance(state, dict):
                 state.update({key: tensor.detach() for key, tensor in state.items() if _in_graph(tensor)})
@@ -49,7 +50,7 @@ def detach_states(layers: Iterable[Any]) -> None:
 def release_views(layers: Iterable[Any]) -> None:
     """Copy what sliding-window layers kept of a long prompt, so that the rest of it can be freed."""
     for layer in layers:
-        for name in ("keys", "values"):
+        for name in () if isinstance(layer, LavaLayer) else ("keys", "values"):
             tensor: Tensor | None = getattr(layer, name, None)
             if tensor is not None and tensor.untyped_storage().nbytes() > tensor.nbytes:
                 setattr(layer, name, tensor.detach().clone(memory_format=torch.contiguous_format))
@@ -82,8 +83,13 @@ def other_layers_bytes(layers: Sequence[Any], config: PretrainedConfig, batch: i
     return total
 
 
+def _names(layer: Any) -> tuple[str, ...]:
+    """Attributes in which a cache layer keeps tensors; a compressed one keeps keys and values in its store."""
+    return _RECURRENT if isinstance(layer, LavaLayer) else _STATES
+
+
 def _states(layer: Any) -> Iterator[Tensor]:
-    for name in _STATES:
+    for name in _names(layer):
         state = getattr(layer, name, None)
         for tensor in state.values() if isinstance(state, dict) else state if isinstance(state, list) else [state]:
             if isinstance(tensor, Tensor):
