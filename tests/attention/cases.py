@@ -92,22 +92,33 @@ class Case:
         return 2 * max(errors) + roundings * scale
 
     def pytorch(self) -> list[Tensor]:
-        """PyTorch's attention in the queries' dtype and device: written out as models do, and fused where it can."""
-        queries, (scaling, softcap, sinks), *_ = self.request
-        group = queries.shape[1] // self.keys.shape[1]
+        """PyTorch's attention in the queries' dtype and device: written out in two ways as models do, and fused.
+
+        With the keys of a group repeated, and with a group's queries as rows of one product; these sum differently.
+        """
+        queries, (scaling, _, sinks), *_ = self.request
+        heads, group = self.keys.shape[1], queries.shape[1] // self.keys.shape[1]
         keys, values, seen = (t.repeat_interleave(group, dim=1) for t in (self.keys, self.values, self.visible()))
-        logits = queries @ keys.transpose(2, 3) * scaling
+        answers = [self._weights(queries @ keys.transpose(2, 3), seen) @ values]
+        rows = queries.reshape(queries.shape[0], heads, -1, queries.shape[3])
+        products = (rows @ self.keys.transpose(2, 3)).view(*queries.shape[:3], -1)
+        weights = self._weights(products, seen).reshape(*rows.shape[:3], -1)
+        answers.append((weights @ self.values).view(answers[0].shape))
+        if self.request.settings.softcap is None and sinks is None:
+            answers.append(functional.scaled_dot_product_attention(queries, keys, values, seen, scale=scaling))
+        return answers
+
+    def _weights(self, products: Tensor, seen: Tensor) -> Tensor:
+        """Softmax of products `[B, query_heads, q, columns]`, in their dtype."""
+        scaling, softcap, sinks = self.request.settings
+        logits = products * scaling
         logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
         logits = logits.masked_fill(~seen, float("-inf"))
         if sinks is not None:
             column = sinks.to(logits.dtype).view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
             logits = torch.cat([logits, column], dim=-1)
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        weights = torch.softmax(logits, dim=-1, dtype=wide).to(queries.dtype)
-        answers = [weights[..., : keys.shape[2]] @ values]
-        if softcap is None and sinks is None:
-            answers.append(functional.scaled_dot_product_attention(queries, keys, values, seen, scale=scaling))
-        return answers
+        wide = torch.promote_types(products.dtype, torch.float32)
+        return torch.softmax(logits, dim=-1, dtype=wide).to(products.dtype)[..., : products.shape[3]]
 
 
 @st.composite

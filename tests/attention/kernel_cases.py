@@ -66,13 +66,13 @@ def typical(answer: Tensor, exact: Tensor) -> float:
 
 
 def assert_as_good_as_pytorch(case: Case, answer: Tensor) -> None:
-    """At most twice the error that PyTorch's attention makes in the same dtype on the same device.
+    """At most twice the largest error that PyTorch's attention makes in the same dtype on the same device.
 
-    PyTorch's is written out as models do; devices sum in different orders, so another one's error says nothing. The
+    Devices, and ways to write attention, sum in different orders; which one PyTorch takes is not for us to choose. The
     exact answer is float64.
     """
     exact = case.exact()
     assert answer.device == exact.device
     assert answer.dtype == case.request.queries.dtype
     assert answer.shape == exact.shape
-    assert typical(answer, exact) <= 2 * typical(case.pytorch()[0], exact)
+    assert typical(answer, exact) <= 2 * max(typical(other, exact) for other in case.pytorch())
