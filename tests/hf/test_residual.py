@@ -83,7 +83,7 @@ def test_other_policies_do_not_mind_several_streams() -> None:
 
 
 def test_layers_that_no_hook_reaches_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("lavakv.hf.enable")
+    module = importlib.import_module("lavakv.hf.hooks")
     monkeypatch.setattr(module, "GradientCheckpointingLayer", nn.Bilinear)  # a class that the model has none of
     model = lavakv.enable(zoo.tiny("llama"))
     with refuses(PolicyError, "policy 'residual' at layer 0", "none"):

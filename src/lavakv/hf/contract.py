@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lavakv.hf import interface
+from lavakv.hf.adapters import unwrapped
 from lavakv.hf.attention import INTERCEPTOR, lava_attention
 from lavakv.hf.layer import LavaLayer
 from lavakv.hf.versions import changed
@@ -43,7 +44,7 @@ def cache_name(module: Any) -> str:
     Raises:
         UnsupportedError: none that lavakv knows.
     """
-    forward = module.forward
+    forward = unwrapped(module).forward
     parameters = _parameters(getattr(forward, "__func__", forward))
     for name in CACHE_NAMES:
         if name in parameters:
