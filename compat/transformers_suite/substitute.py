@@ -1,0 +1,174 @@
+"""Puts a `LavaCache` that evicts nothing where transformers would take its own `DynamicCache`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+
+import lavakv
+from lavakv.errors import LavaError
+from lavakv.hf.contract import cache_argument
+
+BUDGET_TOKENS = 1 << 20  # more than any test's prompt, so that every answer has to be the stock one
+# With these a second run of the same call is another call: they count, print or draw from what they have seen.
+_STATEFUL = ("streamer", "logits_processor", "stopping_criteria", "custom_generate", "prefix_allowed_tokens_fn")
+
+
+class Use:
+    """What happened in one test.
+
+    Attributes:
+        caches: LavaCaches that took a DynamicCache's place.
+        compared: answers of `generate` that were held against the stock cache's.
+        stock: why the stock cache was left in place, in lavakv's words.
+    """
+
+    def __init__(self) -> None:
+        self.caches = self.compared = 0
+        self.stock: list[str] = []
+
+    def note_stock(self, error: LavaError) -> None:
+        """Remember a refusal that left the stock cache in place."""
+        text = f"{type(error).__name__}: {error.argument}: got {error.got}"
+        if text not in self.stock:
+            self.stock.append(text)
+
+
+class AnswerDiffersError(AssertionError):
+    """`generate` gave other tokens with a LavaCache than with the stock cache."""
+
+
+use = Use()
+_local = threading.local()
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    """Nothing is substituted within: a call that is under way has its cache already."""
+    before, _local.inside = _is_inside(), True
+    try:
+        yield
+    finally:
+        _local.inside = before
+
+
+def _is_inside() -> bool:
+    return getattr(_local, "inside", False) or torch.compiler.is_compiling()
+
+
+def install() -> None:
+    """Wrap `generate`, the calls of models, and `DynamicCache(config=...)`, for the life of the process."""
+    stock_generate = GenerationMixin.generate
+    GenerationMixin.generate = _method(_generate, stock_generate)
+    PreTrainedModel.__call__ = _method(_call, nn.Module.__call__)
+    DynamicCache.__new__ = _new_cache
+
+
+def _method(wrapper: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that calls `wrapper(original, self, ...)` at the outermost level, and looks like the original."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_inside():
+            return original(self, *args, **kwargs)
+        return wrapper(original, self, *args, **kwargs)
+
+    method.__wrapped__ = original  # type: ignore[attr-defined]
+    return method
+
+
+def _new_cache(cls: Any, ddp_cache_data: Any = None, config: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """`DynamicCache(config=...)` of a test; what else it is called with is none of ours."""
+    if cls is DynamicCache and config is not None and ddp_cache_data is None and not (args or kwargs):
+        cache = None if _is_inside() else _lava_cache(config)
+        if cache is not None:
+            return cache
+    return object.__new__(cls)
+
+
+def _lava_cache(config: Any) -> lavakv.LavaCache | None:
+    """A LavaCache for a model, or None with the reason noted."""
+    try:
+        with _inside():
+            cache = lavakv.LavaCache(config, budget=BUDGET_TOKENS)
+    except LavaError as error:
+        use.note_stock(error)
+        return None
+    use.caches += 1
+    return cache
+
+
+def _cache_for(model: Any) -> dict[str, Any] | None:
+    """A LavaCache under the model's name for it, the model enabled; None with the reason noted."""
+    try:
+        with _inside():
+            lavakv.enable(model)
+            argument = cache_argument(model, None)
+    except LavaError as error:
+        use.note_stock(error)
+        return None
+    cache = _lava_cache(model.config)
+    return None if cache is None else dict.fromkeys(argument, cache)
+
+
+def _caches(kwargs: dict[str, Any]) -> list[Any]:
+    return [value for value in kwargs.values() if isinstance(value, Cache)]
+
+
+def _call(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    """A plain forward: it gets a cache where it asks for one, and its model is enabled where it brings ours."""
+    given = _caches(kwargs)
+    if any(isinstance(cache, lavakv.LavaCache) for cache in given):
+        with _inside():
+            lavakv.enable(model)
+    elif kwargs.get("use_cache") and not given and not model.training and not model.config.is_encoder_decoder:
+        kwargs |= _cache_for(model) or {}
+    with _inside():
+        return original(model, *args, **kwargs)
+
+
+def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    """`generate`, with a LavaCache where it would make a DynamicCache; its answer is held against the stock one."""
+    given = _caches(kwargs)
+    if any(isinstance(cache, lavakv.LavaCache) for cache in given):
+        with _inside():
+            lavakv.enable(model)
+            return model.generate(*args, **kwargs)
+    ours = _cache_for(model) if not given and _makes_dynamic_cache(model, args, kwargs) else None
+    with _inside():
+        if ours is None:
+            return original(model, *args, **kwargs)
+        before = torch.get_rng_state()
+        answer = model.generate(*args, **kwargs, **ours)
+        after = torch.get_rng_state()
+        if not any(kwargs.get(name) for name in _STATEFUL):
+            torch.set_rng_state(before)
+            _compare(answer, original(model, *args, **kwargs))
+            torch.set_rng_state(after)
+        return answer
+
+
+def _makes_dynamic_cache(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `generate` would make a DynamicCache for a decoder-only model."""
+    if model.config.is_encoder_decoder or not model._supports_default_dynamic_cache():
+        return False
+    places = (kwargs.get("generation_config"), args[1] if len(args) > 1 else None, model.generation_config)
+
+    def option(name: str) -> Any:
+        values = (kwargs.get(name), *(getattr(place, name, None) for place in places))
+        return next((value for value in values if value is not None), None)
+
+    return option("cache_implementation") in (None, "dynamic") and option("use_cache") is not False
+
+
+def _compare(ours: Any, stock: Any) -> None:
+    """Raise AnswerDiffersError where two answers of `generate` are not the same tokens."""
+    tokens, expected = (getattr(answer, "sequences", answer) for answer in (ours, stock))
+    use.compared += 1
+    if not torch.equal(tokens, expected):
+        raise AnswerDiffersError(f"with a LavaCache {tokens.tolist()}, with a DynamicCache {expected.tolist()}")
