@@ -19,7 +19,10 @@ from transformers_suite.sources import SetupError, copy_tests, find_checkout, te
 from transformers_suite.verdict import doubtful, judge, summary
 
 ROOT = Path(__file__).parents[2]
-SELECTED = "generate or generation or cache or beam or assisted or lookup or padding or past_key_values or 4d"
+SELECTED = (
+    "(generate or generation or cache or beam or assisted or lookup or padding or past_key_values or 4d) "
+    "and not (compil or test_tp or flash)"  # slow or skipped, and no DynamicCache in them
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -131,3 +131,17 @@ def test_the_list_can_be_read() -> None:
     found = read_refusals()
     assert found
     assert all(all(vars(entry).values()) for entry in found)
+
+
+def test_only_errors_of_ours_and_assertions_can_be_listed(tmp_path: Path) -> None:
+    wants_a_class = Refusal("*class", "AssertionError", "not true", "wants a DynamicCache")
+    assert read_refusals(write_list(tmp_path / "list", wants_a_class)) == (wants_a_class,)
+    with pytest.raises(ValueError, match="KeyError is no error of lavakv's"):
+        read_refusals(write_list(tmp_path / "list", Refusal("*", "KeyError", "x", "hides what it likes")))
+
+
+def test_an_assertion_of_ours_is_no_assertion() -> None:
+    """A refusal is known by its own class, whatever it derives from."""
+    entry = Refusal("*", "AssertionError", "", "too wide")
+    assert not entry.accepts("a", Outcome("failed", [["InputError", "InputError", "x"]]))
+    assert entry.accepts("a", Outcome("failed", [["AssertionError", "", "x"]]))
