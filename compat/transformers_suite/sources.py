@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 NEEDED = ("tests/generation/test_utils.py", "tests/models")
+IMPORTED = ("parameterized", "timeout_decorator")
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
@@ -129,11 +130,11 @@ def test_packages(build: Path) -> list[Path]:
     Raises:
         SetupError: the registry does not give it.
     """
-    if importlib.util.find_spec("parameterized") is not None:
-        return []
+    missing = [name for name in IMPORTED if importlib.util.find_spec(name) is None]
     folder = build / "transformers-test-packages"
-    if not (folder / "parameterized").exists():
-        command = [*PIP, "install", "--no-deps", "--target", str(folder), "parameterized"]
+    wanted = [name for name in missing if not list(folder.glob(f"{name}*"))]
+    if wanted:
+        command = [*PIP, "install", "--no-deps", "--upgrade", "--target", str(folder), *wanted]
         if subprocess.run(command, check=False).returncode != 0:
-            raise SetupError("the tests import `parameterized`, which could not be installed: install it")
-    return [folder]
+            raise SetupError(f"the tests import {', '.join(wanted)}, which could not be installed")
+    return [folder] if missing else []

@@ -34,6 +34,7 @@ class Verdict:
         faults: tests that are ours to explain, each with why.
         stale: entries of the list that nothing ended in, though tests they concern ran with our cache.
         stock: why lavakv left the stock cache in place, with the number of tests.
+        uncollected: why files cannot be imported, with the number of files.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -42,6 +43,7 @@ class Verdict:
     faults: dict[str, str] = field(default_factory=dict)
     stale: list[Refusal] = field(default_factory=list)
     stock: Counter[str] = field(default_factory=Counter)
+    uncollected: Counter[str] = field(default_factory=Counter)
 
     @property
     def failed(self) -> bool:
@@ -82,6 +84,8 @@ def judge(outcomes: Mapping[str, Outcome], stock: Mapping[str, Outcome], refusal
         verdict.counts[kind] += 1
         if kind == "faults":
             verdict.faults[test] = why
+        if kind == "uncollected":
+            verdict.uncollected[why] += 1
     used = [test for test, found in outcomes.items() if found.caches and found.outcome in ("passed", "failed")]
     verdict.stale = [
         entry for entry in refusals if not verdict.refused[entry] and any(entry.concerns(test) for test in used)
@@ -90,13 +94,13 @@ def judge(outcomes: Mapping[str, Outcome], stock: Mapping[str, Outcome], refusal
 
 
 def _kind(found: Outcome, stock: Outcome | None) -> tuple[str, str]:
-    """What became of a test that no entry accepts, and why it is a fault if it is one."""
+    """What became of a test that no entry accepts, and why where somebody has to act."""
     if found.outcome == "passed":
         return ("passed" if found.caches else "passed_stock"), ""
     if _needs_hub(found):
         return "hub", ""
     if found.outcome == "uncollected":
-        return "uncollected", ""
+        return "uncollected", found.errors[0][2].strip().splitlines()[-1]
     if stock is not None and stock.outcome == "failed":
         return "stock_fails", ""
     if found.outcome == "skipped" and stock is not None and stock.outcome == "skipped":
@@ -119,6 +123,8 @@ def summary(verdict: Verdict) -> str:
     lines += [f"{count:7}  {entry.error}: {entry.reason}" for entry, count in verdict.refused.most_common()]
     lines += ["", "DynamicCache left in place:"] if verdict.stock else []
     lines += [f"{count:7}  {text}" for text, count in verdict.stock.most_common()]
+    lines += ["", "Cannot be imported:"] if verdict.uncollected else []
+    lines += [f"{count:7}  {text}" for text, count in verdict.uncollected.most_common()]
     lines += ["", "Can be removed from the list, nothing is refused so:"] if verdict.stale else []
     lines += [f"         {entry.tests}  {entry.error}: {entry.message}" for entry in verdict.stale]
     lines += ["", "Faults:"] if verdict.faults else []

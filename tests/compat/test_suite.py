@@ -81,6 +81,7 @@ def test_failures_that_are_not_ours(ran: Ran) -> None:
     verdict = ran.judged(BEAMS, KEYS)
     others = {"stock_fails": 1, "hub": 1, "skipped": 1, "uncollected": 1, "refused": 2, "passed": 4, "passed_stock": 1}
     assert {name: verdict.counts[name] for name in others} == others
+    assert "1  E   ModuleNotFoundError: No module named 'a_package_that_is_not_here'" in summary(verdict)
 
 
 def test_a_refusal_that_is_not_listed_is_a_fault(ran: Ran) -> None:
