@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 import lavakv
 from lavakv.errors import LavaError
 from lavakv.hf.contract import cache_argument
+from transformers_suite.answers import compare, logits_of
 
 BUDGET_TOKENS = 1 << 20  # more than any test's prompt, so that every answer has to be the stock one
 # With these a second run of the same call is another call: they count, print or draw from what they have seen.
@@ -38,10 +39,6 @@ class Use:
         text = f"{type(error).__name__}: {error.argument}: got {error.got}"
         if text not in self.stock:
             self.stock.append(text)
-
-
-class AnswerDiffersError(AssertionError):
-    """`generate` gave other tokens with a LavaCache than with the stock cache."""
 
 
 use = Use()
@@ -144,13 +141,22 @@ def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: An
         if ours is None:
             return original(model, *args, **kwargs)
         before = torch.get_rng_state()
-        answer = model.generate(*args, **kwargs, **ours)
+        with logits_of(model) as found:
+            answer = model.generate(*args, **kwargs, **ours)
         after = torch.get_rng_state()
         if not any(kwargs.get(name) for name in _STATEFUL):
             torch.set_rng_state(before)
-            _compare(answer, original(model, *args, **kwargs))
+            with logits_of(model) as expected:
+                stock = original(model, *args, **kwargs)
             torch.set_rng_state(after)
+            use.compared += 1
+            compare(_tokens(answer), _tokens(stock), found, expected)
         return answer
+
+
+def _tokens(answer: Any) -> torch.Tensor:
+    tokens: torch.Tensor = getattr(answer, "sequences", answer)
+    return tokens
 
 
 def _makes_dynamic_cache(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -164,11 +170,3 @@ def _makes_dynamic_cache(model: Any, args: tuple[Any, ...], kwargs: dict[str, An
         return next((value for value in values if value is not None), None)
 
     return option("cache_implementation") in (None, "dynamic") and option("use_cache") is not False
-
-
-def _compare(ours: Any, stock: Any) -> None:
-    """Raise AnswerDiffersError where two answers of `generate` are not the same tokens."""
-    tokens, expected = (getattr(answer, "sequences", answer) for answer in (ours, stock))
-    use.compared += 1
-    if not torch.equal(tokens, expected):
-        raise AnswerDiffersError(f"with a LavaCache {tokens.tolist()}, with a DynamicCache {expected.tolist()}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.compat.standin import make_checkout
 from transformers_suite.__main__ import main
+from transformers_suite.answers import AnswerDiffersError, compare
 from transformers_suite.refusals import Refusal, read_refusals
 from transformers_suite.run import Outcome, read
 from transformers_suite.verdict import doubtful, judge, summary
@@ -146,3 +149,33 @@ def test_an_assertion_of_ours_is_no_assertion() -> None:
     entry = Refusal("*", "AssertionError", "", "too wide")
     assert not entry.accepts("a", Outcome("failed", [["InputError", "InputError", "x"]]))
     assert entry.accepts("a", Outcome("failed", [["AssertionError", "", "x"]]))
+
+
+def steps(*changes: float) -> list[torch.Tensor]:
+    """Logits of steps, float32 `[1, 3]`, the first of each step changed by so much."""
+    return [torch.tensor([[1.0 + change, 2.0, -4.0]]) for change in changes]
+
+
+def test_answers_are_compared_by_their_logits() -> None:
+    tokens = torch.tensor([[5, 1, 1]])
+    compare(tokens, tokens, steps(0, 1e-4), steps(0, 0))
+    with pytest.raises(AnswerDiffersError, match=r"logits of step 1 are 1\.0e-02"):
+        compare(tokens, tokens, steps(0, 1e-2), steps(0, 0))
+    with pytest.raises(AnswerDiffersError, match="step 0"):
+        compare(tokens, tokens, steps(math.nan, 0), steps(0, 0))
+    with pytest.raises(AnswerDiffersError, match="with a LavaCache"):
+        compare(tokens, tokens, steps(0), steps(0, 0))
+
+
+def test_answers_are_compared_as_far_as_they_are_of_one_text() -> None:
+    parted = torch.tensor([[5, 0, 1]]), torch.tensor([[5, 1, 1]])
+    compare(*parted, steps(0, 1), steps(0, 0))
+    with pytest.raises(AnswerDiffersError, match="step 0"):
+        compare(*parted, steps(1, 0), steps(0, 0))
+
+
+def test_answers_without_logits_are_compared_by_their_tokens() -> None:
+    tokens = torch.tensor([[5, 0, 1]])
+    compare(tokens, tokens, [], [])
+    with pytest.raises(AnswerDiffersError):
+        compare(tokens, tokens + 1, [], [])
