@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import signal
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from lavakv.errors import LavaError
 from transformers_suite import substitute
 
 CACHE, RESULTS, SECONDS = "TRANSFORMERS_SUITE_CACHE", "TRANSFORMERS_SUITE_RESULTS", "TRANSFORMERS_SUITE_SECONDS"
+_RANDOM = "test_modeling_common"  # the module of transformers that draws the tests' inputs, from a generator of its own
 _INPUTS = "prepare_config_and_inputs_for_generate"  # of transformers' mixin of generation tests
 
 
@@ -54,8 +58,12 @@ def _padded_left(prepare: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Begin a record."""
+    """Begin a record, and let every test draw the same inputs in each run."""
     substitute.use = substitute.Use()
+    generators = [getattr(module, "global_rng", None) for name, module in sys.modules.items() if name.endswith(_RANDOM)]
+    torch.manual_seed(0)
+    for generator in (random, *filter(None, generators)):
+        generator.seed(0)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ def _call(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -
     if any(isinstance(cache, lavakv.LavaCache) for cache in given):
         with _inside():
             lavakv.enable(model)
-    elif kwargs.get("use_cache") and not given and not model.training and not model.config.is_encoder_decoder:
+    elif kwargs.get("use_cache") and not given and not model.training and _takes_dynamic_cache(model):
         kwargs |= _cache_for(model) or {}
     with _inside():
         return original(model, *args, **kwargs)
@@ -140,9 +141,12 @@ def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: An
     with _inside():
         if ours is None:
             return original(model, *args, **kwargs)
+        # A class with a generate of its own has worked on these arguments before it came here.
+        own = type(model).generate is not GenerationMixin.generate
+        guarded = partial(original, model) if own else model.generate
         before = torch.get_rng_state()
         with logits_of(model) as found:
-            answer = model.generate(*args, **kwargs, **ours)
+            answer = guarded(*args, **kwargs, **ours)
         after = torch.get_rng_state()
         if not any(kwargs.get(name) for name in _STATEFUL):
             torch.set_rng_state(before)
@@ -159,9 +163,15 @@ def _tokens(answer: Any) -> torch.Tensor:
     return tokens
 
 
+def _takes_dynamic_cache(model: Any) -> bool:
+    """Whether a DynamicCache is what a decoder-only model works with."""
+    supports = getattr(model, "_supports_default_dynamic_cache", lambda: True)
+    return not model.config.is_encoder_decoder and bool(supports())
+
+
 def _makes_dynamic_cache(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether `generate` would make a DynamicCache for a decoder-only model."""
-    if model.config.is_encoder_decoder or not model._supports_default_dynamic_cache():
+    if not _takes_dynamic_cache(model):
         return False
     places = (kwargs.get("generation_config"), args[1] if len(args) > 1 else None, model.generation_config)
 

@@ -15,7 +15,7 @@ _TEXTS = {
     "passed": "passed with a LavaCache",
     "passed_stock": "passed, no DynamicCache to replace or lavakv left it",
     "refused": "refused as listed",
-    "skipped": "skipped, also without lavakv",
+    "skipped": "skipped",
     "hub": "need the hub",
     "stock_fails": "fail without lavakv too",
     "uncollected": "files that cannot be imported here",
@@ -61,7 +61,9 @@ def doubtful(outcomes: Mapping[str, Outcome], refusals: Sequence[Refusal]) -> li
     return [
         test
         for test, found in outcomes.items()
-        if found.outcome in ("failed", "skipped") and not _needs_hub(found) and not accepting(refusals, test, found)
+        if (found.outcome == "failed" or (found.outcome == "skipped" and found.caches))
+        and not _needs_hub(found)
+        and not accepting(refusals, test, found)
     ]
 
 
@@ -103,7 +105,7 @@ def _kind(found: Outcome, stock: Outcome | None) -> tuple[str, str]:
         return "uncollected", found.errors[0][2].strip().splitlines()[-1]
     if stock is not None and stock.outcome == "failed":
         return "stock_fails", ""
-    if found.outcome == "skipped" and stock is not None and stock.outcome == "skipped":
+    if found.outcome == "skipped" and (not found.caches or (stock is not None and stock.outcome == "skipped")):
         return "skipped", ""
     refusal = next((f"{ours}: {text}" for _, ours, text in found.errors if ours), None)
     error = f"refusal that is not listed: {refusal}" if refusal else ": ".join(found.errors[0][::2])

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 MODEL_TESTS = """
+import os
+import random
 import unittest
 
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
 IDS = torch.arange(12).view(2, 6)
+
+
+class OwnGenerate(LlamaForCausalLM):
+    def generate(self, text, **kwargs):
+        return super().generate(torch.tensor([[len(text), 2]]), **kwargs)
 
 
 class ToyModelTest(unittest.TestCase):
@@ -32,6 +39,14 @@ class ToyModelTest(unittest.TestCase):
         first = self.model.generate(IDS, max_new_tokens=4, do_sample=True)
         torch.manual_seed(3)
         assert first.tolist() == self.model.generate(IDS, max_new_tokens=4, do_sample=True).tolist()
+
+    def test_generate_of_its_own(self):
+        assert OwnGenerate(self.config).eval().generate("text", max_new_tokens=2).shape == (1, 4)
+
+    def test_generate_drawn(self):
+        file = f"drawn-{os.environ['TRANSFORMERS_SUITE_CACHE']}"
+        open(file, "w").write(str((random.random(), torch.rand(1).item())))
+        self.assertEqual(os.environ["TRANSFORMERS_SUITE_CACHE"], "stock")
 
     def test_generate_with_static_cache(self):
         self.model.generate(IDS, max_new_tokens=4, cache_implementation="static", disable_compile=True)

@@ -40,6 +40,7 @@ class Ran:
         arguments = ["--tests", str(checkout), "--build", str(self.build), "--refusals", str(listed)]
         self.code = main([*arguments, "--processes", "0", "--seconds", "10"])
         logs = self.build / f"test-transformers-{VERSION}"
+        self.tree = logs / "tree"
         self.ours, self.stock = read(logs / "lavakv.jsonl"), read(logs / "stock.jsonl")
 
     def judged(self, *refusals: Refusal):
@@ -54,7 +55,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 
 
 def test_our_cache_takes_part_and_answers_are_compared(ran: Ran) -> None:
-    for name in ("test_generate", "test_generate_sampled", "test_cache_of_a_test", "test_cache_of_a_forward"):
+    plain = ("test_generate", "test_generate_sampled", "test_generate_of_its_own")
+    for name in (*plain, "test_cache_of_a_test", "test_cache_of_a_forward"):
         assert ran.ours[TOY + name].outcome == "passed", name
         assert ran.ours[TOY + name].caches > 0, name
     assert ran.ours[TOY + "test_generate"].compared == 1
@@ -66,13 +68,17 @@ def test_what_asks_for_another_cache_gets_it(ran: Ran) -> None:
     assert (found.outcome, found.caches) == ("passed", 0)
 
 
+def test_both_runs_draw_the_same(ran: Ran) -> None:
+    assert (ran.tree / "drawn-lavakv").read_text() == (ran.tree / "drawn-stock").read_text()
+
+
 def test_only_what_is_selected_runs(ran: Ran) -> None:
     assert TOY + "test_unrelated" not in ran.ours
 
 
 def test_the_faults_are_those_that_stock_passes(ran: Ran) -> None:
     verdict = ran.judged(BEAMS, KEYS)
-    names = {"test_cache_class", "test_cache_skips_ours", "test_generate_stops_the_world"}
+    names = {"test_cache_class", "test_cache_skips_ours", "test_generate_stops_the_world", "test_generate_drawn"}
     assert set(verdict.faults) == {TOY + name for name in names}
     assert "AssertionError" in verdict.faults[TOY + "test_cache_class"]
     assert "skipped with a LavaCache (passed without)" in verdict.faults[TOY + "test_cache_skips_ours"]
@@ -82,7 +88,7 @@ def test_the_faults_are_those_that_stock_passes(ran: Ran) -> None:
 
 def test_failures_that_are_not_ours(ran: Ran) -> None:
     verdict = ran.judged(BEAMS, KEYS)
-    others = {"stock_fails": 1, "hub": 1, "skipped": 1, "uncollected": 1, "refused": 2, "passed": 4, "passed_stock": 1}
+    others = {"stock_fails": 1, "hub": 1, "skipped": 1, "uncollected": 1, "refused": 2, "passed": 5, "passed_stock": 1}
     assert {name: verdict.counts[name] for name in others} == others
     assert "1  E   ModuleNotFoundError: No module named 'a_package_that_is_not_here'" in summary(verdict)
 
