@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = runner.run("lavakv", tests, ["-k", given.select])
     questions = doubtful(outcomes, refusals)
     stock = runner.run("stock", questions, []) if questions else {}
-    verdict = judge(outcomes, stock, refusals)
+    verdict = judge(outcomes, stock, refusals, complete=given.models is None and given.select == SELECTED)
     print(summary(verdict))
     print(json.dumps({"transformers": version, "lavakv": lavakv.__version__, **verdict.as_dict()}))
     return int(verdict.failed)

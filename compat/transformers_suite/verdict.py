@@ -67,13 +67,16 @@ def doubtful(outcomes: Mapping[str, Outcome], refusals: Sequence[Refusal]) -> li
     ]
 
 
-def judge(outcomes: Mapping[str, Outcome], stock: Mapping[str, Outcome], refusals: Sequence[Refusal]) -> Verdict:
+def judge(
+    outcomes: Mapping[str, Outcome], stock: Mapping[str, Outcome], refusals: Sequence[Refusal], complete: bool = True
+) -> Verdict:
     """Say what each test's outcome means.
 
     Args:
         outcomes: with our cache, by test.
         stock: without it; all `doubtful` tests.
         refusals: what lavakv is known to refuse.
+        complete: whether all tests ran; a part of them says nothing about entries for tests of any name.
     """
     verdict = Verdict()
     for test, found in outcomes.items():
@@ -89,9 +92,8 @@ def judge(outcomes: Mapping[str, Outcome], stock: Mapping[str, Outcome], refusal
         if kind == "uncollected":
             verdict.uncollected[why] += 1
     used = [test for test, found in outcomes.items() if found.caches and found.outcome in ("passed", "failed")]
-    verdict.stale = [
-        entry for entry in refusals if not verdict.refused[entry] and any(entry.concerns(test) for test in used)
-    ]
+    unmet = [entry for entry in refusals if not verdict.refused[entry] and (complete or entry.tests != "*")]
+    verdict.stale = [entry for entry in unmet if any(entry.concerns(test) for test in used)]
     return verdict
 
 

@@ -125,6 +125,12 @@ def test_an_entry_that_nothing_ends_in_can_be_removed(ran: Ran) -> None:
     assert verdict.as_dict()["stale"] == ["*::test_generate: generate"]
 
 
+def test_a_part_of_the_tests_says_nothing_about_entries_for_all(ran: Ran) -> None:
+    anywhere = Refusal("*", "UnsupportedError", "nobody says this", "any test may")
+    assert judge(ran.ours, ran.stock, [BEAMS, KEYS, anywhere]).stale == [anywhere]
+    assert judge(ran.ours, ran.stock, [BEAMS, KEYS, anywhere], complete=False).stale == []
+
+
 def test_a_run_without_faults_passes_and_one_without_our_cache_does_not() -> None:
     assert not judge({"a": Outcome(caches=1)}, {}, []).failed
     assert judge({"a": Outcome()}, {}, []).failed
