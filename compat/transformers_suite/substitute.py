@@ -134,19 +134,16 @@ def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: An
     """`generate`, with a LavaCache where it would make a DynamicCache; its answer is held against the stock one."""
     given = _caches(kwargs)
     if any(isinstance(cache, lavakv.LavaCache) for cache in given):
+        passed = "generate" in vars(model)  # the guard of a model that was enabled has let this cache through
         with _inside():
-            lavakv.enable(model)
-            return model.generate(*args, **kwargs)
+            return (partial(original, model) if passed else _guarded(original, model))(*args, **kwargs)
     ours = _cache_for(model) if not given and _makes_dynamic_cache(model, args, kwargs) else None
     with _inside():
         if ours is None:
             return original(model, *args, **kwargs)
-        # A class with a generate of its own has worked on these arguments before it came here.
-        own = type(model).generate is not GenerationMixin.generate
-        guarded = partial(original, model) if own else model.generate
         before = torch.get_rng_state()
         with logits_of(model) as found:
-            answer = guarded(*args, **kwargs, **ours)
+            answer = _guarded(original, model)(*args, **kwargs, **ours)
         after = torch.get_rng_state()
         if not any(kwargs.get(name) for name in _STATEFUL):
             torch.set_rng_state(before)
@@ -156,6 +153,16 @@ def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: An
             use.compared += 1
             compare(_tokens(answer), _tokens(stock), found, expected)
         return answer
+
+
+def _guarded(original: Callable[..., Any], model: Any) -> Callable[..., Any]:
+    """`generate` of the model, enabled, behind lavakv's guard.
+
+    Not where its class has a `generate` of its own: that one has worked on the arguments before they came here.
+    """
+    came_from_there = type(model).generate is not GenerationMixin.generate
+    lavakv.enable(model)
+    return partial(original, model) if came_from_there else model.generate
 
 
 def _tokens(answer: Any) -> torch.Tensor:
