@@ -145,7 +145,7 @@ def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: An
         with logits_of(model) as found:
             answer = _guarded(original, model)(*args, **kwargs, **ours)
         after = torch.get_rng_state()
-        if not any(kwargs.get(name) for name in _STATEFUL):
+        if not _has_own_generate(model) and not any(kwargs.get(name) for name in _STATEFUL):
             torch.set_rng_state(before)
             with logits_of(model) as expected:
                 stock = original(model, *args, **kwargs)
@@ -160,9 +160,12 @@ def _guarded(original: Callable[..., Any], model: Any) -> Callable[..., Any]:
 
     Not where its class has a `generate` of its own: that one has worked on the arguments before they came here.
     """
-    came_from_there = type(model).generate is not GenerationMixin.generate
     lavakv.enable(model)
-    return partial(original, model) if came_from_there else model.generate
+    return partial(original, model) if _has_own_generate(model) else model.generate
+
+
+def _has_own_generate(model: Any) -> bool:
+    return type(model).generate is not GenerationMixin.generate
 
 
 def _tokens(answer: Any) -> torch.Tensor:
