@@ -14,7 +14,7 @@ BETWEEN := 5.23.0
 ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
 ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
-.PHONY: setup newest demo test test-gpu test-wheel dist check bench bench-gpu bench-gpu-curves clean
+.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check bench bench-gpu bench-gpu-curves clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready $(BETWEEN:%=.transformers/%/.ready) newest
 
@@ -60,6 +60,11 @@ check: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/lavakv bench
+
+# transformers' own generation and cache tests with our cache, e.g. TRANSFORMERS_TESTS=../transformers
+# ARGS="--models llama,gemma3". Exit code 2 where there are no tests of the installed release.
+test-transformers: $(VENV)/.ready
+	PYTHONPATH=compat $(BIN)/python -m transformers_suite $(if $(TRANSFORMERS_TESTS),--tests '$(TRANSFORMERS_TESTS)') $(ARGS)
 
 # A GPU machine has its own torch and perhaps no network, so nothing is set up here.
 test-gpu:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lavakv.attention import AttentionRequest, AttentionSettings, attend
+from lavakv.errors import UnsupportedError
 from lavakv.hf.interface import Interceptor
 from lavakv.hf.layer import PendingKeyValues
 from lavakv.hf.masks import lava_mask
@@ -32,6 +33,7 @@ def lava_attention(
     if not isinstance(key, PendingKeyValues):
         return delegate(module, query, key, value, attention_mask, *args, **kwargs)
     settings = _settings(query, **kwargs)
+    _check_keywords(kwargs)
     if key.layer.num_columns:
         return _append(key, query, attention_mask, settings), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
@@ -52,6 +54,22 @@ def _settings(
 ) -> AttentionSettings:
     """Scaling, softcap and sinks, under the names models pass them by."""
     return AttentionSettings(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
+
+
+def _check_keywords(kwargs: dict[str, Any]) -> None:
+    """Refuse what changes attention and is not known here: it would be missing in scores and in later forwards.
+
+    Raises:
+        UnsupportedError: another tensor of real numbers, such as Inkling's position bias.
+    """
+    for name, value in kwargs.items():
+        if name != "s_aux" and isinstance(value, Tensor) and value.is_floating_point():
+            raise UnsupportedError(
+                f"attention argument {name}",
+                expected="queries, keys, values, a mask, scaling, softcap and sinks (s_aux)",
+                got=f"a tensor {tuple(value.shape)} of {value.dtype}",
+                fix="This architecture cannot be compressed; use DynamicCache.",
+            )
 
 
 def _append(pending: PendingKeyValues, query: Tensor, attention_mask: Any, settings: AttentionSettings) -> Tensor:

@@ -182,7 +182,9 @@ class LavaCache(Refusals, Cache):
 
     def new_layer(self, stock: Any, *args: Any) -> LavaLayer:
         """Make one compressed layer in place of one of transformers; see `LavaLayer`."""
-        return LavaLinearLayer(stock, *args) if isinstance(stock, LinearAttentionLayer) else LavaLayer(*args)
+        layer = LavaLinearLayer(stock, *args) if isinstance(stock, LinearAttentionLayer) else LavaLayer(*args)
+        layer.is_sliding = stock.is_sliding  # models look for the first layer of a kind
+        return layer
 
     def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
         """Take a recorded prompt in place of a forward (called by `Recording.fill`).

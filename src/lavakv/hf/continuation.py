@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lavakv.errors import CacheMismatchError
+from lavakv.errors import CacheMismatchError, UnsupportedError
 from lavakv.hf.columns import Columns
 
 _MAX_DIMS = 64  # of an embedding, evenly spaced; two tokens that agree in all of them are the same token
@@ -39,18 +39,34 @@ def check_continues(columns: Columns, sent: Tensor, embed: Callable[[Tensor], Te
 
     Raises:
         CacheMismatchError: another token; it names the first one of the first sequence that differs.
+        UnsupportedError: ids and embeddings cannot be compared, because the model embeds something else than ids.
     """
     held, real = columns.tokens, columns.real
     sent = sent[:, : columns.length].to(held.device)
     new = tokens_of(sent)
     if sent.ndim == 2:
-        differs = _differs(held, new, lambda: tokens_of(embed(sent)))
+        differs = _differs(held, new, lambda: tokens_of(_embedded(embed, sent)))
     else:
         ids = held.clamp(min=0)
-        differs = torch.where(held < 0, held != new, tokens_of(embed(ids)) != new)
+        differs = torch.where(held < 0, held != new, tokens_of(_embedded(embed, ids)) != new)
     differs &= real
     if bool(differs.any()):
         raise _mismatch(columns, new, differs)
+
+
+def _embedded(embed: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
+    try:
+        found = embed(ids)
+    except Exception:  # a model's own module, which may want anything
+        found = None
+    if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != ids.shape:
+        raise UnsupportedError(
+            "input_ids",
+            expected="ids that the model's input embeddings take, to compare them with columns that came as embeddings",
+            got=f"{type(embed).__name__}, which does not",
+            fix="Use a new LavaCache for each call of `generate`.",
+        )
+    return found
 
 
 def _differs(held: Tensor, ids: Tensor, fingerprints: Callable[[], Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionAndFullAttentionLayer
 
-from lavakv.errors import InputError, NothingToCompressError, UnsupportedError
+from lavakv.errors import InputError, LavaError, NothingToCompressError, UnsupportedError
 from lavakv.hf.positions import max_positions
 
 
@@ -70,10 +70,24 @@ def geometry_of(config: PretrainedConfig) -> Geometry:
 
     Raises:
         InputError: not a transformers configuration.
-        UnsupportedError: an encoder-decoder or bidirectional model, or one with latent keys and values (MLA).
+        UnsupportedError: an encoder-decoder or bidirectional model, one with latent keys and values (MLA), or a
+            configuration of something else than a decoder.
         NothingToCompressError: no full-attention layer of its own.
     """
     check_decoder(config)
+    try:
+        return _read(config)
+    except LavaError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a configuration of something else
+        raise _unsupported(
+            config, "the configuration of a decoder that transformers can make a cache for",
+            f"one of another kind ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            "Pass a causal language model's configuration; if it is one, this architecture is not supported.",
+        ) from error  # fmt: skip
+
+
+def _read(config: PretrainedConfig) -> Geometry:
     text = config.get_text_config(decoder=True)
     if any(getattr(layer_config(text, index), "kv_lora_rank", None) for index in range(_num_layers(text))):
         raise _unsupported(

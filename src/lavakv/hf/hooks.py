@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lavakv.errors import InputError, UnsupportedError
@@ -15,6 +16,7 @@ from lavakv.hf import interface
 from lavakv.hf.attention import INTERCEPTOR
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.checks import check_settings, enabled_decoders
+from lavakv.hf.contract import cache_name
 from lavakv.hf.weights import check_weights_loaded
 
 
@@ -41,6 +43,8 @@ def _cache_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LavaCache | None
     for value in (*args, *kwargs.values()):
         if isinstance(value, LavaCache):
             return value
+        if isinstance(value, EncoderDecoderCache) and isinstance(value.self_attention_cache, LavaCache):
+            raise _another_cache("an EncoderDecoderCache around it")
     return None
 
 
@@ -96,6 +100,17 @@ def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if cache is not None:
         interface.stop(_token(decoder, cache))
         cache.end(succeeded=output is not None)
+        returned = getattr(output, cache_name(decoder), None)
+        if returned is not None and returned is not cache:
+            cache.reset()
+            raise _another_cache(f"{type(returned).__name__} in what it returns; the cache is reset")
+
+
+def _another_cache(got: str) -> UnsupportedError:
+    return UnsupportedError(
+        "cache", expected="a model that uses the LavaCache it is given, and no other", got=got,
+        fix="This architecture cannot be compressed; use its own cache.",
+    )  # fmt: skip
 
 
 def _refuse_compiling() -> None:
