@@ -39,8 +39,11 @@ _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedS
 class LavaCache(Refusals, Cache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
-    The first forward is the prompt: each compressed layer keeps its budget of it. Later forwards append uncompressed.
-    Layers that are not full attention stay as transformers makes them. For inference: what is stored is detached.
+    transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
+    prompt: each compressed layer keeps its budget of it. Later forwards append uncompressed; a warning says once where
+    that passes the budget by more than was asked for. The cache remembers which tokens it holds, and `generate` refuses
+    a text that does not go on from them. Layers that are not full attention stay as transformers makes them. For
+    inference: what is stored is detached.
 
     Args:
         config: the model's config.
@@ -48,9 +51,9 @@ class LavaCache(Refusals, Cache):
         policy: a name from `lavakv.policies()` or a `Policy`.
         window: last tokens of the prompt, always kept, whose queries score.
         store: `ragged` holds only survivors; `masked` holds everything under a mask, the oracle.
-        keep: instead of `budget`: kept fraction of each sequence.
+        keep: instead of `budget`: kept fraction of each sequence; at least `window` + 1 entries per head stay.
         max_bytes: instead of `budget`: bytes for all sequences and layers, or text such as "512MiB".
-        max_new_tokens: room for so many new tokens is made at once after the prompt; see `reserve`.
+        max_new_tokens: capacity reserved for this many new tokens after the prompt; see `reserve`.
 
     Raises:
         LavaError: a subclass each for budget, policy, store, and models that cannot be compressed.

@@ -96,7 +96,7 @@ def _has_openmp() -> bool:
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    """Path of the shared library for these sources, command and processor; built anew if another could have made it."""
+    """Path of the shared library for these sources, command and processor; rebuilt if another could have made it."""
     sources = sorted(SOURCES.glob("*.c"))
     texts = [source.read_text() for source in (*sources, *sorted(SOURCES.glob("*.h")))]
     about = [*texts, *command, platform.machine(), platform.processor(), _processor()]
