@@ -126,17 +126,18 @@ def test_a_mask_that_brings_padding_back_is_refused(way: str) -> None:
 
 
 def test_what_a_device_alone_knows_is_refused_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lavakv.hf import checks
+    from lavakv.hf import given_mask
 
     model = lavakv.enable(zoo.tiny("llama"))
     mask, cache = torch.ones(2, 40, dtype=torch.long), lava_cache(model)
     mask[0, :7] = 0
     feed(model, cache, [PROMPT], attention_mask=mask)
     with monkeypatch.context() as patch:
-        patch.setattr(checks, "host_readable", lambda _: False)
+        patch.setattr(given_mask, "host_readable", lambda _: False)
         feed(model, cache, [MORE[:, :1]], attention_mask=torch.ones(2, 41, dtype=torch.long))
-    with refuses(InputError, "attention_mask", "shows some of it"):
-        model.generate(ALL[:, :44], past_key_values=cache, max_new_tokens=2)
+    for look in (cache.lengths, lambda: model.generate(ALL[:, :44], past_key_values=cache, max_new_tokens=2)):
+        with refuses(InputError, "attention_mask", "shows some of it"):
+            look()
 
 
 BAD = {

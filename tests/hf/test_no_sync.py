@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lavakv
 from lavakv.attention import cpu_flash, ragged
-from lavakv.hf import checks, columns, given_mask, step
+from lavakv.hf import columns, given_mask, step
 from tests.hf import zoo
 from tests.hf.helpers import lava_cache, worst
 
@@ -49,7 +49,7 @@ def no_waiting() -> Iterator[None]:
 
 
 def host_reads(patch: pytest.MonkeyPatch, allowed: bool) -> None:
-    for module in (checks, columns, given_mask, step):
+    for module in (columns, given_mask, step):
         patch.setattr(module, "host_readable", lambda _: allowed)
 
 

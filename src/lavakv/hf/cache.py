@@ -16,8 +16,9 @@ from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction, Ranker
 from lavakv.eviction.records import Budgets, RankedPrompt
 from lavakv.hf import continuation, memory
-from lavakv.hf.checks import check_batch, check_brought_back, check_reserved, tokens_and_padding
+from lavakv.hf.checks import check_batch, check_reserved, refuse_compiling, tokens_and_padding
 from lavakv.hf.geometry import geometry_of, stock_layers
+from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.inspection import held_lengths, held_positions
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.modes import storing
@@ -256,6 +257,7 @@ class LavaCache(Refusals, Cache):
         Raises:
             NotEnabledError: the model is not enabled; the cache is unchanged.
         """
+        refuse_compiling()
         step = self._state.prompt_step()
         if step is not None:
             self._plan(step, key_states)
@@ -314,6 +316,7 @@ class LavaCache(Refusals, Cache):
 
     def _require_prompt(self) -> None:
         self._state.require_sound()
+        check_brought_back(self._state.columns.brought_back)
         if self._state.budgets is None:
             raise CacheStateError(
                 "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."

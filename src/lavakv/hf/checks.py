@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lavakv.errors import CacheMismatchError, InputError, NotEnabledError, UnsupportedError
-from lavakv.hf.columns import host_readable
 from lavakv.hf.geometry import Geometry, geometry_of
-from lavakv.hf.given_mask import visible_columns
 from lavakv.hf.versions import versions
 
 enabled_decoders: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -93,38 +91,13 @@ def check_inputs(inputs: Tensor, real: Tensor, columns_seen: Tensor | None, max_
             )
 
 
-def shows_padding(mask: Any, held: Tensor) -> Tensor | None:
-    """Whether a mask shows columns that were padding in the prompt and that no head holds.
-
-    Args:
-        mask: the `attention_mask` of a later forward, of whatever kind.
-        held: bool `[B, n]`, real tokens among the columns before the tail.
-
-    Returns:
-        Bool `[]` where only the device knows, else None.
-
-    Raises:
-        InputError: the host can see that it does.
-    """
-    seen = visible_columns(mask, 1, held.shape[0], held.device)
-    if seen is None or held.shape[1] == 0:
-        return None
-    found = (seen[:, -1, : held.shape[1]] & ~held).any()
-    if not host_readable(held.device):
-        return found
-    check_brought_back(found)
-    return None
-
-
-def check_brought_back(found: Tensor | None) -> None:
-    """Raise InputError where a mask has shown what was never held, bool `[]`."""
-    if found is not None and bool(found):
-        raise InputError(
-            "attention_mask",
-            expected="padding of the prompt to stay hidden: its entries were never kept",
-            got="a mask that shows some of it",
-            fix="Keep the zeros that the prompt's mask had, and add to them.",
-        )
+def refuse_compiling() -> None:
+    """Raise UnsupportedError while `torch.compile` traces: a cache's ragged stores cannot be part of a graph."""
+    if torch.compiler.is_compiling():
+        raise UnsupportedError(
+            "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
+            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
+        )  # fmt: skip
 
 
 def not_announced() -> NotEnabledError:

@@ -58,6 +58,40 @@ def visible_columns(mask: Any, num_queries: int, batch: int, device: torch.devic
     return last_rows(mask, num_queries, batch, device)
 
 
+def shows_padding(mask: Any, held: Tensor) -> Tensor | None:
+    """Whether a mask shows columns that were padding in the prompt and that no head holds.
+
+    Args:
+        mask: the `attention_mask` of a later forward, of whatever kind.
+        held: bool `[B, n]`, real tokens among the columns before the tail.
+
+    Returns:
+        Bool `[]` where only the device knows, else None.
+
+    Raises:
+        InputError: the host can see that it does.
+    """
+    seen = visible_columns(mask, 1, held.shape[0], held.device)
+    if seen is None or held.shape[1] == 0:
+        return None
+    found = (seen[:, -1, : held.shape[1]] & ~held).any()
+    if not host_readable(held.device):
+        return found
+    check_brought_back(found)
+    return None
+
+
+def check_brought_back(found: Tensor | None) -> None:
+    """Raise InputError where a mask has shown what was never held, bool `[]`."""
+    if found is not None and bool(found):
+        raise InputError(
+            "attention_mask",
+            expected="padding of the prompt to stay hidden: its entries were never kept",
+            got="a mask that shows some of it",
+            fix="Keep the zeros that the prompt's mask had, and add to them.",
+        )
+
+
 def is_explicit(mask: Any) -> bool:
     """Does a mask tell each query's columns (4-D or flex), not only padding?"""
     return (isinstance(mask, Tensor) and mask.ndim == 4) or hasattr(mask, "mask_mod")

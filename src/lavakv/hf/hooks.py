@@ -6,7 +6,6 @@ import inspect
 import threading
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -15,7 +14,7 @@ from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf import interface
 from lavakv.hf.attention import INTERCEPTOR
 from lavakv.hf.cache import LavaCache
-from lavakv.hf.checks import check_settings, enabled_decoders
+from lavakv.hf.checks import check_settings, enabled_decoders, refuse_compiling
 from lavakv.hf.contract import cache_name
 from lavakv.hf.weights import check_weights_loaded
 
@@ -43,9 +42,15 @@ def _cache_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LavaCache | None
     for value in (*args, *kwargs.values()):
         if isinstance(value, LavaCache):
             return value
+    return None
+
+
+def _announced_cache(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LavaCache | None:
+    """`_cache_in`, at the start of a forward: refuses what no later hook could serve."""
+    for value in (*args, *kwargs.values()):
         if isinstance(value, EncoderDecoderCache) and isinstance(value.self_attention_cache, LavaCache):
             raise _another_cache("an EncoderDecoderCache around it")
-    return None
+    return _cache_in(args, kwargs)
 
 
 def _token(module: Any, cache: LavaCache) -> tuple[int, int, int]:
@@ -53,10 +58,10 @@ def _token(module: Any, cache: LavaCache) -> tuple[int, int, int]:
 
 
 def _before_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = _cache_in(args, kwargs)
+    cache = _announced_cache(args, kwargs)
     if cache is None:
         return
-    _refuse_compiling()
+    refuse_compiling()
     interface.start(_token(model, cache), INTERCEPTOR)  # models around a decoder make its masks
     ids = _arguments(model, args, kwargs).get("input_ids")
     if isinstance(ids, Tensor):
@@ -71,10 +76,10 @@ def _after_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out
 
 
 def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = _cache_in(args, kwargs)
+    cache = _announced_cache(args, kwargs)
     if cache is None:
         return
-    _refuse_compiling()
+    refuse_compiling()
     check_settings(kwargs, decoder.config)
     given = _arguments(decoder, args, kwargs)
     inputs = given.get("inputs_embeds")
@@ -111,14 +116,6 @@ def _another_cache(got: str) -> UnsupportedError:
         "cache", expected="a model that uses the LavaCache it is given, and no other", got=got,
         fix="This architecture cannot be compressed; use its own cache.",
     )  # fmt: skip
-
-
-def _refuse_compiling() -> None:
-    if torch.compiler.is_compiling():
-        raise UnsupportedError(
-            "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
-            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
-        )  # fmt: skip
 
 
 def _arguments(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

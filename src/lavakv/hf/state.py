@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lavakv.errors import CacheStateError
 from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import Budgets
-from lavakv.hf.checks import check_batch, check_heads, check_inputs, check_model, not_announced, shows_padding
+from lavakv.hf.checks import check_batch, check_heads, check_inputs, check_model, not_announced
 from lavakv.hf.columns import Columns
 from lavakv.hf.continuation import tokens_of
 from lavakv.hf.geometry import Geometry
-from lavakv.hf.given_mask import real_columns
+from lavakv.hf.given_mask import real_columns, shows_padding
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.step import AppendStep, Masks, PromptStep
 from lavakv.hf.versions import changed
