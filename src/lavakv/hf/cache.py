@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
-from lavakv.errors import CacheStateError, InputError, UnsupportedError
+from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction, Ranker
 from lavakv.eviction.records import Budgets, RankedPrompt
-from lavakv.hf import continuation, memory
-from lavakv.hf.checks import check_batch, check_reserved, refuse_compiling, tokens_and_padding
+from lavakv.hf import memory
+from lavakv.hf.checks import check_reserved, tokens_and_padding
+from lavakv.hf.driven import DrivenCache
 from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.inspection import held_lengths, held_positions
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.modes import storing
-from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.refusals import Refusals
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import PromptStep
 from lavakv.hf.tail_watch import TailWatch
-from lavakv.hf.versions import changed
 from lavakv.policy import Policy
 from lavakv.registry import get_policy
 from lavakv.store.base import LayerStore
@@ -37,7 +36,7 @@ from lavakv.store.ragged import RaggedStore
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
 
 
-class LavaCache(Refusals, Cache):
+class LavaCache(Refusals, DrivenCache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
     transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
@@ -190,89 +189,6 @@ class LavaCache(Refusals, Cache):
         layer.is_sliding = stock.is_sliding  # models look for the first layer of a kind
         return layer
 
-    def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
-        """Take a recorded prompt in place of a forward (called by `Recording.fill`).
-
-        Args:
-            prompts: compressed layers by index.
-            others: the layers that are not compressed, by index; taken over as they are.
-            ranker: what ranks a layer's entries.
-        """
-        step = self._state.prompt_step()
-        assert step is not None
-        self._plan(step, next(iter(prompts.values())).keys, ranker)
-        with storing():
-            self._state.take_prompts({index: self.layers[index].store for index in self.layer_indices}, prompts)
-        for index in self.layer_indices:
-            self.layers[index].num_columns = step.real.shape[1]
-        for index, layer in others.items():
-            self.layers[index] = layer
-        self._make_room()
-
-    def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
-        """Start a forward (called by an enabled model); see `CacheState.begin`."""
-        filled = self._state.budgets is not None
-        tail_length = self._stores()[0].tail_length if filled else 0
-        self._state.begin(model, inputs, mask, self._state.columns.length - tail_length)
-        if self._watch is not None and inputs.shape[1] > 1:
-            self._watch.check(self._state.columns.length, max(self._asked, self._reserved))
-
-    def note_ids(self, input_ids: Tensor | None) -> None:
-        """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
-        self._state.noted_ids = input_ids
-
-    def note_asked(self, max_new_tokens: int) -> None:
-        """Tokens that a call of `generate` may add (called by an enabled model)."""
-        self._asked += max_new_tokens
-
-    def check_continues(self, sent: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
-        """Check that a whole text begins with what the cache holds; see `continuation.check_continues`."""
-        check_brought_back(self._state.columns.brought_back)
-        check_batch(sent, self.batch_size)
-        continuation.check_continues(self._state.columns, sent, embed)
-
-    def note_hidden_states(self, hidden_states: Tensor) -> None:
-        """What enters a layer (called by an enabled model); see `CacheState.note_hidden_states`."""
-        self._state.note_hidden_states(hidden_states)
-
-    def end(self, succeeded: bool) -> None:
-        """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
-        was_prompt = self._state.end(succeeded)
-        unused = [i for i in self.layer_indices if self.layers[i].num_columns != self._state.columns.length]
-        if succeeded and unused:
-            num_compressed = len(self.layer_indices)
-            self.reset()
-            raise _unused_layers(unused, num_compressed)
-        if succeeded:
-            memory.detach_states(self.layers)
-        if was_prompt and succeeded:
-            memory.release_views(self.layers)
-            self._make_room()
-        elif was_prompt:
-            self.reset()
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Take one layer's new keys and values; see `LavaLayer.update`.
-
-        Raises:
-            NotEnabledError: the model is not enabled; the cache is unchanged.
-        """
-        refuse_compiling()
-        step = self._state.prompt_step()
-        if step is not None:
-            self._plan(step, key_states)
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-
-    def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:
-        """As in any cache, but only for an enabled model, like `update`."""
-        self._state.prompt_step()
-        return super().update_conv_state(*args, **kwargs)
-
-    def update_recurrent_state(self, *args: Any, **kwargs: Any) -> Any:
-        """As in any cache, but only for an enabled model, like `update`."""
-        self._state.prompt_step()
-        return super().update_recurrent_state(*args, **kwargs)
-
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """The budget `b` of each sequence of a batch of prompts.
 
@@ -321,17 +237,3 @@ class LavaCache(Refusals, Cache):
             raise CacheStateError(
                 "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
             )
-
-
-def _unused_layers(unused: Sequence[int], num_compressed: int) -> UnsupportedError:
-    """The error for a forward after which layers do not hold what the model read; the cache is reset."""
-    if len(unused) == num_compressed:
-        return UnsupportedError(
-            "model", expected="layers that use the cache", got="a forward in which none did; the cache is reset",
-            fix="Turn gradient checkpointing off, or call `model.eval()`.",
-        )  # fmt: skip
-    return changed(
-        "model",
-        "every full-attention layer to attend through transformers' attention interface",
-        f"a forward in which the layers {', '.join(map(str, unused))} did not; the cache is reset",
-    )

@@ -1,0 +1,152 @@
+"""What an enabled model calls on a `LavaCache`, forward by forward."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+
+from lavakv.errors import UnsupportedError
+from lavakv.eviction.prompt import Ranker
+from lavakv.eviction.records import RankedPrompt
+from lavakv.hf import continuation, memory
+from lavakv.hf.checks import check_batch, refuse_compiling
+from lavakv.hf.given_mask import check_brought_back
+from lavakv.hf.modes import storing
+from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.state import CacheState
+from lavakv.hf.step import PromptStep
+from lavakv.hf.tail_watch import TailWatch
+from lavakv.hf.versions import changed
+from lavakv.store.base import LayerStore
+
+
+class DrivenCache(Cache):
+    """The part of a `LavaCache` that hooks, layers, `generate`'s guard and recordings drive; not for users."""
+
+    _state: CacheState
+    _watch: TailWatch | None
+    _asked: int
+    _reserved: int
+
+    @property
+    @abstractmethod
+    def layer_indices(self) -> tuple[int, ...]:
+        """The model's layers that are compressed."""
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Sequences the cache holds."""
+
+    @abstractmethod
+    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
+        """Work out what each sequence may keep, as soon as the first keys tell their dtype."""
+
+    @abstractmethod
+    def _make_room(self) -> None:
+        """Reserve capacity for the new tokens that were announced."""
+
+    @abstractmethod
+    def _stores(self) -> list[LayerStore]:
+        """Stores of the compressed layers."""
+
+    def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
+        """Take a recorded prompt in place of a forward (called by `Recording.fill`).
+
+        Args:
+            prompts: compressed layers by index.
+            others: the layers that are not compressed, by index; taken over as they are.
+            ranker: what ranks a layer's entries.
+        """
+        step = self._state.prompt_step()
+        assert step is not None
+        self._plan(step, next(iter(prompts.values())).keys, ranker)
+        with storing():
+            self._state.take_prompts({index: self.layers[index].store for index in self.layer_indices}, prompts)
+        for index in self.layer_indices:
+            self.layers[index].num_columns = step.real.shape[1]
+        for index, layer in others.items():
+            self.layers[index] = layer
+        self._make_room()
+
+    def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
+        """Start a forward (called by an enabled model); see `CacheState.begin`."""
+        filled = self._state.budgets is not None
+        tail_length = self._stores()[0].tail_length if filled else 0
+        self._state.begin(model, inputs, mask, self._state.columns.length - tail_length)
+        if self._watch is not None and inputs.shape[1] > 1:
+            self._watch.check(self._state.columns.length, max(self._asked, self._reserved))
+
+    def note_ids(self, input_ids: Tensor | None) -> None:
+        """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
+        self._state.noted_ids = input_ids
+
+    def note_asked(self, max_new_tokens: int) -> None:
+        """Tokens that a call of `generate` may add (called by an enabled model)."""
+        self._asked += max_new_tokens
+
+    def check_continues(self, sent: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
+        """Check that a whole text begins with what the cache holds; see `continuation.check_continues`."""
+        check_brought_back(self._state.columns.brought_back)
+        check_batch(sent, self.batch_size)
+        continuation.check_continues(self._state.columns, sent, embed)
+
+    def note_hidden_states(self, hidden_states: Tensor) -> None:
+        """What enters a layer (called by an enabled model); see `CacheState.note_hidden_states`."""
+        self._state.note_hidden_states(hidden_states)
+
+    def end(self, succeeded: bool) -> None:
+        """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
+        was_prompt = self._state.end(succeeded)
+        unused = [i for i in self.layer_indices if self.layers[i].num_columns != self._state.columns.length]
+        if succeeded and unused:
+            num_compressed = len(self.layer_indices)
+            self.reset()
+            raise _unused_layers(unused, num_compressed)
+        if succeeded:
+            memory.detach_states(self.layers)
+        if was_prompt and succeeded:
+            memory.release_views(self.layers)
+            self._make_room()
+        elif was_prompt:
+            self.reset()
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Take one layer's new keys and values; see `LavaLayer.update`.
+
+        Raises:
+            NotEnabledError: the model is not enabled; the cache is unchanged.
+        """
+        refuse_compiling()
+        step = self._state.prompt_step()
+        if step is not None:
+            self._plan(step, key_states)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:
+        """As in any cache, but only for an enabled model, like `update`."""
+        self._state.prompt_step()
+        return super().update_conv_state(*args, **kwargs)
+
+    def update_recurrent_state(self, *args: Any, **kwargs: Any) -> Any:
+        """As in any cache, but only for an enabled model, like `update`."""
+        self._state.prompt_step()
+        return super().update_recurrent_state(*args, **kwargs)
+
+
+def _unused_layers(unused: Sequence[int], num_compressed: int) -> UnsupportedError:
+    """The error for a forward after which layers do not hold what the model read; the cache is reset."""
+    if len(unused) == num_compressed:
+        return UnsupportedError(
+            "model", expected="layers that use the cache", got="a forward in which none did; the cache is reset",
+            fix="Turn gradient checkpointing off, or call `model.eval()`.",
+        )  # fmt: skip
+    return changed(
+        "model",
+        "every full-attention layer to attend through transformers' attention interface",
+        f"a forward in which the layers {', '.join(map(str, unused))} did not; the cache is reset",
+    )
