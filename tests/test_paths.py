@@ -56,7 +56,7 @@ def test_on_linux_it_is_where_xdg_says(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_user_without_a_home_gets_an_absolute_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LAVAKV_HOME", raising=False)
-    monkeypatch.setattr(paths, "user_cache_path", lambda _: Path("~/.cache/lavakv"))
+    monkeypatch.setattr(paths, "_user_cache_path", lambda: Path("~/.cache/lavakv"))
     assert paths.home().is_absolute()
     assert "~" not in paths.home().parts
 

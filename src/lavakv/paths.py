@@ -50,6 +50,8 @@ def fix_for(error: OSError) -> str:
 
 
 def _user_cache_path() -> Path:
-    from platformdirs import user_cache_path  # only where nobody chose a folder: a bare GPU machine may lack it
-
+    try:
+        from platformdirs import user_cache_path
+    except ImportError:  # a GPU machine on which nothing was set up; the same folder as platformdirs names on Linux
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lavakv"
     return user_cache_path("lavakv")

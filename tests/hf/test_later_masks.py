@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 import lavakv
 from lavakv import InputError, UnsupportedError
+from lavakv.hf.contract import cache_argument
 from tests.hf import zoo
 from tests.hf.helpers import BY_POSITION, assert_same_contents, contents, feed, kept, lava_cache, refuses, worst
 
@@ -176,3 +177,19 @@ def test_the_mask_a_vision_model_makes_counts() -> None:
             ids = {"input_ids": MORE[:, :count], "attention_mask": mask[:, : 46 + count], "position_ids": positions}
             answers.append(model(**ids, past_key_values=cache).logits)
         assert worst(*answers) < 1e-10
+
+
+@torch.no_grad()
+def test_a_tree_of_drafts_is_attended_to_branch_by_branch() -> None:
+    """Each draft sees its own ancestors: not every later one sees an earlier one, and all of them are tokens."""
+    model = lavakv.enable(zoo.tiny("llama", torch.float64))
+    tree = torch.tensor([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 1]]).bool()
+    mask = torch.cat([torch.ones(5, 40, dtype=torch.bool), tree], dim=1)[None, None].expand(2, -1, -1, -1)
+    positions = (40 + tree.sum(dim=1) - 1).expand(2, -1)
+    answers = []
+    for cache in (DynamicCache(config=model.config), lava_cache(model, budget=1000)):
+        model(PROMPT, **cache_argument(model, cache))
+        given = {"attention_mask": mask, "position_ids": positions, **cache_argument(model, cache)}
+        answers.append(model(MORE, **given).logits)
+    assert worst(*answers) < 1e-12
+    assert cache.lengths().unique().tolist() == [45]

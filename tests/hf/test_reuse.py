@@ -92,6 +92,42 @@ def test_a_wider_batch_on_a_filled_cache_is_told_what_to_do(model) -> None:
         model.generate(_turn(told).expand(3, -1), past_key_values=cache, **OPTIONS)
 
 
+def test_a_text_in_the_place_of_padding_is_another_text(model) -> None:
+    """Also where the padding is within the window, so that its entries are there."""
+    cache, mask = lava_cache(model), torch.ones_like(PROMPT)
+    mask[0, :35] = 0
+    told = model.generate(PROMPT, attention_mask=mask, past_key_values=cache, pad_token_id=0, **OPTIONS)
+    other = _turn(told)
+    other[0, :35] = 93
+    for whole in (torch.ones_like(other), None):
+        with pytest.raises(CacheMismatchError, match="id 93"):
+            model.generate(other, attention_mask=whole, past_key_values=cache, pad_token_id=0, **OPTIONS)
+
+
+def test_several_sequences_from_rows_that_were_repeated(model) -> None:
+    cache, prompt = lava_cache(model), PROMPT[:1]
+    feed(model, cache, [prompt[:, :-1].repeat(2, 1)])
+    answers = model.generate(prompt, past_key_values=cache, num_return_sequences=2, do_sample=True, max_new_tokens=3)
+    assert answers.shape == (2, 43)
+
+
+def test_after_a_failed_forward_generate_says_so(model) -> None:
+    cache = lava_cache(model)
+    feed(model, cache, [PROMPT])
+    hook = model.get_decoder().layers[-1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        feed(model, cache, [zoo.prompt(10, batch=2)])
+    hook.remove()
+    with pytest.raises(lavakv.CacheStateError, match="half-way"):
+        model.generate(_turn(PROMPT), past_key_values=cache, **OPTIONS)
+
+
+def test_negative_ids_are_ids() -> None:
+    ids = torch.tensor([[5, -200, 7]])
+    assert tokens_of(ids).equal(ids)
+    assert bool((tokens_of(torch.randn(1, 3, 8)) < -(1 << 60)).all())
+
+
 class TestEmbeddings:
     """Columns that came as embeddings are remembered by a fingerprint."""
 

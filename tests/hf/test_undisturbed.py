@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 import inspect
 import io
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -22,6 +25,9 @@ from transformers import (
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 import lavakv
+from lavakv.hf import interface
+from lavakv.hf.attention import INTERCEPTOR
+from lavakv.hf.contract import cache_argument
 from tests.hf import zoo
 from tests.hf.helpers import feed, kept, lava_cache, refuses, split, worst
 
@@ -234,3 +240,76 @@ def test_keys_of_a_layer_say_where_what_is_held_can_be_seen() -> None:
     with pytest.raises(AttributeError, match="kept_positions"):
         _ = cache.layers[0].values
     assert not hasattr(cache.layers[0], "keys")
+
+
+@pytest.mark.parametrize("way", ["generate", "forward", "disable"])
+def test_an_interrupt_from_the_keyboard_leaves_nothing_behind(way: str) -> None:
+    """PyTorch runs no hook after one: what the forward began ends with `generate`, the next forward, or `disable`."""
+    before = AttentionInterface.__dict__.get("get_interface")
+    model = lavakv.enable(zoo.tiny("llama"))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook, cache = model.model.layers[1].register_forward_pre_hook(interrupt), lava_cache(model)
+    run = model.generate if way == "generate" else model
+    with pytest.raises(KeyboardInterrupt):
+        run(IDS, **cache_argument(model, cache))
+    hook.remove()
+    if way == "forward":
+        assert feed(model, lava_cache(model), CHUNKS).isfinite().all()
+    elif way == "disable":
+        lavakv.disable(model)
+    assert AttentionInterface.__dict__.get("get_interface") is before
+    with refuses(lavakv.CacheStateError, "cache", "half-way"):
+        cache.lengths()
+
+
+def test_a_model_with_a_forward_of_its_own_can_be_freed() -> None:
+    """As accelerate's hooks make it: a partial that holds the model."""
+    model = zoo.tiny("llama", num_hidden_layers=1)
+    for module in (model, model.model):
+        module.forward = functools.update_wrapper(functools.partial(type(module).forward, module), type(module).forward)
+    lavakv.enable(model)
+    feed(model, lava_cache(model), CHUNKS)
+    gone = weakref.ref(model)
+    lavakv.disable(model)
+    del model, module
+    gc.collect()
+    assert gone() is None
+
+
+def test_enable_beside_other_interceptors() -> None:
+    token = object()
+    interface.start("ours", INTERCEPTOR)
+    interface.start(token, interface.Interceptor(lambda delegate, *args, **kwargs: delegate(*args, **kwargs)))
+    try:
+        model = lavakv.enable(zoo.tiny("llama"))
+        assert feed(model, lava_cache(model), CHUNKS).isfinite().all()
+    finally:
+        interface.stop(token)
+        interface.stop("ours")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_a_pickled_cache_is_as_small_as_the_cache(kind: str) -> None:
+    """A view that were pickled by itself would bring its whole buffer along."""
+    model = lavakv.enable(zoo.tiny(kind))
+    cache = lava_cache(model, budget=100)
+    feed(model, cache, [zoo.prompt(400, batch=4)])
+    file = pickle.dumps(cache)
+    assert len(file) < 1.5 * cache.nbytes
+    again = pickle.loads(file)
+    assert again.nbytes == cache.nbytes
+    past = again.layers[again.layer_indices[0]].store.past
+    storages = {keys.untyped_storage().data_ptr() for keys, _ in past.segments}
+    assert storages == {past.keys.untyped_storage().data_ptr()}
+
+
+def test_a_copy_is_filled_by_the_same_model_object() -> None:
+    model, twin = lavakv.enable(zoo.tiny("llama")), lavakv.enable(zoo.tiny("llama"))
+    cache = lava_cache(model)
+    feed(model, cache, CHUNKS[:1])
+    with refuses(lavakv.CacheMismatchError, "cache"):
+        feed(twin, copy.deepcopy(cache), CHUNKS[1:])
+    assert feed(model, copy.deepcopy(cache), CHUNKS[1:]).isfinite().all()

@@ -33,7 +33,7 @@ def lava_attention(
     if not isinstance(key, PendingKeyValues):
         return delegate(module, query, key, value, attention_mask, *args, **kwargs)
     settings = _settings(query, **kwargs)
-    _check_keywords(kwargs)
+    _check_arguments(args, kwargs)
     if key.layer.num_columns:
         return _append(key, query, attention_mask, settings), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
@@ -56,12 +56,17 @@ def _settings(
     return AttentionSettings(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
 
 
-def _check_keywords(kwargs: dict[str, Any]) -> None:
+def _check_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse what changes attention and is not known here: it would be missing in scores and in later forwards.
 
     Raises:
-        UnsupportedError: another tensor of real numbers, such as Inkling's position bias.
+        UnsupportedError: another tensor of real numbers, such as Inkling's position bias; arguments without a name.
     """
+    if args:
+        raise UnsupportedError(
+            "attention arguments", expected="names for all but queries, keys, values and mask",
+            got=f"{len(args)} without one", fix="This architecture cannot be compressed; use DynamicCache.",
+        )  # fmt: skip
     for name, value in kwargs.items():
         if name != "s_aux" and isinstance(value, Tensor) and value.is_floating_point():
             raise UnsupportedError(

@@ -89,6 +89,7 @@ class LavaCache(Refusals, DrivenCache):
         memo[id(self)] = twin
         with storing():
             twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        twin._state.filled_by(self._state)
         return twin
 
     def __copy__(self) -> LavaCache:
@@ -217,7 +218,7 @@ class LavaCache(Refusals, DrivenCache):
     def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
         tokens, padding = tokens_and_padding(step.real)
         budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
-        self._watch = TailWatch(budgets, tokens)
+        self._watch = TailWatch(budgets, tokens, step.real.shape[1])
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [PromptPlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
         step.eviction = PromptEviction(plans, self._stores(), self._geometry.num_heads, ranker)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lavakv.errors import CacheMismatchError, UnsupportedError
 from lavakv.hf.columns import Columns
 
+_NO_ID = -(1 << 61)  # below are fingerprints; some models have negative ids for images
 _MAX_DIMS = 64  # of an embedding, evenly spaced; two tokens that agree in all of them are the same token
 
 
@@ -26,15 +27,16 @@ def tokens_of(inputs: Tensor) -> Tensor:
     bits = inputs.detach()[:, :, ::step].float().contiguous().view(torch.int32).long()
     weights = torch.arange(1, 2 * bits.shape[2], 2, device=bits.device) * 0x9E3779B97F4A7C1 % (1 << 62)
     mixed = ((bits + (bits.roll(1, dims=-1) << 17)) * weights).sum(dim=-1)  # integers: no order of summing matters
-    return -1 - (mixed & ((1 << 62) - 1))
+    return _NO_ID - 1 - (mixed & ((1 << 61) - 1))
 
 
-def check_continues(columns: Columns, sent: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
+def check_continues(columns: Columns, sent: Tensor, mask: Tensor | None, embed: Callable[[Tensor], Tensor]) -> None:
     """Check that a whole text, sent again with more behind it, begins with what the cache holds.
 
     Args:
         columns: what the cache has seen, `n` columns.
         sent: token ids `[B, m]` or embeddings `[B, m, hidden]`, `m >= n`.
+        mask: `[B, m]`, which columns of what is sent are real; where it says nothing, padding is compared, too.
         embed: the model's input embeddings, for a cache that was filled with one and continued with the other.
 
     Raises:
@@ -48,8 +50,8 @@ def check_continues(columns: Columns, sent: Tensor, embed: Callable[[Tensor], Te
         differs = _differs(held, new, lambda: tokens_of(_embedded(embed, sent)))
     else:
         ids = held.clamp(min=0)
-        differs = torch.where(held < 0, held != new, tokens_of(_embedded(embed, ids)) != new)
-    differs &= real
+        differs = torch.where(held < _NO_ID, held != new, tokens_of(_embedded(embed, ids)) != new)
+    differs &= real | mask[:, : columns.length].to(real) if mask is not None else True
     if bool(differs.any()):
         raise _mismatch(columns, new, differs)
 
@@ -71,7 +73,7 @@ def _embedded(embed: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
 
 def _differs(held: Tensor, ids: Tensor, fingerprints: Callable[[], Tensor]) -> Tensor:
     """Where ids are not what is held; columns that came as embeddings are compared as such."""
-    as_embeddings = held < 0
+    as_embeddings = held < _NO_ID
     if not bool(as_embeddings.any()):
         return held != ids
     return torch.where(as_embeddings, held != fingerprints(), held != ids)
@@ -91,4 +93,4 @@ def _mismatch(columns: Columns, new: Tensor, differs: Tensor) -> CacheMismatchEr
 
 
 def _name(token: Any) -> str:
-    return f"id {int(token)}" if token >= 0 else "an embedding"
+    return f"id {int(token)}" if token >= _NO_ID else "an embedding"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
@@ -11,7 +11,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lavakv.hf import interface
 from lavakv.hf.adapters import unwrapped
-from lavakv.hf.attention import INTERCEPTOR, lava_attention
 from lavakv.hf.layer import LavaLayer
 from lavakv.hf.versions import changed
 
@@ -44,8 +43,7 @@ def cache_name(module: Any) -> str:
     Raises:
         UnsupportedError: none that lavakv knows.
     """
-    forward = unwrapped(module).forward
-    parameters = _parameters(getattr(forward, "__func__", forward))
+    parameters = _parameters(type(unwrapped(module)).forward)  # a forward of the object's own may hold the object
     for name in CACHE_NAMES:
         if name in parameters:
             return name
@@ -69,7 +67,7 @@ def _check_interfaces() -> None:
     """Hand a probe through both interfaces, as a layer does, and see whether it comes to lavakv."""
     token = object()
     try:
-        interface.start(token, INTERCEPTOR)
+        interface.start(token, _PROBE)
         found = ALL_ATTENTION_FUNCTIONS.get_interface("eager", _probe)
         mask = AttentionMaskInterface()["eager"]
     except (AttributeError, TypeError, KeyError) as error:
@@ -79,9 +77,21 @@ def _check_interfaces() -> None:
         ) from error  # fmt: skip
     finally:
         interface.stop(token)
-    if getattr(found, "func", None) is not lava_attention or getattr(mask, "func", None) is not INTERCEPTOR.mask:
+    if not (_passes(found, _PROBE.attention) and _passes(mask, _PROBE.mask)):
         raise changed("the attention interface", "its functions to come through get_interface", "others")
 
 
+def _passes(found: Any, through: Any) -> bool:
+    """Does a function that an interface hands out pass through an interceptor, perhaps among others?"""
+    while isinstance(found, partial):
+        if found.func is through:
+            return True
+        found = found.args[0]
+    return False
+
+
 def _probe(*_: Any, **__: Any) -> None:
-    """An attention function that is never called."""
+    """A function that is never called."""
+
+
+_PROBE = interface.Interceptor(lambda *_: None, lambda *_: None)

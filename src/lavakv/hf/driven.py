@@ -65,6 +65,7 @@ class DrivenCache(Cache):
         step = self._state.prompt_step()
         assert step is not None
         self._plan(step, next(iter(prompts.values())).keys, ranker)
+        self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
         with storing():
             self._state.take_prompts({index: self.layers[index].store for index in self.layer_indices}, prompts)
         for index in self.layer_indices:
@@ -77,9 +78,10 @@ class DrivenCache(Cache):
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
         filled = self._state.budgets is not None
         tail_length = self._stores()[0].tail_length if filled else 0
+        if self._watch is not None and inputs.shape[1] > 1:  # first: a warning may be made an error
+            asked = max(self._asked, self._reserved)
+            self._watch.check(self._state.columns.length + inputs.shape[1], asked)
         self._state.begin(model, inputs, mask, self._state.columns.length - tail_length)
-        if self._watch is not None and inputs.shape[1] > 1:
-            self._watch.check(self._state.columns.length, max(self._asked, self._reserved))
 
     def note_ids(self, input_ids: Tensor | None) -> None:
         """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
@@ -89,11 +91,15 @@ class DrivenCache(Cache):
         """Tokens that a call of `generate` may add (called by an enabled model)."""
         self._asked += max_new_tokens
 
-    def check_continues(self, sent: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
+    def require_sound(self) -> None:
+        """Raise CacheStateError where a forward stopped half-way."""
+        self._state.require_sound()
+
+    def check_continues(self, sent: Tensor, mask: Tensor | None, embed: Callable[[Tensor], Tensor]) -> None:
         """Check that a whole text begins with what the cache holds; see `continuation.check_continues`."""
         check_brought_back(self._state.columns.brought_back)
         check_batch(sent, self.batch_size)
-        continuation.check_continues(self._state.columns, sent, embed)
+        continuation.check_continues(self._state.columns, sent, mask, embed)
 
     def note_hidden_states(self, hidden_states: Tensor) -> None:
         """What enters a layer (called by an enabled model); see `CacheState.note_hidden_states`."""

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.hf import interface
 from lavakv.hf.adapters import guard_adapter, unguard_adapter, unwrapped
 from lavakv.hf.checks import enabled_decoders
 from lavakv.hf.contract import check_contract
@@ -77,6 +78,7 @@ def disable(model: Model) -> Model:
         if record is not None:
             for hook in record.hooks:
                 hook.remove()
+            interface.forget(id(module))
             if record.replaced_attention is not None:
                 decoder.set_attn_implementation(record.replaced_attention)
     enabled_decoders.discard(decoder)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.hf import interface
 from lavakv.hf.adapters import check_generate_adapter
 from lavakv.hf.cache import LavaCache
 
@@ -35,12 +36,17 @@ class GuardedGenerate:
         """Refuse what a LavaCache does not support, then generate as usual."""
         cache = next((value for value in kwargs.values() if isinstance(value, LavaCache)), None)
         if cache is not None:
+            cache.require_sound()
             _check_options(self.__self__, args, kwargs)
             check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)
             asked = _option("max_new_tokens", self.__self__, args, kwargs)
             cache.note_asked(asked if isinstance(asked, int) else 0)
-        return self.__wrapped__(*args, **kwargs)
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        except KeyboardInterrupt:  # no hook runs after one
+            interface.forget(id(cache))
+            raise
 
     @property
     def __wrapped__(self) -> Any:
@@ -93,7 +99,9 @@ def _check_continuation(model: Any, cache: LavaCache, args: tuple[Any, ...], kwa
     mask, count = kwargs.get("attention_mask"), sent.shape[1]
     mask_length = count if mask is None else mask.shape[-1]
     if mask_length == count > held:
-        cache.check_continues(sent, model.get_input_embeddings())
+        copies = _option("num_return_sequences", model, args, kwargs) or 1
+        rows, seen = sent.repeat_interleave(copies, 0), mask if mask is None else mask.repeat_interleave(copies, 0)
+        cache.check_continues(rows, seen if seen is None or seen.ndim == 2 else None, model.get_input_embeddings())
     elif embeddings is not None or mask_length != held + count:
         raise InputError(
             "input_ids" if embeddings is None else "inputs_embeds",

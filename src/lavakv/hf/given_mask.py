@@ -41,8 +41,22 @@ def real_columns(mask: Any, batch: int, num_queries: int, num_seen: int, device:
     if not is_explicit(mask):
         _check_shape(tuple(getattr(mask, "shape", ())), (batch, num_seen + num_queries))
     _check_explicit(mask, batch, num_queries, num_seen + num_queries)
-    rows = last_rows(mask, 1, batch, device)
+    if num_seen:
+        return _own_columns(mask, num_queries, batch, device)
+    rows = last_rows(mask, 1, batch, device)  # of a prompt, what its last token does not see is padding
     return rows[:, -1, -num_queries:].expand(batch, -1)
+
+
+def _own_columns(mask: Any, num_queries: int, batch: int, device: torch.device) -> Tensor:
+    """Whether each new token sees itself, bool `[B, q]`; in a tree of drafts not every later token sees it."""
+    if isinstance(mask, Tensor):
+        rows = mask_rows(mask, 0, num_queries, batch, device)
+        return rows.diagonal(rows.shape[2] - num_queries, dim1=1, dim2=2).expand(batch, -1)
+    queries = torch.arange(num_queries, device=device)[None, :]
+    columns = queries + mask.seq_lengths[1] - num_queries
+    sequences = torch.arange(batch, device=device)[:, None]
+    seen: Tensor = mask.mask_mod(sequences, torch.zeros((), dtype=torch.long, device=device), queries, columns)
+    return seen.broadcast_to(batch, num_queries)
 
 
 def visible_columns(mask: Any, num_queries: int, batch: int, device: torch.device) -> Tensor | None:
@@ -107,7 +121,7 @@ def mask_rows(mask: Any, start: int, stop: int, batch: int, device: torch.device
     """What the queries `start` to `stop` may see, bool `[1 or B, stop - start, columns]`."""
     num_rows = stop - start
     if isinstance(mask, Tensor):
-        rows = mask[:, 0, start:stop]
+        rows = mask[:, 0, start:stop].to(device)
         return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
     num_columns = mask.seq_lengths[1]
     queries = torch.arange(start, stop, device=device)[None, :, None]

@@ -16,6 +16,7 @@ from lavakv.hf.attention import INTERCEPTOR
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.checks import check_settings, enabled_decoders, refuse_compiling
 from lavakv.hf.contract import cache_name
+from lavakv.hf.interface import Token
 from lavakv.hf.weights import check_weights_loaded
 
 
@@ -53,8 +54,8 @@ def _announced_cache(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LavaCache
     return _cache_in(args, kwargs)
 
 
-def _token(module: Any, cache: LavaCache) -> tuple[int, int, int]:
-    return id(module), id(cache), threading.get_ident()
+def _token(module: Any, cache: LavaCache) -> Token:
+    return Token(id(module), id(cache), threading.get_ident())
 
 
 def _before_outer(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -32,9 +32,18 @@ class Interceptor(NamedTuple):
     mask: Callable[..., Any] | None = None
 
 
+class Token(NamedTuple):
+    """A forward under way: `id` of its module and its cache, and the thread it runs in."""
+
+    module: int
+    cache: int
+    thread: int
+
+
 def start(token: Hashable, interceptor: Interceptor) -> None:
     """Wrap what the interfaces hand out until `stop(token)`; functions pass through several interceptors in turn."""
     with _lock:
+        _drop([other for other in _active if _same_place(other, token)])  # what an interrupted forward left behind
         if not _active:
             _replace(AttentionInterface, "get_interface", _wrapped_interface(AttentionInterface.get_interface))
             _replace(AttentionMaskInterface, "__getitem__", _wrapped_mask(AttentionMaskInterface.__getitem__))
@@ -45,14 +54,32 @@ def start(token: Hashable, interceptor: Interceptor) -> None:
 def stop(token: Hashable) -> None:
     """End what `start(token)` began; does nothing if it did not."""
     with _lock:
-        if _active.pop(token, None) is not None and not _active:
-            while _replaced:
-                owner, name, before = _replaced.pop()
-                if before is _MISSING:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, before)
-        _update()
+        _drop([token])
+
+
+def forget(owner: int) -> None:
+    """End whatever began for a module or a cache, by its `id`: an interrupt from the keyboard lets no hook run."""
+    with _lock:
+        _drop([token for token in _active if isinstance(token, Token) and owner in (token.module, token.cache)])
+
+
+def _same_place(one: Hashable, other: Hashable) -> bool:
+    """Are two tokens of the same module's forwards in the same thread? Those do not nest."""
+    if not isinstance(one, Token) or not isinstance(other, Token):
+        return False
+    return (one.module, one.thread) == (other.module, other.thread)
+
+
+def _drop(tokens: list[Hashable]) -> None:
+    found = [_active.pop(token) for token in tokens if token in _active]
+    if found and not _active:
+        while _replaced:
+            owner, name, before = _replaced.pop()
+            if before is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+    _update()
 
 
 def _update() -> None:

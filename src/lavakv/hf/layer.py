@@ -106,7 +106,8 @@ class LavaLayer(CacheLayerMixin):
         """Store new tokens; returns what their queries see."""
         self.store.append(keys, values)
         self.num_columns += keys.shape[2]
-        return self._state.masks(mask, self.store.tail_length)
+        masks = self._state.masks(mask, self.store.tail_length)
+        return Masks(*(part if part is None else part.to(keys.device) for part in masks))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the mask: all columns seen and new."""

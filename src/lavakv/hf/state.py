@@ -80,6 +80,10 @@ class CacheState:
         """All but the model that filled the cache: a copy in another process meets another object of it."""
         return {**self.__dict__, "_model": None}
 
+    def filled_by(self, other: CacheState) -> None:
+        """Let the model that filled another state be the one that filled this copy of it."""
+        self._model = other._model
+
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward failed half-way."""
         if self.broken or self._step is not None:

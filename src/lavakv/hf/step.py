@@ -109,8 +109,8 @@ class AppendStep:
         if count == 1 and host_readable(device) and bool(shown.all()):
             return None
         itself = torch.eye(count, dtype=torch.bool, device=device)  # padding sees itself: no row may be empty
-        among = shown[..., -count:] & real[:, None, -count:]
+        among = shown[..., -count:]
         if shown.shape[1] == 1:
-            among = among & torch.ones_like(itself).tril()
+            among = among & real[:, None, -count:] & torch.ones_like(itself).tril()
         before = shown[..., :-count].expand(-1, count, -1)
         return torch.cat([before, among | itself], dim=-1)[:, None]

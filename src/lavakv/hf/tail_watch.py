@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
+
+_LIBRARIES = {"lavakv", "transformers", "torch", "accelerate", "peft"}
 
 
 class TailWatch:
@@ -12,12 +15,13 @@ class TailWatch:
     Args:
         tokens_per_head: budget of each sequence.
         num_tokens: prompt tokens of each sequence.
+        num_columns: columns of the prompt, padding included.
     """
 
-    def __init__(self, tokens_per_head: Sequence[int], num_tokens: Sequence[int]) -> None:
+    def __init__(self, tokens_per_head: Sequence[int], num_tokens: Sequence[int], num_columns: int) -> None:
         held = [min(pair) for pair in zip(tokens_per_head, num_tokens, strict=True)]
         self._budget, self._held = min(zip(tokens_per_head, held, strict=True), key=lambda pair: pair[0] - pair[1])
-        self._num_columns = max(num_tokens)
+        self._num_columns = num_columns
         self._warned = False
 
     def check(self, num_columns: int, num_new_tokens_asked: int) -> None:
@@ -39,5 +43,13 @@ class TailWatch:
             f"of a cache is compressed, and {appended} tokens came after it. Send the whole prompt in the first one "
             "(a system prompt together with what follows it), or say with `LavaCache(max_new_tokens=...)` how many "
             "tokens are to come uncompressed.",
-            stacklevel=2,
+            stacklevel=_stacklevel(),
         )
+
+
+def _stacklevel() -> int:
+    """How far up the first frame is that belongs to none of the libraries: the user's own line."""
+    frame, level = sys._getframe(2), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,10 @@ class RaggedPast:
         self._tiles: dict[int, Tiles] = {}
         self._blocks: list[Blocks | None] | None = None
         self._blocks_planned = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its entries alone: pickled one by one, each view of a segment would bring the whole buffer along."""
+        return RaggedPast, (self.keys, self.values, self.columns, self.lengths())
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
