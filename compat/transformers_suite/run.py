@@ -85,10 +85,11 @@ class Runner:
         return outcomes
 
     def _environment(self, cache: str, results: Path) -> dict[str, str]:
+        outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # another run's
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         folders = [Path(__file__).parents[1], *self.python_path, *(Path(folder).absolute() for folder in inherited)]
         return {
-            **os.environ,
+            **outer,
             "PYTHONPATH": os.pathsep.join(map(str, folders)),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HF_HUB_OFFLINE": "1",
