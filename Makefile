@@ -12,7 +12,7 @@ NEWEST := .newest
 # 5.23.0: the last one whose models take the cache as past_key_values only.
 BETWEEN := 5.23.0
 ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
-ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py plain.py turns.py not_enabled.py) tests/test_readme.py
+ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py contract.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
 .PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check bench bench-gpu bench-gpu-curves clean
 
