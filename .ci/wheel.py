@@ -114,7 +114,7 @@ def check_installed(place: Installed) -> None:
 
 
 def check_commands(place: Installed) -> None:
-    """The command line, with the compiled kernels built anew from the wheel's own sources."""
+    """The command line, with the compiled kernels rebuilt from the wheel's own sources."""
     commands = place.lavakv("--help")
     assert "generate" in commands
     native = place.python(
