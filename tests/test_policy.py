@@ -42,5 +42,5 @@ def test_the_ends_of_the_floor_share_are_allowed(share: float) -> None:
 
 def test_only_a_pool_guarantees_entries() -> None:
     pool = Policy("mine", "test", lava_score, layer_rule="pool", floor_share=0.1)
-    assert [pool.num_guaranteed(budget, 32) for budget in (33, 41, 42, 51, 52, 132)] == [0, 0, 1, 1, 2, 10]
-    assert get_policy("lava").num_guaranteed(256, 32) == 0
+    assert [pool.min_entries_per_head(budget, 32) for budget in (33, 41, 42, 51, 52, 132)] == [0, 0, 1, 1, 2, 10]
+    assert get_policy("lava").min_entries_per_head(256, 32) == 0

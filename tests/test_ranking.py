@@ -23,7 +23,7 @@ def test_ties_rank_lower_heads_and_earlier_positions_first() -> None:
 
 def test_tiers_rank_before_scores() -> None:
     outright = torch.tensor([[False, False, True], [True, False, False]])
-    ranking = rank(TieredScores(torch.tensor([[9.0, 8.0, 1.0], [2.0, 7.0, 3.0]]), outright), num_guaranteed=0)
+    ranking = rank(TieredScores(torch.tensor([[9.0, 8.0, 1.0], [2.0, 7.0, 3.0]]), outright), min_entries_per_head=0)
     assert ranking.positions.tolist() == [[2, 0, 1], [0, 1, 2]]
     assert ranking.pooled_heads.tolist() == [1, 0, 0, 0, 1, 1]
     assert ranking.pooled_scores.tolist() == [2, 1, 9, 8, 7, 3]
@@ -58,6 +58,31 @@ def test_ranking_equals_the_loops(scores: torch.Tensor, guaranteed: int, tiered:
     for head, (row, marked) in enumerate(zip(scores.tolist(), marks.tolist(), strict=True)):
         by_rank = sorted(range(len(row)), key=lambda i: (-(tiered and marked[i]), -row[i], i))
         assert ranking.positions[head].tolist() == by_rank
+
+
+@given(tied_scores(), st.integers(0, 10), st.booleans(), st.integers(0, 2**32 - 1), st.data())
+def test_ranking_heads_of_unequal_length_equals_the_loops(
+    scores: torch.Tensor, guaranteed: int, tiered: bool, seed: int, data: st.DataObject
+) -> None:
+    """Empty places hold garbage, rank last and are in no pool."""
+    num_heads, num_places = scores.shape
+    caps = data.draw(st.lists(st.integers(0, num_places), min_size=num_heads, max_size=num_heads))
+    marks = torch.rand(scores.shape, generator=torch.Generator().manual_seed(seed)) < 0.4
+    rows = [row[:cap].tolist() for row, cap in zip(scores, caps, strict=True)]
+    marked = [row[:cap].tolist() for row, cap in zip(marks, caps, strict=True)]
+    tiers = tiers_naive(rows, marked if tiered else None, guaranteed)
+    garbage = data.draw(st.sampled_from([float("nan"), float("inf"), float("-inf"), 7.0]))
+    filled = scores.masked_fill(torch.arange(num_places) >= torch.tensor(caps)[:, None], garbage)
+    ranking = rank(TieredScores(filled, marks) if tiered else filled, guaranteed, torch.tensor(caps))
+    order = pooled_order_naive(rows, tiers)
+    assert ranking.pooled_heads.tolist() == [head for head, _ in order]
+    assert ranking.pooled_scores.tolist() == [rows[head][place] for head, place in order]
+    if ranking.pooled_tiers is not None:
+        assert ranking.pooled_tiers.tolist() == [tiers[head][place] for head, place in order]
+    for head, (row, mark, cap) in enumerate(zip(rows, marked, caps, strict=True)):
+        by_rank = sorted(range(cap), key=lambda i: (-(tiered and mark[i]), -row[i], i))
+        assert ranking.positions[head, :cap].tolist() == by_rank
+        assert sorted(ranking.positions[head].tolist()) == list(range(num_places))
 
 
 @pytest.mark.parametrize("shape", [(1, 0), (3, 0), (1, 1)])

@@ -25,7 +25,7 @@ class Allocation(ABC):
 
     @abstractmethod
     def most(self, layer: int) -> int:
-        """Upper bound on the entries a layer must keep now, window aside."""
+        """Upper bound on the entries a layer must keep now, window excluded."""
 
     @abstractmethod
     def counts(self, layer: int, final: bool) -> Tensor:
@@ -39,14 +39,17 @@ class Allocation(ABC):
 class DividedAllocation(Allocation):
     """The sequence's total is divided over layers by weight, a layer's over heads by the head rule."""
 
-    def __init__(self, policy: Policy, num_heads: Sequence[int], mean_entries: int, num_evictable: int) -> None:
-        self._policy, self._num_heads, self._num_evictable = policy, list(num_heads), num_evictable
-        self._total = mean_entries * sum(num_heads)
+    def __init__(self, policy: Policy, mean_entries: int, caps: Sequence[Tensor]) -> None:
+        self._policy, self._caps = policy, list(caps)
+        self._num_heads = [len(layer) for layer in caps]
+        self._layer_caps = [int(layer.sum()) for layer in caps]
+        self._total = mean_entries * sum(self._num_heads)
         self._known_beforehand: list[float] | None = None
         if policy.layer_rule == "equal":
-            self._known_beforehand = [float(heads) for heads in num_heads]
+            self._known_beforehand = [float(heads) for heads in self._num_heads]
         elif policy.layer_rule == "pyramid":
-            self._known_beforehand = pyramid_weights(mean_entries, num_evictable, num_heads)
+            first = self._layer_caps[0] // self._num_heads[0]
+            self._known_beforehand = pyramid_weights(mean_entries, first, self._num_heads)
         self._weights: list[float] = []
         self._pooled: list[Tensor] = []  # of the first layers only what their totals reach, of new ones all
         self._num_settled = 0
@@ -60,8 +63,7 @@ class DividedAllocation(Allocation):
     def most(self, layer: int) -> int:
         """See `Allocation.most`."""
         self._settle()
-        heads = self._num_heads[layer]
-        return min(self._totals[layer] + worst_case_spare(heads), self._num_evictable * heads)
+        return min(self._totals[layer] + worst_case_spare(self._num_heads[layer]), self._layer_caps[layer])
 
     def counts(self, layer: int, final: bool) -> Tensor:
         """See `Allocation.counts`."""
@@ -69,8 +71,8 @@ class DividedAllocation(Allocation):
         total = self._totals[layer]
         weights = self._policy.head_weights(self._pooled[layer], self._num_heads[layer], total)
         if final:
-            return head_budgets(weights, total, self._num_evictable)
-        return retained_while_trimming(weights, total, self._num_evictable)
+            return head_budgets(weights, total, self._caps[layer])
+        return retained_while_trimming(weights, total, self._caps[layer])
 
     def final_counts(self) -> list[list[int]]:
         """See `Allocation.final_counts`."""
@@ -78,21 +80,20 @@ class DividedAllocation(Allocation):
         layers = zip(self._pooled, self._num_heads, self._totals, strict=True)
         weights = [self._policy.head_weights(*layer) for layer in layers]
         if len(set(self._num_heads)) > 1:
-            pairs = zip(weights, self._totals, strict=True)
-            return [head_budgets(own, total, self._num_evictable).tolist() for own, total in pairs]
-        found: list[list[int]] = head_budgets(
-            torch.stack(weights), torch.tensor(self._totals, device="cpu"), self._num_evictable
-        ).tolist()
+            each = zip(weights, self._totals, self._caps, strict=True)
+            return [head_budgets(own, total, caps).tolist() for own, total, caps in each]
+        totals = torch.tensor(self._totals, device="cpu")
+        found: list[list[int]] = head_budgets(torch.stack(weights), totals, torch.stack(self._caps)).tolist()
         return found
 
     def _settle(self) -> None:
-        """Divide the total over the layers known by now and let go of what is beyond each one's share."""
+        """Divide the total over the layers known by now and drop what is beyond each one's share."""
         known = len(self._weights)
         if self._num_settled == known:
             return
         if self._known_beforehand is None or not self._totals:
             weights = torch.tensor(self._known_beforehand or self._weights, dtype=torch.float64, device="cpu")
-            split = layer_budgets(self._total, weights, self._num_heads[: len(weights)], self._num_evictable)
+            split = layer_budgets(self._total, weights, self._layer_caps[: len(weights)])
             self._totals = split.tolist()
         for layer in range(self._num_settled, known):
             self._pooled[layer] = self._pooled[layer][: self._totals[layer]].cpu().clone()
@@ -129,15 +130,19 @@ class PooledAllocation(Allocation):
         return [self.counts(layer, final=True).tolist() for layer in range(self._num_known)]
 
 
-def allocate(policy: Policy, num_heads: Sequence[int], mean_entries: int, num_evictable: int) -> Allocation:
+def allocate(policy: Policy, mean_entries: int, caps: Sequence[Tensor]) -> Allocation:
     """The allocation that a policy's layer rule asks for.
 
     Args:
         policy: whose rules to follow.
-        num_heads: KV heads of every compressed layer.
         mean_entries: mean entries a head keeps before the window, `b - w`.
-        num_evictable: positions before the window, `n`.
+        caps: int64 `[H_l]` on the CPU for every compressed layer, candidates of each head; `n` each in a prompt.
     """
     if policy.layer_rule == "pool":
-        return PooledAllocation(num_heads, mean_entries)
-    return DividedAllocation(policy, num_heads, mean_entries, num_evictable)
+        return PooledAllocation([len(layer) for layer in caps], mean_entries)
+    return DividedAllocation(policy, mean_entries, caps)
+
+
+def prompt_caps(num_heads: Sequence[int], num_evictable: int) -> list[Tensor]:
+    """Candidates of a prompt: the same in every head, int64 `[H_l]` for each layer."""
+    return [torch.full((heads,), num_evictable, dtype=torch.int64, device="cpu") for heads in num_heads]

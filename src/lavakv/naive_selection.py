@@ -48,7 +48,7 @@ def select_naive(
     if policy.layer_rule == "pool":
         counts = pool_counts_naive(layers, total)
     else:
-        totals = layer_budgets_naive(total, layer_weights, num_heads, num_evictable)
+        totals = layer_budgets_naive(total, layer_weights, [num_evictable * heads for heads in num_heads])
         counts = [_head_counts(policy, *layer, share) for layer, share in zip(layers, totals, strict=True)]
     return [_kept(*layer, count, window) for layer, count in zip(layers, counts, strict=True)]
 

@@ -14,7 +14,7 @@ def best_first_order(values: Tensor, tiers: Tensor | None = None) -> Tensor:
 
     Args:
         values: `[H, n]`, no NaN.
-        tiers: int8 `[H, n]`, 0 to 2; None where all are 0.
+        tiers: int8 `[H, n]`, -1 to 2; None where all are 0.
     """
     packable = values.device.type == "cpu" and values.dtype == torch.float32
     if packable and values.numel() < 1 << _INDEX_BITS:

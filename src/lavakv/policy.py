@@ -67,7 +67,7 @@ class Policy:
             return equal_weights(num_heads)
         return pooled_weights(pooled_heads, num_heads, total, self.floor_share)
 
-    def num_guaranteed(self, tokens_per_head: int, window: int) -> int:
+    def min_entries_per_head(self, tokens_per_head: int, window: int) -> int:
         """Entries that every head keeps, window aside, before all heads of all layers compete."""
         if self.layer_rule != "pool":
             return 0

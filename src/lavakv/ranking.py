@@ -1,4 +1,4 @@
-"""The total order of a layer's entries: tier, then higher score, then lower head, then earlier position."""
+"""The total order of a layer's candidates: tier, then higher score, then lower head, then earlier position."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from torch import Tensor
 from lavakv.order import best_first_order, grouped_order
 from lavakv.scoring.tiers import TieredScores
 
+_EMPTY, _MINIMUM = -1, 2
+
 
 class Ranking(NamedTuple):
-    """A layer's entries, best first.
+    """A layer's candidates, best first.
 
     Attributes:
-        positions: int64 `[H, n]`, each head's positions by rank.
-        pooled_heads: int16 `[H * n]`, the head of each entry when all heads compete.
-        pooled_scores: `[H * n]`, the score of each of these.
-        pooled_tiers: int8 `[H * n]`, their tiers: 2 guaranteed, 1 kept outright, 0 the others; None where all are 0.
+        positions: int64 `[H, n]`, the places of each head by rank; the first `caps[h]` of row `h` hold candidates.
+        pooled_heads: int16 `[candidates]`, the head of each candidate when all heads compete.
+        pooled_scores: `[candidates]`, the score of each of these.
+        pooled_tiers: int8 `[candidates]`, their tiers: 2 within the minimum of their head, 1 protected, 0 the others;
+            None where all are 0.
     """
 
     positions: Tensor
@@ -27,30 +30,48 @@ class Ranking(NamedTuple):
     pooled_tiers: Tensor | None = None
 
 
-def rank(score: Tensor | TieredScores, num_guaranteed: int = 0) -> Ranking:
-    """Order the entries of one layer of one sequence.
+def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tensor | None = None) -> Ranking:
+    """Order the candidates of one layer of one sequence.
 
     Args:
-        score: `[H, n]`, higher is kept longer; or such scores in two tiers.
-        num_guaranteed: entries that every head keeps before heads compete.
+        score: `[H, n]`, higher is kept longer; or such scores in two tiers. Empty places are not read.
+        min_entries_per_head: entries that every head keeps before heads compete, as far as it has candidates.
+        caps: int64 `[H]` on the CPU: the first `caps[h]` places of head `h` hold candidates; None where all do.
     """
-    values, outright = score if isinstance(score, TieredScores) else (score, None)
-    num_heads, num_entries = values.shape
-    tiers = None if outright is None else outright.to(torch.int8)
+    values, protected = score if isinstance(score, TieredScores) else (score, None)
+    num_heads, num_places = values.shape
+    num_candidates = values.numel() if caps is None else int(caps.sum())
+    tiers = None if protected is None else protected.to(torch.int8)
+    empty = None if num_candidates == values.numel() else _empty_places(values, caps)
+    if empty is not None:
+        values, tiers = values.masked_fill(empty, 0), _tiers(values, tiers).masked_fill(empty, _EMPTY)
     order = best_first_order(values, tiers)  # head-major indices, so ties go to the lower head
-    heads = _heads(order, num_entries)
-    firsts = torch.arange(num_heads, device=values.device)[:, None] * num_entries
-    positions = order[grouped_order(heads)].view(num_heads, num_entries) - firsts
-    if num_guaranteed:
-        tiers = torch.zeros(values.shape, dtype=torch.int8, device=values.device) if tiers is None else tiers
-        tiers = tiers.scatter(1, positions[:, :num_guaranteed], 2)
+    heads = _heads(order, num_places)
+    firsts = torch.arange(num_heads, device=values.device)[:, None] * num_places
+    positions = order[grouped_order(heads)].view(num_heads, num_places) - firsts
+    if min_entries_per_head:
+        tiers = _tiers(values, tiers).scatter(1, positions[:, :min_entries_per_head], _MINIMUM)
+        tiers = tiers if empty is None else tiers.masked_fill(empty, _EMPTY)
         order = best_first_order(values, tiers)
-        heads = _heads(order, num_entries)
-    if tiers is not None:
-        tiers = tiers.flatten()[order]
-    return Ranking(positions, heads, values.flatten()[order], tiers)
+        heads = _heads(order, num_places)
+    order, heads = order[:num_candidates], heads[:num_candidates]
+    has_tiers = tiers is not None and (protected is not None or min_entries_per_head > 0)
+    return Ranking(
+        positions, heads, values.flatten()[order], _tiers(values, tiers).flatten()[order] if has_tiers else None
+    )
 
 
-def _heads(order: Tensor, num_entries: int) -> Tensor:
+def _tiers(values: Tensor, tiers: Tensor | None) -> Tensor:
+    return torch.zeros(values.shape, dtype=torch.int8, device=values.device) if tiers is None else tiers
+
+
+def _empty_places(values: Tensor, caps: Tensor | None) -> Tensor:
+    """Bool `[H, n]`."""
+    assert caps is not None
+    places = torch.arange(values.shape[1], device=values.device)
+    return places >= caps.to(values.device, non_blocking=True)[:, None]
+
+
+def _heads(order: Tensor, num_places: int) -> Tensor:
     """The head of each flat index."""
-    return torch.div(order, max(num_entries, 1), rounding_mode="floor").to(torch.int16)
+    return torch.div(order, max(num_places, 1), rounding_mode="floor").to(torch.int16)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.allocation import allocate
+from lavakv.allocation import allocate, prompt_caps
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError, PolicyError
 from lavakv.judging import judge, score_weight
@@ -142,8 +142,8 @@ def select(
             fix="Pass one weight a layer.",
         )
     _require_weights(layer_weights, len(scores))
-    allocation = allocate(chosen, num_heads, tokens_per_head - window, evictable)
-    rankings = [rank(score, chosen.num_guaranteed(tokens_per_head, window)) for score in scores]
+    allocation = allocate(chosen, tokens_per_head - window, prompt_caps(num_heads, evictable))
+    rankings = [rank(score, chosen.min_entries_per_head(tokens_per_head, window)) for score in scores]
     for layer, ranking in enumerate(rankings):
         weight = score_weight(chosen, values[layer], layer)
         allocation.add(ranking, weight if layer_weights is None else layer_weights[layer])

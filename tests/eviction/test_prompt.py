@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lavakv import PolicyError
-from lavakv.allocation import allocate
+from lavakv.allocation import allocate, prompt_caps
 from lavakv.eviction.plan import PromptPlan
 from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import RankedPrompt
@@ -86,13 +86,13 @@ def test_the_estimated_loss_is_the_bounds_evicted_sum() -> None:
 
 
 def test_nothing_evicted_loses_nothing() -> None:
-    ranked = RankedPrompt.of(get_policy("lava"), _window(), num_guaranteed=0)
+    ranked = RankedPrompt.of(get_policy("lava"), _window(), min_entries_per_head=0)
     assert ranked.settle(36).evicted_loss([36, 36]) == pytest.approx(0, abs=1e-12 * ranked.total_loss)
     assert ranked.settle(0).evicted_loss([0, 0]) == ranked.total_loss
 
 
 def test_less_kept_of_what_is_settled_loses_more() -> None:
-    ranked = RankedPrompt.of(get_policy("lava"), _window(), num_guaranteed=0)
+    ranked = RankedPrompt.of(get_policy("lava"), _window(), min_entries_per_head=0)
     settled = ranked.settle(10)
     losses = [settled.evicted_loss([count, 10]) for count in range(11)]
     assert losses == [ranked.settle(36).evicted_loss([count, 10]) for count in range(11)]
@@ -104,8 +104,8 @@ def test_what_no_smaller_budget_can_ask_for_is_forgotten(name: str) -> None:
     """Views of the whole ranking would keep all of it alive, and pickling writes what is alive."""
     policy = CONTROLLED[name]
     window = _window(tokens=5000)
-    ranked = RankedPrompt.of(policy, replace(window, keys=[window.keys[0].abs()]), num_guaranteed=1)
-    allocation = allocate(policy, [2, 2], mean_entries=3, num_evictable=4996)
+    ranked = RankedPrompt.of(policy, replace(window, keys=[window.keys[0].abs()]), min_entries_per_head=1)
+    allocation = allocate(policy, 3, prompt_caps([2, 2], 4996))
     before = len(pickle.dumps(allocation))
     allocation.add(ranked.ranking, ranked.weight)
     assert allocation.most(0) <= 12 + 4
@@ -117,7 +117,7 @@ def test_what_no_smaller_budget_can_ask_for_is_forgotten(name: str) -> None:
 def test_scores_that_are_no_numbers_name_policy_and_layer() -> None:
     policy = replace(get_policy("lava"), name="mine", score=lambda window: window.value_norms[:, :36] * math.nan)
     with pytest.raises(PolicyError, match="policy 'mine' at layer 7"):
-        RankedPrompt.of(policy, _window(layer=7), num_guaranteed=0)
+        RankedPrompt.of(policy, _window(layer=7), min_entries_per_head=0)
 
 
 def test_only_one_layer_is_held_whole() -> None:

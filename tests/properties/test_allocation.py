@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavakv.allocation import allocate
+from lavakv.allocation import allocate, prompt_caps
 from lavakv.judging import score_weight
 from lavakv.policy import Policy
 from lavakv.ranking import rank
@@ -23,13 +23,13 @@ policies = st.sampled_from(list(CONTROLLED.values()))
 def test_budgets_only_shrink_and_end_exact(layers: list[torch.Tensor], policy: Policy, data: st.DataObject) -> None:
     num_heads, evictable = [len(layer) for layer in layers], layers[0].shape[1]
     mean = data.draw(st.integers(min(1, evictable), evictable))
-    allocation = allocate(policy, num_heads, mean, evictable)
+    allocation = allocate(policy, mean, prompt_caps(num_heads, evictable))
     most: list[int] = []
     retained: list[torch.Tensor] = []
     for index, layer in enumerate(layers):
         own = controlled_weights(policy, [layer]) if layer.numel() else None
         weight = own[0] if own else score_weight(policy, layer, index)
-        allocation.add(rank(controlled_scores(policy, layer), policy.num_guaranteed(mean + 4, 4)), weight)
+        allocation.add(rank(controlled_scores(policy, layer), policy.min_entries_per_head(mean + 4, 4)), weight)
         most, before = [allocation.most(known) for known in range(index + 1)], most
         assert all(now <= then for now, then in zip(most, before, strict=False))
         retained, earlier = [allocation.counts(known, final=False) for known in range(index + 1)], retained
@@ -49,7 +49,7 @@ def test_what_is_retained_covers_a_share_that_grows_as_the_total_shrinks() -> No
     generator, grown = torch.Generator().manual_seed(0), 0
     for heads, weight in product([1, 2, 3, 4, 5, 6] * 10, (0.05, 0.1, 0.2)):
         scores = torch.rand(4, 6, generator=generator) ** (4 * torch.rand(4, 1, generator=generator))
-        allocation = allocate(CONTROLLED["lava"], [4, heads], 2, 6)
+        allocation = allocate(CONTROLLED["lava"], 2, prompt_caps([4, heads], 6))
         allocation.add(rank(scores), 1.0)
         retained, rounded = allocation.counts(0, final=False), allocation.counts(0, final=True)
         allocation.add(rank(torch.ones(heads, 6)), weight)

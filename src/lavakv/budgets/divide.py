@@ -68,7 +68,7 @@ def _webster(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:
     of candidate seats around them is ranked at once instead of handing out seats one by one.
     """
     num_parts = weights.shape[-1]
-    base = (torch.floor(_shares(total, weights, caps) - 0.5) - num_parts // 2 - 1).clamp(min=0).long()
+    base = (torch.floor(capped_shares(total, weights, caps) - 0.5) - num_parts // 2 - 1).clamp(min=0).long()
     seats = base[..., None] + torch.arange(num_parts + 6, device=weights.device)
     quotients = weights[..., None] / (2 * seats + 1)
     quotients = torch.where(seats < caps[..., None], quotients, torch.full_like(quotients, -1.0))
@@ -78,8 +78,8 @@ def _webster(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:
     return base.scatter_add(-1, order // seats.shape[-1], won)
 
 
-def _shares(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:
-    """Real-valued shares `min(cap, weight * t)` that sum to `total`, float64 `[..., parts]`."""
+def capped_shares(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:
+    """Real-valued shares `min(cap, weight * t)` that sum to `total`, float64 `[..., parts]`; `t` is the same for all."""
     limits = caps.double()
     fills_at = torch.where(weights > 0, limits / weights, torch.full_like(weights, torch.inf))
     fills_at, order = fills_at.sort()

@@ -8,7 +8,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lavakv.budgets.divide import divide
+from lavakv.budgets.divide import capped_shares, divide
 
 _FLOOR_STEPS = 10**6
 
@@ -38,31 +38,45 @@ def equal_weights(num_heads: int) -> Tensor:
     return torch.ones(num_heads, dtype=torch.float64, device="cpu")
 
 
-def shares(weights: Tensor, total: int) -> Tensor:
-    """Unrounded parts of a total, float64 `[H]`."""
-    return weights * (total / weights.sum().clamp(min=1.0))
-
-
-def head_budgets(weights: Tensor, total: int | Tensor, num_evictable: int) -> Tensor:
+def head_budgets(weights: Tensor, total: int | Tensor, caps: Tensor) -> Tensor:
     """Divide a layer's total over its heads by weight; or, with one more axis in front, those of several layers.
 
+    Args:
+        weights: float64 `[..., H]`, what the shares are in proportion to.
+        total: entries to divide, at most `caps.sum()`; or int64 `[...]`.
+        caps: int64 `[..., H]`, candidates of each head.
+
     Returns:
-        int64 `[..., H]`: sums to `total`, at most `num_evictable` each.
+        int64 `[..., H]`: sums to `total`, at most `caps` each.
     """
-    return divide(total, weights, torch.full((weights.shape[-1],), num_evictable, device=weights.device))
+    return divide(total, weights, caps)
 
 
-def retained_while_trimming(weights: Tensor, total: int, num_evictable: int) -> Tensor:
+def retained_while_trimming(weights: Tensor, total: int, caps: Tensor) -> Tensor:
     """Entries a head must keep, in rank order, while the layer's total may still shrink.
 
     Webster rounding can give a head a few more seats at a smaller total than the share at a larger one says; half of
-    the number of heads bounds the difference (method, "Online order").
+    the number of heads bounds the difference (method, "Online order"). Where heads have unequally many candidates, a
+    full head hands its surplus to the others: the share is then the one under these caps.
+
+    Args:
+        weights: float64 `[H]`.
+        total: entries the layer keeps by what is known now.
+        caps: int64 `[H]`, candidates of each head.
 
     Returns:
-        int64 `[H]`.
+        int64 `[H]`, at most `caps` each.
     """
     spare = (weights.numel() + 1) / 2
-    return torch.floor(shares(weights, total) + spare).long().clamp(max=num_evictable)
+    return torch.minimum(torch.floor(shares(weights, total, caps) + spare).long(), caps)
+
+
+def shares(weights: Tensor, total: int, caps: Tensor) -> Tensor:
+    """Unrounded parts of a total, none above its cap, float64 `[H]` on the CPU; they grow with the total."""
+    plain = weights * (total / weights.sum().clamp(min=1.0))
+    if bool((plain <= caps).all()):
+        return plain
+    return capped_shares(torch.tensor(total, device=weights.device), weights, caps)
 
 
 def worst_case_spare(num_heads: int) -> int:

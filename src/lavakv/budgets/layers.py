@@ -15,20 +15,18 @@ from lavakv.budgets.spec import BudgetSpec
 SLACK = 1.25
 
 
-def layer_budgets(total: int, weights: Tensor, num_heads: Sequence[int], num_evictable: int) -> Tensor:
+def layer_budgets(total: int, weights: Tensor, caps: Sequence[int]) -> Tensor:
     """Split a sequence's evictable total over the layers known so far (method, step 6).
 
     Args:
         total: entries to keep before the window, over all heads and layers, `T`.
         weights: float64 `[layers]`, entropy or another layer weight.
-        num_heads: KV heads of each of these layers.
-        num_evictable: positions before the window, `n`.
+        caps: candidates of each of these layers, over its heads.
 
     Returns:
-        int64 `[layers]`, at most `n * H_l` each; sums to `total` unless the layers cannot hold it.
+        int64 `[layers]`, at most `caps` each; sums to `total` unless the layers cannot hold it.
     """
-    caps = torch.tensor([num_evictable * heads for heads in num_heads], device=weights.device)
-    return divide(min(total, num_evictable * sum(num_heads)), weights, caps)
+    return divide(min(total, sum(caps)), weights, torch.tensor(caps, device=weights.device))
 
 
 class WorstCase(NamedTuple):

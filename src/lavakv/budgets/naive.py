@@ -1,4 +1,4 @@
-"""The truth about budgets, one seat at a time. Slow on purpose: tests hold the fast functions against it."""
+"""Reference implementation of the budgets, one seat at a time; slow on purpose."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ def divide_naive(total: int, weights: Sequence[float | Fraction], caps: Sequence
     return seats
 
 
-def tiers_naive(scores: Scores, outright: Sequence[Sequence[bool]] | None, num_guaranteed: int) -> list[list[int]]:
-    """Tier of each entry: 2 for a head's first `num_guaranteed`, 1 for what is kept outright, 0 for the others."""
+def tiers_naive(
+    scores: Scores, outright: Sequence[Sequence[bool]] | None, min_entries_per_head: int
+) -> list[list[int]]:
+    """Tier of each entry: 2 for a head's first `min_entries_per_head`, 1 for what is kept outright, 0 for the others."""
     marks = [[False] * len(row) for row in scores] if outright is None else outright
-    return [_tiers_of_head(row, mark, num_guaranteed) for row, mark in zip(scores, marks, strict=True)]
+    return [_tiers_of_head(row, mark, min_entries_per_head) for row, mark in zip(scores, marks, strict=True)]
 
 
-def _tiers_of_head(row: Sequence[float], outright: Sequence[bool], num_guaranteed: int) -> list[int]:
+def _tiers_of_head(row: Sequence[float], outright: Sequence[bool], min_entries_per_head: int) -> list[int]:
     order = sorted(range(len(row)), key=lambda i: (not outright[i], -row[i], i))
-    return [2 if i in order[:num_guaranteed] else int(outright[i]) for i in range(len(row))]
+    return [2 if i in order[:min_entries_per_head] else int(outright[i]) for i in range(len(row))]
 
 
 def pooled_order_naive(scores: Scores, tiers: Tiers | None = None) -> list[tuple[int, int]]:
@@ -38,24 +40,21 @@ def pooled_order_naive(scores: Scores, tiers: Tiers | None = None) -> list[tuple
 
 def head_budgets_naive(scores: Scores, total: int, floor_share: float, tiers: Tiers | None = None) -> list[int]:
     """Twin of `pooled_weights` and `head_budgets`: count each head's entries among the `total` best, then divide."""
-    num_heads, num_evictable = len(scores), len(scores[0])
+    num_heads = len(scores)
     winners = [head for head, _ in pooled_order_naive(scores, tiers)[:total]]
     floor = Fraction(str(floor_share))
     weights = [(1 - floor) * winners.count(head) + floor * total / num_heads for head in range(num_heads)]
-    return divide_naive(total, weights, [num_evictable] * num_heads)
+    return divide_naive(total, weights, [len(row) for row in scores])
 
 
-def layer_budgets_naive(
-    total: int, weights: Sequence[float], num_heads: Sequence[int], num_evictable: int
-) -> list[int]:
-    """Twin of `layer_budgets`: divide what there is to keep, at most every entry of a layer."""
-    caps = [num_evictable * heads for heads in num_heads]
+def layer_budgets_naive(total: int, weights: Sequence[float], caps: Sequence[int]) -> list[int]:
+    """Twin of `layer_budgets`: divide what there is to keep, at most every candidate of a layer."""
     return divide_naive(min(total, sum(caps)), weights, caps)
 
 
-def pyramid_weights_naive(mean_entries: int, num_evictable: int, num_heads: Sequence[int]) -> list[Fraction]:
+def pyramid_weights_naive(mean_entries: int, candidates_per_head: int, num_heads: Sequence[int]) -> list[Fraction]:
     """Twin of `pyramid_weights`, in entries: the mean at the middle layer, as far above it first as below it last."""
-    steepest = min(Fraction(19, 20) * mean_entries, Fraction(num_evictable - mean_entries))
+    steepest = min(Fraction(19, 20) * mean_entries, Fraction(candidates_per_head - mean_entries))
     middle = Fraction(len(num_heads) - 1, 2)
     lifts = [(middle - layer) / middle if middle else Fraction(0) for layer in range(len(num_heads))]
     return [heads * (mean_entries + steepest * lift) for heads, lift in zip(num_heads, lifts, strict=True)]

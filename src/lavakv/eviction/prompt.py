@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lavakv.allocation import allocate
+from lavakv.allocation import allocate, prompt_caps
 from lavakv.budgets.heads import worst_case_spare
 from lavakv.budgets.layers import SLACK
 from lavakv.eviction.newcomer import Newcomer
@@ -45,7 +45,9 @@ class PromptEviction:
         self.prompts = list(prompts)
         self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
         self._allocations = [
-            None if plan.keeps_all else allocate(plan.policy, num_heads, plan.mean_entries, plan.num_evictable)
+            None
+            if plan.keeps_all
+            else allocate(plan.policy, plan.mean_entries, prompt_caps(num_heads, plan.num_evictable))
             for plan in prompts
         ]
         self._settled: list[list[Settled | None]] = []
@@ -93,8 +95,8 @@ class PromptEviction:
             if window is None:
                 newcomers.append(None)
             else:
-                num_guaranteed = plan.policy.num_guaranteed(plan.tokens_per_head, plan.window)
-                ranked = self._ranker(plan.policy, window, num_guaranteed)
+                min_entries_per_head = plan.policy.min_entries_per_head(plan.tokens_per_head, plan.window)
+                ranked = self._ranker(plan.policy, window, min_entries_per_head)
                 newcomers.append(Newcomer(ranked, plan, plan.mean_entries * sum(self._num_heads)))
         return newcomers
 

@@ -74,18 +74,18 @@ class RankedPrompt:
     whole_loss: Readback
 
     @classmethod
-    def of(cls, policy: Policy, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
+    def of(cls, policy: Policy, window: ScoringWindow, min_entries_per_head: int) -> RankedPrompt:
         """Score and rank a layer's entries, without waiting for a CUDA device.
 
         Raises:
             PolicyError: the policy's scores cannot be used, named with the layer; see `LayerWeight` for when.
         """
-        return cls.ranked(judged(policy, window), window, num_guaranteed)
+        return cls.ranked(judged(policy, window), window, min_entries_per_head)
 
     @classmethod
-    def ranked(cls, scored: Judged, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
+    def ranked(cls, scored: Judged, window: ScoringWindow, min_entries_per_head: int) -> RankedPrompt:
         """Rank a layer's entries by scores that are at hand."""
-        ranking, loss = rank(scored.score, num_guaranteed), eviction_loss(window)
+        ranking, loss = rank(scored.score, min_entries_per_head), eviction_loss(window)
         whole = Readback(loss.sum(dtype=torch.float64))
         return cls(ranking, loss.gather(1, ranking.positions), scored.weight, whole)
 

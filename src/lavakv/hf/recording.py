@@ -138,13 +138,15 @@ class Recording(NamedTuple):
         cache.end(succeeded=True)
         return cache
 
-    def _rank(self, policy: Policy, window: ScoringWindow, num_guaranteed: int) -> RankedPrompt:
+    def _rank(self, policy: Policy, window: ScoringWindow, min_entries_per_head: int) -> RankedPrompt:
         """`RankedPrompt.of`, remembered by all that it depends on."""
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
         budget = window.tokens_per_head if "tokens_per_head" in policy.needs else None
         key = (policy.score, rule, budget, window.layer, window.queries.shape[2])
         if key not in self.judged:
             self.judged[key] = judged(policy, window)
-        if (*key, num_guaranteed) not in self.ranked:
-            self.ranked[*key, num_guaranteed] = RankedPrompt.ranked(self.judged[key], window, num_guaranteed)
-        return self.ranked[*key, num_guaranteed]
+        if (*key, min_entries_per_head) not in self.ranked:
+            self.ranked[*key, min_entries_per_head] = RankedPrompt.ranked(
+                self.judged[key], window, min_entries_per_head
+            )
+        return self.ranked[*key, min_entries_per_head]
