@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,15 @@ def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tens
     return Ranking(
         positions, heads, values.flatten()[order], _tiers(values, tiers).flatten()[order] if has_tiers else None
     )
+
+
+def first_ranked(ranked: Tensor, counts: Sequence[int]) -> Tensor:
+    """The first `counts[h]` of each row of `[H, n]`, back to back, `[sum(counts)]`; reads nothing from the device."""
+    num_entries, device = sum(counts), ranked.device
+    lengths = torch.tensor(counts, device="cpu").to(device, non_blocking=True)
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=device), lengths, output_size=num_entries)
+    places = torch.arange(num_entries, device=device) - (lengths.cumsum(0) - lengths)[rows]
+    return ranked[rows, places]
 
 
 def _tiers(values: Tensor, tiers: Tensor | None) -> Tensor:

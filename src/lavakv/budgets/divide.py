@@ -79,7 +79,7 @@ def _webster(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:
 
 
 def capped_shares(total: Tensor, weights: Tensor, caps: Tensor) -> Tensor:
-    """Real-valued shares `min(cap, weight * t)` that sum to `total`, float64 `[..., parts]`; `t` is the same for all."""
+    """Real-valued shares `min(cap, weight * t)` that sum to `total`, with one `t` for all, float64 `[..., parts]`."""
     limits = caps.double()
     fills_at = torch.where(weights > 0, limits / weights, torch.full_like(weights, torch.inf))
     fills_at, order = fills_at.sort()

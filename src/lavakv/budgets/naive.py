@@ -22,7 +22,7 @@ def divide_naive(total: int, weights: Sequence[float | Fraction], caps: Sequence
 def tiers_naive(
     scores: Scores, outright: Sequence[Sequence[bool]] | None, min_entries_per_head: int
 ) -> list[list[int]]:
-    """Tier of each entry: 2 for a head's first `min_entries_per_head`, 1 for what is kept outright, 0 for the others."""
+    """Tier of each entry: 2 for a head's first `min_entries_per_head`, 1 for what is kept outright, else 0."""
     marks = [[False] * len(row) for row in scores] if outright is None else outright
     return [_tiers_of_head(row, mark, min_entries_per_head) for row, mark in zip(scores, marks, strict=True)]
 

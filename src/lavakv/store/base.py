@@ -4,18 +4,74 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lavakv.errors import InputError
+
 Counts = Sequence[Sequence[int]]
+
+
+class Candidates(NamedTuple):
+    """What one sequence may evict of a layer, and the window behind it. Heads with fewer candidates have empty places.
+
+    Attributes:
+        keys: `[H, n + w, head_dim]`: each head's candidates by column, empty places (zeros), then the window.
+        values: `[H, n + w, value_dim]`, likewise.
+        columns: int64 `[H, n]`, the column of each candidate; -1 in empty places.
+        caps: candidates of each head, at most `n`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    columns: Tensor
+    caps: list[int]
+
+
+class HeldEntries(NamedTuple):
+    """All that one head of one sequence holds, by column.
+
+    Attributes:
+        keys: `[entries, head_dim]`.
+        values: `[entries, value_dim]`.
+        columns: int64 `[entries]`, ascending; columns of the tail may be padding.
+    """
+
+    keys: Tensor
+    values: Tensor
+    columns: Tensor
+
+
+class StoreSnapshot(NamedTuple):
+    """What a layer holds, as plain tensors that later changes of the store leave alone.
+
+    Attributes:
+        past_keys: `[entries, head_dim]`, segments of sequence and head back to back, each in rank order.
+        past_values: `[entries, value_dim]`.
+        past_columns: int32 `[entries]`.
+        past_counts: int64 `[B, H]` on the CPU.
+        tail_keys: `[B, H, tail, head_dim]`.
+        tail_values: `[B, H, tail, value_dim]`.
+        num_columns: columns seen, evicted ones and the tail included.
+    """
+
+    past_keys: Tensor
+    past_values: Tensor
+    past_columns: Tensor
+    past_counts: Tensor
+    tail_keys: Tensor
+    tail_values: Tensor
+    num_columns: int
 
 
 class LayerStore(ABC):
     """Keys and values of one layer, all sequences of a batch. Words and axes: `layout.md`.
 
-    Life: `hold` once, `keep` once, `trim` any number of times, then `append` for every forward. Nothing here is
-    differentiable: what is stored is detached.
+    Life: `hold` once, then any number of rounds. A round reads `candidates`, calls `keep` once and `trim` any number
+    of times; between rounds `append` adds every forward's columns to the tail. Nothing here is differentiable: what is
+    stored is detached.
     """
 
     @property
@@ -28,16 +84,38 @@ class LayerStore(ABC):
     def device(self) -> torch.device:
         """Where keys and values are, from `hold` on."""
 
+    @property
+    @abstractmethod
+    def num_columns(self) -> int:
+        """Columns seen, evicted ones included."""
+
+    @property
+    @abstractmethod
+    def tail_length(self) -> int:
+        """Columns that every head holds: the window and all that came after it; before the first `keep` all."""
+
     @abstractmethod
     def hold(self, keys: Tensor, values: Tensor) -> None:
         """Take a prompt's `[B, H, columns, dim]` as the model made it, by reference."""
+
+    @abstractmethod
+    def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
+        """What a round may evict of one sequence: its past, and those columns of the tail that are due.
+
+        Args:
+            sequence: row of the batch.
+            due: int64 `[columns]` on the store's device, ascending, columns of the tail before the window; those of
+                padding are left out.
+            window: columns at the end that all heads keep.
+        """
 
     @abstractmethod
     def keep(self, ranked_columns: Sequence[Tensor], counts: Counts, window: int) -> None:
         """Evict: of each head its first `counts[b][h]` columns and the last `window` columns stay.
 
         Args:
-            ranked_columns: for each sequence int64 `[H, n_b]`, best first, none of the last `window` columns.
+            ranked_columns: for each sequence int64 `[H, n_b]`, best first, out of past and tail together, none of the
+                last `window` columns. What stands behind a head's count is not read.
             counts: entries each head keeps before the window.
             window: columns at the end that all heads keep.
         """
@@ -52,7 +130,15 @@ class LayerStore(ABC):
 
     @abstractmethod
     def reserve(self, num_columns: int) -> None:
-        """Make room for so many more columns at once, so that appending them moves nothing. After `keep`."""
+        """Allocate capacity for this many more columns at once, so that appending them moves nothing. After `keep`."""
+
+    @abstractmethod
+    def truncate(self, num_columns: int) -> None:
+        """Drop the last columns of the tail, as if they had never come. After `keep`.
+
+        Raises:
+            InputError: a negative number, or more columns than the tail has.
+        """
 
     @abstractmethod
     def past_counts(self) -> list[list[int]]:
@@ -62,16 +148,39 @@ class LayerStore(ABC):
     def past_columns(self, sequence: int, head: int) -> Tensor:
         """Columns of one head's past, ascending, int64."""
 
+    @abstractmethod
+    def read(self, sequence: int, head: int) -> HeldEntries:
+        """All that one head holds, past and tail. After `keep`."""
+
+    @abstractmethod
+    def snapshot(self) -> StoreSnapshot:
+        """What the store holds, to be saved or restored elsewhere. After `keep`."""
+
+    @abstractmethod
+    def restore(self, snapshot: StoreSnapshot) -> None:
+        """Hold what a snapshot of this or another kind of store holds, and nothing else."""
+
     @property
     @abstractmethod
-    def tail_length(self) -> int:
-        """Columns that every head holds: the window and all that came after it."""
+    def entry_bytes(self) -> int:
+        """Bytes of one entry's key and value, from `hold` on."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of keys and values allocated now, spare room included."""
+        """Bytes of keys and values allocated now, spare capacity included."""
 
     @abstractmethod
     def bytes_by_sequence(self) -> list[int]:
-        """`nbytes` once the prompt is evicted, told apart by sequence: what each would take alone."""
+        """`nbytes` per sequence once the prompt is evicted: what each would take alone."""
+
+
+def check_truncation(num_columns: int, tail_length: int) -> None:
+    """Raise InputError where a tail of `tail_length` columns cannot lose `num_columns`."""
+    if not 0 <= num_columns <= tail_length:
+        raise InputError(
+            "num_columns",
+            expected=f"0 to {tail_length}, the columns of the tail",
+            got=str(num_columns),
+            fix="What lies before the tail is partly evicted and cannot be cut back to.",
+        )

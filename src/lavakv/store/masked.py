@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Counts, LayerStore
+from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -34,9 +34,35 @@ class MaskedStore(LayerStore):
         assert self.dense is not None
         return self.dense.keys.device
 
+    @property
+    @override
+    def num_columns(self) -> int:
+        return 0 if self.dense is None else self.dense.length
+
+    @property
+    @override
+    def tail_length(self) -> int:
+        return self.num_columns - self._tail_start
+
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
         self.dense = GrowingKeyValues(keys.detach().clone(), values.detach().clone())
+
+    @override
+    def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
+        assert self.dense is not None
+        past = [] if self._ranks is None else [self.past_columns(sequence, head) for head in range(self.num_heads)]
+        rows = [torch.cat([columns, due]) for columns in past] or [due] * self.num_heads
+        caps = [len(row) for row in rows]
+        columns = torch.full((self.num_heads, max(caps)), -1, dtype=torch.int64, device=self.device)
+        parts = [part[sequence] for part in (self.dense.keys, self.dense.values)]
+        tables = [part.new_zeros(self.num_heads, max(caps) + window, part.shape[2]) for part in parts]
+        for head, row in enumerate(rows):
+            columns[head, : len(row)] = row
+            for table, part in zip(tables, parts, strict=True):
+                table[head, : len(row)] = part[head, row]
+                table[head, max(caps) :] = part[head, part.shape[1] - window :]
+        return Candidates(tables[0], tables[1], columns, caps)
 
     @override
     def keep(self, ranked_columns: Sequence[Tensor], counts: Counts, window: int) -> None:
@@ -44,9 +70,10 @@ class MaskedStore(LayerStore):
         keys = self.dense.keys
         self._tail_start = keys.shape[2] - window
         self._ranks = torch.full((*keys.shape[:2], self._tail_start), _NEVER, device=keys.device)
-        for ranks, columns in zip(self._ranks, ranked_columns, strict=True):
-            order = torch.arange(columns.shape[1], device=keys.device).expand_as(columns)
-            ranks.scatter_(1, columns.to(keys.device), order)
+        for ranks, columns, row in zip(self._ranks, ranked_columns, counts, strict=True):
+            for head, count in enumerate(row):
+                kept = columns[head, :count].to(keys.device)
+                ranks[head, kept] = torch.arange(count, device=keys.device)
         self.trim(counts)
 
     @override
@@ -65,6 +92,12 @@ class MaskedStore(LayerStore):
         self.dense.reserve(num_columns)
 
     @override
+    def truncate(self, num_columns: int) -> None:
+        assert self.dense is not None
+        check_truncation(num_columns, self.tail_length)
+        self.dense.length -= num_columns
+
+    @override
     def past_counts(self) -> list[list[int]]:
         counts: list[list[int]] = self.held().sum(dim=2).tolist()
         return counts
@@ -79,10 +112,53 @@ class MaskedStore(LayerStore):
         assert self._counts is not None
         return self._ranks < self._counts[:, :, None]
 
+    @override
+    def read(self, sequence: int, head: int) -> HeldEntries:
+        assert self.dense is not None
+        tail = torch.arange(self._tail_start, self.num_columns, device=self.device)
+        columns = torch.cat([self.past_columns(sequence, head), tail])
+        return HeldEntries(
+            self.dense.keys[sequence, head, columns], self.dense.values[sequence, head, columns], columns
+        )
+
+    @override
+    def snapshot(self) -> StoreSnapshot:
+        assert self.dense is not None
+        assert self._ranks is not None
+        by_rank = self._ranks.masked_fill(~self.held(), _NEVER).argsort(dim=2, stable=True)
+        counts = self.past_counts()
+        places = [(b, h, by_rank[b, h, :count]) for b, row in enumerate(counts) for h, count in enumerate(row)]
+        past = [torch.cat([part[b, h, own] for b, h, own in places]) for part in (self.dense.keys, self.dense.values)]
+        tail = [part[:, :, self._tail_start :].clone() for part in (self.dense.keys, self.dense.values)]
+        columns = torch.cat([own for _, _, own in places]).to(torch.int32)
+        held = torch.tensor(counts, dtype=torch.int64, device="cpu")
+        return StoreSnapshot(past[0], past[1], columns, held, tail[0], tail[1], self.num_columns)
+
+    @override
+    def restore(self, snapshot: StoreSnapshot) -> None:
+        (batch, heads), device = snapshot.past_counts.shape, snapshot.tail_keys.device
+        self._tail_start = snapshot.num_columns - snapshot.tail_keys.shape[2]
+        parts = ((snapshot.past_keys, snapshot.tail_keys), (snapshot.past_values, snapshot.tail_values))
+        dense = [tail.new_zeros(batch, heads, snapshot.num_columns, tail.shape[3]) for _, tail in parts]
+        self._ranks = torch.full((batch, heads, self._tail_start), _NEVER, device=device)
+        segments = snapshot.past_columns.long().split(snapshot.past_counts.flatten().tolist())
+        start = 0
+        for index, columns in enumerate(segments):
+            place = divmod(index, heads)
+            self._ranks[place][columns] = torch.arange(len(columns), device=device)
+            for whole, (past, _) in zip(dense, parts, strict=True):
+                whole[place][columns] = past[start : start + len(columns)]
+            start += len(columns)
+        for whole, (_, tail) in zip(dense, parts, strict=True):
+            whole[:, :, self._tail_start :] = tail
+        self.dense = GrowingKeyValues(dense[0], dense[1])
+        self.trim(snapshot.past_counts.tolist())
+
     @property
     @override
-    def tail_length(self) -> int:
-        return 0 if self.dense is None else self.dense.length - self._tail_start
+    def entry_bytes(self) -> int:
+        assert self.dense is not None
+        return sum(part.shape[3] * part.itemsize for part in (self.dense.keys, self.dense.values))
 
     @property
     @override

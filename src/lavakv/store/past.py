@@ -5,13 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lavakv.store.blocks import Blocks, plan_blocks
 from lavakv.store.tiles import Tiles, plan_tiles
+
+
+class Segments(NamedTuple):
+    """Consecutive segments of a past.
+
+    Attributes:
+        keys: `[entries, head_dim]`.
+        values: `[entries, value_dim]`.
+        columns: int32 `[entries]`.
+        lengths: entries of each segment.
+    """
+
+    keys: Tensor
+    values: Tensor
+    columns: Tensor
+    lengths: list[int]
+
+    def by_column(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries by segment, then column, int64 `[entries]` each: their rows, segments, and ranks inside those."""
+        device = self.columns.device
+        lengths = torch.tensor(self.lengths, device="cpu").to(device, non_blocking=True)
+        index = torch.arange(len(self.columns), device=device)
+        labels = torch.arange(len(self.lengths), device=device)
+        segment = torch.repeat_interleave(labels, lengths, output_size=len(self.columns))
+        order = (segment * 2**32 + self.columns).sort().indices
+        return order, segment, index - (lengths.cumsum(0) - lengths)[segment]
 
 
 class RaggedPast:
@@ -43,18 +69,22 @@ class RaggedPast:
         return RaggedPast, (self.keys, self.values, self.columns, self.lengths())
 
     @classmethod
-    def gather(cls, keys: Tensor, values: Tensor, columns: Sequence[Tensor]) -> RaggedPast:
+    def gather(cls, keys: Tensor, values: Tensor, columns: Tensor, counts: Sequence[int]) -> RaggedPast:
         """Copy chosen columns out of `[B, H, columns, dim]`.
 
         Args:
             keys: `[B, H, columns, head_dim]`.
             values: `[B, H, columns, value_dim]`.
-            columns: int64 columns of each head of each sequence, best first.
+            columns: int64 `[entries]`, what each head of each sequence keeps, best first, back to back.
+            counts: entries of each head of each sequence.
         """
-        counts = [len(rows) for rows in columns]
-        return cls(
-            _gathered(keys, columns), _gathered(values, columns), torch.cat(list(columns)).to(torch.int32), counts
-        )
+        rows = columns.split(list(counts))
+        return cls(_gathered(keys, rows), _gathered(values, rows), columns.to(torch.int32), counts)
+
+    def sequence(self, first: int, last: int) -> Segments:
+        """The segments `first` to `last`, views."""
+        rows = slice(self.offsets[first], self.offsets[last])
+        return Segments(self.keys[rows], self.values[rows], self.columns[rows], self.lengths()[first:last])
 
     def trimmed(self, counts: Sequence[int]) -> RaggedPast:
         """A copy with only the first `counts[i]` entries of each segment; never more than it has."""

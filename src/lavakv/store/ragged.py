@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Counts, LayerStore
+from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast
+from lavakv.store.table import candidate_table, gather_again
 
 
 class RaggedStore(LayerStore):
@@ -24,6 +25,7 @@ class RaggedStore(LayerStore):
     def __init__(self) -> None:
         self._whole: tuple[Tensor, Tensor] | None = None
         self._shape = (0, 0)
+        self._num_columns = 0
         self.past: RaggedPast | None = None
         self.tail: GrowingKeyValues | None = None
 
@@ -35,26 +37,45 @@ class RaggedStore(LayerStore):
     @property
     @override
     def device(self) -> torch.device:
-        if self._whole is not None:
-            return self._whole[0].device
-        assert self.tail is not None
-        return self.tail.keys.device
+        return self._tail()[0].device
+
+    @property
+    @override
+    def num_columns(self) -> int:
+        return self._num_columns
+
+    @property
+    @override
+    def tail_length(self) -> int:
+        return 0 if self.tail is None else self.tail.length
 
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
         self._whole = (keys.detach(), values.detach())
         self._shape = (keys.shape[0], keys.shape[1])
+        self._num_columns = keys.shape[2]
+
+    @override
+    def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
+        keys, values = (part[sequence] for part in self._tail())
+        past, heads = self.past, self.num_heads
+        segments = None if past is None else past.sequence(sequence * heads, (sequence + 1) * heads)
+        return candidate_table(segments, keys, values, due, self._num_columns, window)
 
     @override
     def keep(self, ranked_columns: Sequence[Tensor], counts: Counts, window: int) -> None:
-        assert self._whole is not None
-        keys, values = self._whole
+        keys, values = self._tail()
         ranked = [columns.to(keys.device) for columns in ranked_columns]
-        kept = [ranked[b][h, :count] for b, row in enumerate(counts) for h, count in enumerate(row)]
-        self.past = RaggedPast.gather(keys, values, kept)
+        flat = torch.cat([ranked[b][h, :count] for b, row in enumerate(counts) for h, count in enumerate(row)])
+        lengths = [count for row in counts for count in row]
+        if self.past is None:
+            self.past = RaggedPast.gather(keys, values, flat, lengths)
+        else:
+            assert self.tail is not None
+            self.past = gather_again(self.past, self.tail, flat, lengths, self._num_columns - self.tail.length)
         last = keys.shape[2] - window
         self.tail = GrowingKeyValues(
-            *(t[:, :, last:].clone(memory_format=torch.contiguous_format) for t in self._whole)
+            *(part[:, :, last:].clone(memory_format=torch.contiguous_format) for part in (keys, values))
         )
         self._whole = None
 
@@ -67,11 +88,19 @@ class RaggedStore(LayerStore):
     def append(self, keys: Tensor, values: Tensor) -> None:
         assert self.tail is not None
         self.tail.append(keys.detach(), values.detach())
+        self._num_columns += keys.shape[2]
 
     @override
     def reserve(self, num_columns: int) -> None:
         assert self.tail is not None
         self.tail.reserve(num_columns)
+
+    @override
+    def truncate(self, num_columns: int) -> None:
+        assert self.tail is not None
+        check_truncation(num_columns, self.tail.length)
+        self.tail.length -= num_columns
+        self._num_columns -= num_columns
 
     @override
     def past_counts(self) -> list[list[int]]:
@@ -81,15 +110,41 @@ class RaggedStore(LayerStore):
 
     @override
     def past_columns(self, sequence: int, head: int) -> Tensor:
+        return self._segment_columns(sequence, head).sort().values
+
+    @override
+    def read(self, sequence: int, head: int) -> HeldEntries:
         assert self.past is not None
-        segment = sequence * self.num_heads + head
-        rows = slice(self.past.offsets[segment], self.past.offsets[segment + 1])
-        return self.past.columns[rows].long().sort().values
+        assert self.tail is not None
+        keys, values = self.past.segments[sequence * self.num_heads + head]
+        columns, order = self._segment_columns(sequence, head).sort()
+        tail = torch.arange(self._num_columns - self.tail.length, self._num_columns, device=columns.device)
+        return HeldEntries(
+            torch.cat([keys[order], self.tail.keys[sequence, head]]),
+            torch.cat([values[order], self.tail.values[sequence, head]]),
+            torch.cat([columns, tail]),
+        )
+
+    @override
+    def snapshot(self) -> StoreSnapshot:
+        assert self.past is not None
+        assert self.tail is not None
+        counts = torch.tensor(self.past_counts(), dtype=torch.int64, device="cpu")
+        tail = self.tail.keys.clone(), self.tail.values.clone()  # the buffers go on being written to
+        return StoreSnapshot(self.past.keys, self.past.values, self.past.columns, counts, *tail, self._num_columns)
+
+    @override
+    def restore(self, snapshot: StoreSnapshot) -> None:
+        counts = snapshot.past_counts.flatten().tolist()
+        self.past = RaggedPast(snapshot.past_keys, snapshot.past_values, snapshot.past_columns, counts)
+        self.tail = GrowingKeyValues(snapshot.tail_keys.clone(), snapshot.tail_values.clone())
+        self._whole, self._num_columns = None, snapshot.num_columns
+        self._shape = (snapshot.past_counts.shape[0], snapshot.past_counts.shape[1])
 
     @property
     @override
-    def tail_length(self) -> int:
-        return 0 if self.tail is None else self.tail.length
+    def entry_bytes(self) -> int:
+        return sum(part.shape[3] * part.itemsize for part in self._tail())
 
     @property
     @override
@@ -99,7 +154,19 @@ class RaggedStore(LayerStore):
 
     @override
     def bytes_by_sequence(self) -> list[int]:
-        assert self.past is not None
         assert self.tail is not None
         tail = self.tail.nbytes // self._shape[0]
-        return [sum(row) * self.past.entry_bytes + tail for row in self.past_counts()]
+        return [sum(row) * self.entry_bytes + tail for row in self.past_counts()]
+
+    def _tail(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tail, `[B, H, columns, dim]`; of all columns before the first `keep`."""
+        if self._whole is not None:
+            return self._whole
+        assert self.tail is not None
+        return self.tail.keys, self.tail.values
+
+    def _segment_columns(self, sequence: int, head: int) -> Tensor:
+        """Columns of one head's past, in rank order, int64."""
+        assert self.past is not None
+        segment = sequence * self.num_heads + head
+        return self.past.columns[self.past.offsets[segment] : self.past.offsets[segment + 1]].long()
