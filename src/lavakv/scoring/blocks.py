@@ -22,7 +22,8 @@ class WindowRows(NamedTuple):
         scaling: factor on query-key products.
         softcap: logit softcap, or None.
         sinks: `[H, G]`, or None.
-        visible: bool `[w, N]`, or None for causal.
+        visible: bool `[w, N]` or `[H, 1, w, N]`, or None for causal.
+        caps: int64 `[H]`, or None where every place holds a key.
     """
 
     queries: Tensor
@@ -31,6 +32,7 @@ class WindowRows(NamedTuple):
     softcap: float | None
     sinks: Tensor | None
     visible: Tensor | None
+    caps: Tensor | None = None
 
     def whole(self) -> Tensor:
         """Attention to all keys, which are one chunk, in one pass: float32 `[H, G, w, N]`."""
@@ -69,9 +71,24 @@ class WindowRows(NamedTuple):
 
     def _logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
         first = sum(chunk.shape[1] for chunk in self.keys) - self.queries.shape[2]
-        visible = None if self.visible is None else self.visible[:, start : start + keys.shape[1]]
-        rows = QueryRows(self.queries, first - start, visible)
+        stop = start + keys.shape[1]
+        visible = None if self.visible is None else self.visible[..., start:stop]
+        empty = None if self.caps is None else empty_places(self.caps, start, stop, first)
+        rows = QueryRows(self.queries, first - start, visible, empty)
         return masked_logits(rows, keys, self.scaling, self.softcap, sinks)
+
+
+def empty_places(caps: Tensor, start: int, stop: int, num_places: int) -> Tensor:
+    """Which of the places from `start` to `stop` hold nothing, bool `[H, stop - start]`.
+
+    Args:
+        caps: int64 `[H]`: the first `caps[h]` of a head's places hold candidates.
+        start: first place asked for.
+        stop: place behind the last one asked for.
+        num_places: places for candidates; the window's entries behind them are never empty.
+    """
+    places = torch.arange(start, stop, device=caps.device)
+    return (places >= caps[:, None]) & (places < num_places)
 
 
 def token_blocks(chunks: Iterable[Tensor], block_tokens: int) -> Iterator[Tensor]:

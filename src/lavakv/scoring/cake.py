@@ -15,7 +15,7 @@ VARIANCE_WEIGHT = 200.0
 def cake_score(window: ScoringWindow) -> Tensor:
     """Group mean of `avg_pool(mean_j A + 200 var_j A)[i]`, float32 `[H, n]`."""
     mixed = window.mean_attention + VARIANCE_WEIGHT * _variance(window)
-    return average_pool(mixed, KERNEL_SIZE).mean(dim=1)
+    return average_pool(mixed, KERNEL_SIZE, window.places).mean(dim=1)
 
 
 def cake_layer_weight(window: ScoringWindow) -> Tensor:

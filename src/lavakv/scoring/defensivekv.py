@@ -37,15 +37,19 @@ def _worst_case(window: ScoringWindow) -> Tensor:
     left = torch.stack([block.sum(dim=-1, keepdim=True) for block in pooled()]).sum(dim=0)
     scale = seen / left.clamp(min=torch.finfo(left.dtype).tiny)
     worst = joined((block * scale).amax(dim=(1, 2)) for block in pooled())
-    return torch.maximum(worst, worst.mean(dim=1, keepdim=True))
+    if window.caps is None:
+        mean = worst.mean(dim=1, keepdim=True)
+    else:
+        mean = worst.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
+    return torch.maximum(worst, mean)
 
 
 def _pooled(window: ScoringWindow) -> Callable[[], Iterable[Tensor]]:
     """The pooled rows, as often as asked for: kept where they are one block, else worked out each time."""
     if window.is_one_block:
-        kept = [average_pool(block, KERNEL_SIZE) for block in window.evictable_blocks()]
+        kept = [average_pool(block, KERNEL_SIZE, window.places) for block in window.evictable_blocks()]
         return lambda: kept
-    return lambda: average_pool_blocks(window.evictable_blocks(), KERNEL_SIZE)
+    return lambda: average_pool_blocks(window.evictable_blocks(), KERNEL_SIZE, window.places)
 
 
 def _outright(window: ScoringWindow) -> Tensor:
@@ -59,7 +63,8 @@ def _outright(window: ScoringWindow) -> Tensor:
     before = ordered.cumsum(dim=1) - ordered
     wanted = before < (OUTRIGHT_MASS - own.double())[:, None]
     wanted[:, window.tokens_per_head - window.queries.shape[2] :] = False
-    return torch.zeros_like(wanted).scatter(1, order, wanted)
+    found = torch.zeros_like(wanted).scatter(1, order, wanted)
+    return found if window.empty is None else found & ~window.empty
 
 
 def _own(window: ScoringWindow) -> Tensor:

@@ -17,12 +17,12 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
     """Mean attention by the kernels, or None where the plain path has to do it.
 
     The plain path is expected on anything but a CUDA device, with `LAVAKV_TRITON=0`, and for a softcap, a mask of its
-    own, keys in chunks and nothing to score. Any other reason is warned of once.
+    own, keys in chunks, heads with empty places and nothing to score. Any other reason is warned of once.
 
     Returns:
         float32 `[H, G, num_columns]`, or None.
     """
-    plain = rows.softcap is not None or rows.visible is not None or len(rows.keys) > 1
+    plain = rows.softcap is not None or rows.visible is not None or rows.caps is not None or len(rows.keys) > 1
     if plain or not num_columns or not fallback.wanted(rows.queries.device):
         return None
     reason = refusal(rows.queries, rows.keys[0]) or fallback.failures.get(_signature(rows))

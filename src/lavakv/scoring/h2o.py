@@ -15,9 +15,14 @@ BLOCK_ROWS = 256
 def h2o_score(window: ScoringWindow) -> Tensor:
     """Group mean of the attention received, summed over all rows, float32 `[H, n]`. Needs the prompt's queries.
 
+    A round after the prompt has only the window's rows at hand (`caps` is given, `prompt` is not): then the sum runs
+    over those, which ranks a head's entries as their mean attention does.
+
     Computed in blocks of one head's rows, in the same memory, so that the whole attention matrix never exists; the
     longer the prompt, the fewer rows.
     """
+    if window.prompt is None and window.caps is not None:
+        return window.reduce(lambda rows: rows.sum(dim=2)).mean(dim=1)
     assert window.prompt is not None
     keys = window.keys[0] if len(window.keys) == 1 else torch.cat(list(window.keys), dim=1)
     queries, visible = window.prompt

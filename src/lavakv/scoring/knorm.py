@@ -12,4 +12,4 @@ from lavakv.scoring.window import ScoringWindow
 def knorm_score(window: ScoringWindow) -> Tensor:
     """`-||K[i]||_2`, float32 `[H, n]`."""
     norms = joined(torch.linalg.vector_norm(block.float(), dim=-1) for block in window.key_blocks())
-    return -norms[:, : window.num_evictable]
+    return window.without_empty(-norms[:, : window.num_evictable])

@@ -19,7 +19,7 @@ def lava_score(window: ScoringWindow) -> Tensor:
     """
     if window.num_evictable == 0:
         return window.value_norms[:, :0]
-    pooled = max_pool(window.mean_attention, KERNEL_SIZE)
+    pooled = max_pool(window.mean_attention, KERNEL_SIZE, window.places)
     largest_value = window.value_norms[:, : window.num_evictable].amax(dim=1, keepdim=True)
     return largest_value * pooled.amax(dim=1)
 
@@ -28,7 +28,7 @@ def eviction_loss(window: ScoringWindow) -> Tensor:
     """What evicting each entry adds to the paper's bound: `max_k ||V_h[k]||_1 * max_q a_q[i]`, nothing pooled.
 
     Returns:
-        float32 `[H, n]`; the maximum runs over all positions, window included.
+        float32 `[H, n]`, 0 in empty places; the maximum runs over all entries, window included.
     """
     return window.remember(
         "eviction_loss",

@@ -15,12 +15,14 @@ class QueryRows(NamedTuple):
     Attributes:
         queries: `[H, G, rows, head_dim]`, any float dtype.
         first: position of the first row, counted from the first key.
-        visible: bool `[rows, tokens]`, what each row sees of the keys; None means causal.
+        visible: bool `[rows, tokens]` or `[H, 1, rows, tokens]`, what each row sees of the keys; None means causal.
+        empty: bool `[H, tokens]`, places that hold no key, whatever their contents; None where all hold one.
     """
 
     queries: Tensor
     first: int
     visible: Tensor | None
+    empty: Tensor | None = None
 
 
 def masked_logits(
@@ -31,7 +33,7 @@ def masked_logits(
     sinks: Tensor | None,
     room: Tensor | None = None,
 ) -> Tensor:
-    """Logits in float32, -inf where a row does not see.
+    """Logits in float32, -inf where a row does not see and where a place is empty.
 
     Args:
         rows: the queries.
@@ -50,6 +52,8 @@ def masked_logits(
     else:
         first_masked = min(max(rows.first, 0), keys.shape[1])  # every row sees what came before the first
         logits[..., first_masked:].masked_fill_(~_causal(rows, first_masked, keys), float("-inf"))
+    if rows.empty is not None:
+        logits.masked_fill_(rows.empty[:, None, None], float("-inf"))
     if sinks is not None:
         column = sinks.float()[:, :, None, None].expand(*logits.shape[:3], 1)
         logits = torch.cat([logits, column], dim=-1)

@@ -14,7 +14,7 @@ _MASK = 0xFFFFFFFF
 
 
 def random_score(seed: int) -> Callable[[ScoringWindow], Tensor]:
-    """A score that depends on seed, layer, head and position only, so that a batch equals its rows alone.
+    """A score that depends on seed, layer, head and original position only, so that a batch equals its rows alone.
 
     From 0, `state = mix(31 state + part + 1)` in 32 bits for these four in turn; the score is the upper 24 bits over
     2**24. `mix` is lowbias32 (Chris Wellons, hash-prospector); the position counts from the sequence's first token.
@@ -23,9 +23,8 @@ def random_score(seed: int) -> Callable[[ScoringWindow], Tensor]:
     def score(window: ScoringWindow) -> Tensor:
         device = window.queries.device
         heads = torch.arange(window.queries.shape[0], device=device)[:, None]
-        positions = torch.arange(window.num_evictable, device=device)
         state = torch.zeros((), dtype=torch.int64, device=device)
-        for part in (seed, window.layer, heads, positions):
+        for part in (seed, window.layer, heads, window.candidate_positions):
             state = _mixed((state * 31 + part + 1) & _MASK)
         return (state >> 8).float() / 2**24  # 24 bits: exact in float32
 

@@ -5,6 +5,7 @@ Derivation and measurements: `docs/method.md`, "Beyond LAVa".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -51,18 +52,25 @@ def residual_score(window: ScoringWindow) -> Tensor:
 def residual_squares(window: ScoringWindow) -> Tensor:
     """The same before the root."""
     assert window.residual_norms is not None
-    weights, surprise_share = row_weights(window.residual_norms), SURPRISE_SHARE / window.num_tokens
-    heads, left = list(zip(_sums(window), grams(window), strict=True)), squared_lengths(window)
+    weights, left = row_weights(window.residual_norms), squared_lengths(window)
+    heads = list(zip(_sums(window), grams(window), _surprise_shares(window), strict=True))
     energies = []
     for seen, values in zip(window.evictable_blocks(), window.value_blocks(), strict=False):
         lengths, left = left[..., : seen.shape[-1]], left[..., seen.shape[-1] :]
         rows = zip(heads, seen, values[:, : seen.shape[-1]], lengths, strict=True)  # one by one: w rows of each entry
         found = [
             _energy(sums, part, weights, surprise_share, (sums.outputs, gram, value.float(), length))
-            for (sums, gram), part, value, length in rows
+            for (sums, gram, surprise_share), part, value, length in rows
         ]
         energies.append(torch.stack(found))
-    return joined(energies)
+    return window.without_empty(joined(energies))
+
+
+def _surprise_shares(window: ScoringWindow) -> Sequence[float | Tensor]:
+    """What each KV head's unseen energy counts: a part of it for each of its entries."""
+    if window.caps is None:
+        return [SURPRISE_SHARE / window.num_tokens] * len(window.queries)
+    return (SURPRISE_SHARE / (window.caps + window.queries.shape[2]).double()).float().unbind()
 
 
 def _sums(window: ScoringWindow) -> list[_Sums]:
@@ -82,7 +90,7 @@ def _block_sums(attention: Tensor, values: Tensor, num_evictable: int) -> _Sums:
     return _Sums(attention @ values, attention.sum(dim=-1), _flat(attention).sum(dim=-1), _moved(seen), _surprise(seen))
 
 
-def _energy(sums: _Sums, seen: Tensor, weights: Tensor, surprise_share: float, about: _Distances) -> Tensor:
+def _energy(sums: _Sums, seen: Tensor, weights: Tensor, surprise_share: float | Tensor, about: _Distances) -> Tensor:
     """Squared change summed over query heads, averaged over rows by weight, `[tokens]`."""
     change = squared_shares(_expected(sums, seen)).mul_(weights[:, None])
     known = summed_distances(change, *about).sum(dim=0)

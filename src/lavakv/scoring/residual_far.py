@@ -53,10 +53,11 @@ _ROWS_TOGETHER = 32
 def residual_far_score(window: ScoringWindow, rows: FarRows = DEFAULT) -> Tensor:
     """Expected change of the residual stream, from the window's rows and from far ones; float32 `[H, n]`.
 
-    Comparable across the heads of all layers. Needs what `residual_score` needs, and the prompt's queries.
+    Comparable across the heads of all layers. Needs what `residual_score` needs, and the prompt's queries. A round
+    after the prompt has only the window's rows at hand (`caps` is given, `prompt` is not): it is `residual_score` then.
     """
-    squares = residual_squares(window)
-    if not rows.positions(window.num_evictable):
+    squares, later = residual_squares(window), window.prompt is None and window.caps is not None
+    if later or not rows.positions(window.num_evictable):
         return squares.sqrt()
     assert window.residual_norms is not None
     scale = rows.share * row_weights(window.residual_norms).sum()  # as if their streams were the window's
@@ -100,7 +101,10 @@ class _Asked(NamedTuple):
             shown = torch.cat([visible(position, position + 1) for position in positions])
         keys, values = first_tokens(window.keys, num_seen), first_tokens(window.values, num_seen)
         return cls(
-            replace(window, queries=queries.index_select(2, places), keys=keys, values=values, visible=shown), places
+            replace(
+                window, queries=queries.index_select(2, places), keys=keys, values=values, visible=shown, caps=None
+            ),
+            places,
         )
 
 

@@ -12,4 +12,4 @@ KERNEL_SIZE = 7
 
 def snapkv_score(window: ScoringWindow) -> Tensor:
     """Group mean of `max_pool(a_q)[i]`, float32 `[H, n]`; also PyramidKV's and Ada-KV's score."""
-    return max_pool(window.mean_attention, KERNEL_SIZE).mean(dim=1)
+    return max_pool(window.mean_attention, KERNEL_SIZE, window.places).mean(dim=1)

@@ -11,7 +11,12 @@ NUM_FIRST = 4
 
 
 def streaming_llm_score(window: ScoringWindow) -> Tensor:
-    """Recency, but the first 4 positions before all and in their order, float32 `[H, n]`."""
-    positions = torch.arange(window.num_evictable, dtype=torch.float32, device=window.queries.device)
-    score = torch.where(positions < NUM_FIRST, window.num_evictable + NUM_FIRST - positions, positions)
-    return score.expand(window.queries.shape[0], -1)
+    """Recency, but the first 4 positions before all and in their order, float32 `[H, n]`.
+
+    Positions are those of the sequence: a first token that an earlier round has evicted is not replaced by another one.
+    """
+    if window.num_evictable == 0:
+        return window.queries.new_empty(window.queries.shape[0], 0, dtype=torch.float32)
+    positions = window.without_empty(window.candidate_positions.float())
+    behind = positions.amax(dim=1, keepdim=True) + 1
+    return torch.where(positions < NUM_FIRST, behind + NUM_FIRST - positions, positions)

@@ -14,4 +14,4 @@ KERNEL_SIZE = 7
 def vatp_score(window: ScoringWindow) -> Tensor:
     """Group maximum of `max_pool(a_q * ||V[i]||_1)[i]`, float32 `[H, n]`."""
     norms = window.value_norms[:, None, : window.num_evictable]
-    return torch.amax(max_pool(window.mean_attention * norms, KERNEL_SIZE), dim=1)
+    return torch.amax(max_pool(window.mean_attention * norms, KERNEL_SIZE, window.places), dim=1)

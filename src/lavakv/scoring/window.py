@@ -1,4 +1,4 @@
-"""The scoring window: the last queries of one prompt in one layer, and the attention they pay."""
+"""The scoring window: the last queries of one sequence in one layer, and the attention they pay."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from lavakv.scoring.blocks import BLOCK_NUMBERS, WindowRows, joined, token_blocks
+from lavakv.scoring import pooling
+from lavakv.scoring.blocks import BLOCK_NUMBERS, WindowRows, empty_places, joined, token_blocks
 from lavakv.scoring.fused import fused_mean_attention
+from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
 from lavakv.scoring.prompt import PromptRows
 
@@ -18,7 +21,10 @@ from lavakv.scoring.prompt import PromptRows
 class ScoringWindow:
     """What a score may look at: one sequence in one layer, padding already cut away.
 
-    Shapes: `H` KV heads, `G` query heads a KV head, `w` window queries, `N` prompt tokens, `n = N - w` evictable.
+    Shapes: `H` KV heads, `G` query heads a KV head, `w` window queries, `N` places, `n = N - w` of them for candidates.
+    In a prompt every place holds the token of that number. In a later round heads hold unequally many candidates:
+    `caps` says how many, and the places behind them are empty. Attention to an empty place is zero and so are all norms
+    there, whatever finite numbers its key and value hold; scores leave any finite number there.
 
     Attributes:
         queries: `[H, G, w, head_dim]`, the last `w` queries, RoPE applied, any float dtype.
@@ -27,15 +33,19 @@ class ScoringWindow:
         scaling: factor on query-key products (the model's own, not always `head_dim**-0.5`).
         softcap: `c` in `c * tanh(x / c)`, or None.
         sinks: `[H, G]` attention-sink logits that join the softmax denominator, or None.
-        visible: bool `[w, N]`, what each window query sees; None means causal.
+        visible: bool `[w, N]`, or `[H, 1, w, N]` where heads differ, what each window query sees; None means causal.
         layer: index of the layer in the model.
         tokens_per_head: the budget `b`, for scores that depend on it, or None.
         output_weight: `[H, G, value_dim, hidden]`, what the output projection does to each query head's values, or
             None where it is not known.
-        prompt: all rows of the prompt, for scores that look beyond the window, or None.
+        prompt: all rows of the prompt, for scores that look beyond the window, or None. Only where no place is empty.
         residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from (0 for a
             stream of zeros), or None where it is not known.
         block_numbers: float32 numbers that a block of attention, or of widened keys or values, may have.
+        caps: int64 `[H]` on the queries' device: the first `caps[h]` of the `n` places before the window hold the
+            candidates of head `h`, the others are empty. None means that all hold one.
+        positions: int64 `[H, n]` on the queries' device, the original position of each candidate, ascending in each
+            head; anything in empty places. None means `0` to `n - 1` in each head.
     """
 
     queries: Tensor
@@ -51,6 +61,8 @@ class ScoringWindow:
     prompt: PromptRows | None = None
     residual_norms: Tensor | None = None
     block_numbers: int = BLOCK_NUMBERS
+    caps: Tensor | None = None
+    positions: Tensor | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_needs(self, tokens_per_head: int, output_weight: Tensor | None) -> ScoringWindow:
@@ -67,13 +79,39 @@ class ScoringWindow:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt tokens `N`."""
+        """Places `N`: for candidates, and the window's tokens."""
         return sum(chunk.shape[1] for chunk in self.keys)
 
     @property
     def num_evictable(self) -> int:
-        """Positions before the window, `n = N - w`."""
+        """Places before the window, `n = N - w`."""
         return self.num_tokens - self.queries.shape[2]
+
+    @property
+    def empty(self) -> Tensor | None:
+        """Places without a candidate, bool `[H, n]`, or None where every place holds one."""
+        if self.caps is None:
+            return None
+        n, caps = self.num_evictable, self.caps
+        return self.remember("empty", lambda: empty_places(caps, 0, n, n))
+
+    @property
+    def places(self) -> Places | None:
+        """What pooling needs to know of the places, or None where every place holds a candidate."""
+        return None if self.empty is None else Places(self.empty, self.candidate_positions, pooling.BY_POSITION)
+
+    @property
+    def candidate_positions(self) -> Tensor:
+        """Original position of each candidate, int64 `[H, n]`; anything in empty places."""
+        if self.positions is not None:
+            return self.positions
+        return torch.arange(self.num_evictable, device=self.queries.device).expand(self.queries.shape[0], -1)
+
+    def without_empty(self, numbers: Tensor, fill: float = 0.0) -> Tensor:
+        """Numbers of each place `[H, ..., n]` with `fill` in the empty ones; the same tensor where none is empty."""
+        if self.empty is None:
+            return numbers
+        return numbers.masked_fill(over_places(self.empty, numbers.ndim), fill)
 
     @property
     def block_tokens(self) -> int:
@@ -101,12 +139,12 @@ class ScoringWindow:
 
     @property
     def value_norms(self) -> Tensor:
-        """`||V_h[i]||_1` of every position, float32 `[H, N]`."""
+        """`||V_h[i]||_1` of every place, float32 `[H, N]`; 0 where it is empty."""
         return self.remember("value_norms", self._value_norms)
 
     @property
     def projected_norms(self) -> Tensor:
-        """`||V_h[i] W_O,q||_1` of every evictable position, float32 `[H, G, n]`."""
+        """`||V_h[i] W_O,q||_1` of every place before the window, float32 `[H, G, n]`; 0 where it is empty."""
         return self.remember("projected_norms", self._projected_norms)
 
     def remember(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
@@ -157,16 +195,19 @@ class ScoringWindow:
         return token_blocks(self.keys, self.block_tokens)
 
     def _rows(self) -> WindowRows:
-        return WindowRows(self.queries, self.keys, self.scaling, self.softcap, self.sinks, self.visible)
+        return WindowRows(self.queries, self.keys, self.scaling, self.softcap, self.sinks, self.visible, self.caps)
 
     def _mean_attention(self) -> Tensor:
         fused = fused_mean_attention(self._rows(), self.num_evictable)
         return self.reduce(lambda rows: rows.mean(dim=2)) if fused is None else fused
 
     def _value_norms(self) -> Tensor:
-        return joined(block.float().abs().sum(dim=-1) for block in self.value_blocks())
+        norms = joined(block.float().abs().sum(dim=-1) for block in self.value_blocks())
+        if self.caps is None:
+            return norms
+        return norms.masked_fill_(empty_places(self.caps, 0, self.num_tokens, self.num_evictable), 0.0)
 
     def _projected_norms(self) -> Tensor:
         assert self.output_weight is not None
         norms = joined(projected_norms(chunk, self.output_weight, self.block_numbers) for chunk in self.values)
-        return norms[..., : self.num_evictable]
+        return self.without_empty(norms[..., : self.num_evictable])
