@@ -27,7 +27,9 @@ STAGES = [
     "policy",
     "family",
     "registry",
-    "judging",
+    "readback",
+    "layer_numbers",
+    "apply",
     "allocation",
     "selection",
     "naive_selection",
@@ -119,7 +121,7 @@ import lavakv
 scores = lavakv.scores("lava", torch.randn(4, 2, 8), torch.randn(2, 20, 8), torch.randn(2, 20, 8))
 assert lavakv.select("lava", [scores], budget=8, window=2).counts.sum() == 16
 lavakv.worst_case_entries(100, 64, [2], 32)
-import lavakv.attention, lavakv.eviction.prompt, lavakv.store.masked
+import lavakv.attention, lavakv.eviction.round, lavakv.store.masked
 loaded = sorted({"transformers", "vllm", "triton", "typer", "rich"} & set(sys.modules))
 assert not loaded, loaded
 """

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lavakv.allocation import allocate, prompt_caps
+from lavakv.apply import policy_scores
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError, PolicyError
-from lavakv.judging import judge, score_weight
+from lavakv.layer_numbers import score_weight
 from lavakv.policy import Policy
 from lavakv.ranking import rank
 from lavakv.registry import get_policy
@@ -101,7 +102,7 @@ def scores(
         residual_norms=None if residual_norms is None else residual_norms.float(),
     )
     with torch.no_grad():
-        return judge(get_policy(policy), window)
+        return policy_scores(get_policy(policy), window)
 
 
 def select(

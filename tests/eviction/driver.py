@@ -1,4 +1,4 @@
-"""Drives `PromptEviction` the way an engine does: layer after layer, each one's store holding its prompt."""
+"""Drives `Round` the way an engine does: layer after layer, each one's store holding its prompt."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.prompt import PromptEviction
+from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets
+from lavakv.eviction.round import Round
 from lavakv.scoring.window import ScoringWindow
 from lavakv.selection import Selection, select
 from lavakv.store.base import LayerStore
@@ -40,11 +40,11 @@ class Prefill:
     most_entries: int = 0
 
     @property
-    def plans(self) -> list[PromptPlan]:
+    def plans(self) -> list[SequencePlan]:
         lengths = [row.shape[1] for row in self.layers[0]]
         rows = zip(lengths, self.budgets, strict=True)
         return [
-            PromptPlan(length, max(lengths) - length, budget, self.window, CONTROLLED[self.policy])
+            SequencePlan(length, max(lengths) - length, budget, self.window, CONTROLLED[self.policy])
             for length, budget in rows
         ]
 
@@ -60,10 +60,10 @@ class Prefill:
             keys[row, :, width - score.shape[1] :] = score[..., None]
         return keys, keys + 0.5
 
-    def run(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[PromptEviction, Budgets]:
+    def run(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[Round, Budgets]:
         """Prefill all layers; records the most entries held at any time."""
         self.stores = [store() for _ in self.layers]
-        eviction = PromptEviction(self.plans, self.stores, self.num_heads)
+        eviction = Round(self.plans, self.stores, self.num_heads)
         budgets = None
         for layer, one in enumerate(self.stores):
             keys, values = self.columns(layer)
@@ -75,10 +75,10 @@ class Prefill:
         assert budgets is not None
         return eviction, budgets
 
-    def run_at_once(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[PromptEviction, Budgets]:
+    def run_at_once(self, store: type[RaggedStore] | type[MaskedStore]) -> tuple[Round, Budgets]:
         """The same with all layers known beforehand."""
         self.stores = [store() for _ in self.layers]
-        eviction = PromptEviction(self.plans, self.stores, self.num_heads)
+        eviction = Round(self.plans, self.stores, self.num_heads)
         windows = []
         for layer, one in enumerate(self.stores):
             keys, values = self.columns(layer)

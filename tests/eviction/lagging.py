@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavakv.eviction.readback import Readback
+from lavakv.readback import Readback
 
 
 class Waits:

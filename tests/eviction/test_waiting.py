@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 import lavakv
 from lavakv import PolicyError
 from lavakv.attention.request import AttentionSettings
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.prompt import PromptEviction
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.round import Round
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.registry import get_policy
@@ -84,9 +84,9 @@ def _prompt() -> LayerPrompt:
 @pytest.mark.parametrize("name", lavakv.policies())
 def test_no_number_of_the_newest_layer_is_read(name: str, blocks: int | None) -> None:
     """A row that is evicted and one that keeps everything; nothing is sent to the device either before the end."""
-    plans = [PromptPlan(TOKENS, 0, budget, WINDOW, get_policy(name)) for budget in (BUDGET, TOKENS)]
+    plans = [SequencePlan(TOKENS, 0, budget, WINDOW, get_policy(name)) for budget in (BUDGET, TOKENS)]
     stores = [RaggedStore() for _ in range(LAYERS)]
-    eviction = PromptEviction(plans, stores, [HEADS] * LAYERS)
+    eviction = Round(plans, stores, [HEADS] * LAYERS)
     with lagging(_made_up) as waits, _Uploads() as uploads:
         for layer, store in enumerate(stores):
             prompt, earlier = _prompt(), waits.started
@@ -151,7 +151,7 @@ def test_scores_that_are_no_numbers_are_named_one_layer_later(layer: int, at: in
 
     policy = lavakv.Policy("broken", "", score)
     stores = [RaggedStore() for _ in range(LAYERS)]
-    eviction = PromptEviction([PromptPlan(TOKENS, 0, BUDGET, WINDOW, policy)], stores, [HEADS] * LAYERS)
+    eviction = Round([SequencePlan(TOKENS, 0, BUDGET, WINDOW, policy)], stores, [HEADS] * LAYERS)
     with lagging():
         for index, store in enumerate(stores):
             keys = torch.rand(1, HEADS, TOKENS, DIM)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import lavakv
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.prompt import PromptEviction
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.round import Round
 from lavakv.kernels import SWITCH
 from lavakv.registry import get_policy
 from lavakv.scoring.window import ScoringWindow
@@ -57,7 +57,7 @@ def test_no_layer_but_the_last_blocks_the_host(name: str) -> None:
     policy, weight = get_policy(name), torch.randn(8, 4, 64, 64, device="cuda")
     for attempt in range(2):  # the first compiles and fills the allocators
         stores = [RaggedStore() for _ in range(4)]
-        eviction = PromptEviction([PromptPlan(3000, 0, 200, 32, policy)], stores, [8] * 4)
+        eviction = Round([SequencePlan(3000, 0, 200, 32, policy)], stores, [8] * 4)
         for layer, store in enumerate(stores):
             window = replace(_window(3000, torch.bfloat16, 64, layer), output_weight=weight, tokens_per_head=200)
             store.hold(window.keys[0][None], window.values[0][None])

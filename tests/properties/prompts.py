@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import lavakv
 from lavakv.budgets.pyramid import pyramid_weights
-from lavakv.judging import score_weight
+from lavakv.layer_numbers import score_weight
 from lavakv.policy import Policy
 from lavakv.selection import Selection
 from tests.eviction.controlled import controlled_scores, controlled_weights

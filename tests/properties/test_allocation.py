@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavakv.allocation import allocate, prompt_caps
-from lavakv.judging import score_weight
+from lavakv.layer_numbers import score_weight
 from lavakv.policy import Policy
 from lavakv.ranking import rank
 from tests.eviction.controlled import CONTROLLED, controlled_scores, controlled_weights

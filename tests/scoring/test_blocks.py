@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavakv.judging import judge, layer_weight
+from lavakv.apply import LayerWeight, policy_scores
 from lavakv.registry import get_policy
 from lavakv.scoring import received
 from lavakv.scoring.blocks import BLOCK_NUMBERS
@@ -77,7 +77,7 @@ def test_heads_larger_than_the_window_need_no_room_for_every_query_head(name: st
     """Of 8 query heads, 4 rows and values of 64 numbers, a block holds one copy of the values."""
     window = replace(_window(1500, torch.float32, heads=1, group=8, rows=4, dim=64), block_numbers=2**14)
     with Allocations() as watch:
-        judge(get_policy(name), window)
+        policy_scores(get_policy(name), window)
     assert watch.largest <= 4 * max(2**14, 8 * 1500, 8 * 64 * 64)  # a block, a number a query head, Gram matrices
 
 
@@ -95,8 +95,8 @@ def test_h2o_takes_fewer_rows_the_longer_the_prompt() -> None:
 def _all_of(name: str, window: ScoringWindow) -> None:
     """Everything the driver asks of a window."""
     policy = get_policy(name)
-    score = judge(policy, window)
-    layer_weight(policy, window, score.values if isinstance(score, TieredScores) else score)
+    score = policy_scores(policy, window)
+    LayerWeight(policy, window, score.values if isinstance(score, TieredScores) else score)
     eviction_loss(window)
 
 

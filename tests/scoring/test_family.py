@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lavakv
-from lavakv.judging import judge, layer_weight
+from lavakv.apply import LayerWeight, policy_scores
 from lavakv.ranking import rank
 from lavakv.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
@@ -24,7 +24,7 @@ BY_POSITION = ("streaming-llm", "random", "h2o", "cake", "defensivekv", "layer-d
 
 
 def _parts(name: str, window: ScoringWindow) -> tuple[torch.Tensor, ...]:
-    score = judge(get_policy(name), window)
+    score = policy_scores(get_policy(name), window)
     return tuple(score) if isinstance(score, TieredScores) else (score,)
 
 
@@ -43,7 +43,7 @@ def test_scores_are_finite_float32_and_can_be_weighed(window: ScoringWindow, nam
     assert values.dtype == torch.float32
     assert values.shape == (window.queries.shape[0], window.num_evictable)
     assert bool(values.isfinite().all())
-    assert layer_weight(get_policy(name), window, values) >= 0
+    assert LayerWeight(get_policy(name), window, values).value() >= 0
 
 
 @EVERY
@@ -60,7 +60,7 @@ def test_the_smallest_prompts(name: str, tokens: int, rows: int) -> None:
 @pytest.mark.parametrize("name", [name for name in lavakv.policies() if name not in BY_POSITION])
 def test_where_nothing_differs_all_scores_are_equal_and_earlier_positions_win(name: str) -> None:
     window = _flat()
-    score = judge(get_policy(name), window)
+    score = policy_scores(get_policy(name), window)
     values = score.values if isinstance(score, TieredScores) else score
     assert values.unique().numel() == 1
     assert rank(score).positions.tolist() == [list(range(26))] * 2

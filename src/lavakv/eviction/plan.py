@@ -1,4 +1,4 @@
-"""What is known of one sequence before its prompt is read."""
+"""What is known of one sequence before a round."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lavakv.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
-class PromptPlan:
+class SequencePlan:
     """One sequence of the batch.
 
     Attributes:
-        num_tokens: real prompt tokens `N`.
+        num_tokens: real tokens `N` seen so far, those of the window included.
         num_padding: columns of left padding before them.
         tokens_per_head: budget `b`.
         window: window size `w`.
@@ -32,7 +32,7 @@ class PromptPlan:
 
     @property
     def keeps_all(self) -> bool:
-        """Is the prompt within its budget?"""
+        """Whether all tokens seen are within the budget."""
         return self.num_tokens <= self.tokens_per_head
 
     @property

@@ -1,4 +1,4 @@
-"""What eviction remembers of a layer until its budget is final, and what it reports in the end."""
+"""One sequence in one layer on its way through a round, and what the round reports in the end."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.eviction.readback import LayerWeight, Readback
-from lavakv.judging import judge
+from lavakv.allocation import Allocation
+from lavakv.apply import LayerWeight, ScoredLayer, score_layer
 from lavakv.policy import Policy
 from lavakv.ranking import Ranking, rank
+from lavakv.readback import Readback
 from lavakv.scoring.lava import eviction_loss
-from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
 
 class Budgets(NamedTuple):
-    """What a policy decided for the prompts of a batch. Entries include the window; plain CPU tensors.
+    """What a policy decided for the sequences of a batch. Entries include the window; plain CPU tensors.
 
     Attributes:
-        layer_entries: int64 `[layers, batch]`, entries each layer keeps of each prompt.
+        layer_entries: int64 `[layers, batch]`, entries each layer keeps of each sequence.
         layer_weights: float64 `[layers, batch]`, the entropy (or other weight) behind them; NaN where a sequence was
             short enough to keep everything.
         head_entries: int64 `[layers, batch, heads]`; 0 for a head that a layer does not have.
@@ -35,37 +35,15 @@ class Budgets(NamedTuple):
     estimated_loss: Tensor
 
 
-class Judged(NamedTuple):
-    """One sequence in one layer, scored.
-
-    Attributes:
-        score: what the policy's score says, `[H, n]`.
-        weight: the layer's weight in the split over layers.
-    """
-
-    score: Tensor | TieredScores
-    weight: LayerWeight
-
-
-def judged(policy: Policy, window: ScoringWindow) -> Judged:
-    """Score a layer's entries.
-
-    Raises:
-        PolicyError: the policy's scores cannot be used, named with the layer; see `LayerWeight` for when.
-    """
-    score = judge(policy, window)
-    return Judged(score, LayerWeight(policy, window, score.values if isinstance(score, TieredScores) else score))
-
-
 @dataclass(slots=True)
-class RankedPrompt:
+class RankedLayer:
     """One sequence in one layer, ranked, where its scores are.
 
     Attributes:
-        ranking: its entries, best first.
-        loss: float32 `[H, ranks]`, what evicting each entry costs, in rank order.
+        ranking: its candidates, best first.
+        loss: float32 `[H, ranks]`, what evicting each candidate costs, in rank order.
         layer_weight: the layer's weight in the split over layers.
-        whole_loss: float64 scalar, the loss summed over all evictable entries.
+        whole_loss: float64 scalar, the loss summed over all candidates.
     """
 
     ranking: Ranking
@@ -74,20 +52,30 @@ class RankedPrompt:
     whole_loss: Readback
 
     @classmethod
-    def of(cls, policy: Policy, window: ScoringWindow, min_entries_per_head: int) -> RankedPrompt:
-        """Score and rank a layer's entries, without waiting for a CUDA device.
+    def of(
+        cls, policy: Policy, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
+    ) -> RankedLayer:
+        """Score and rank a layer's candidates, without waiting for a CUDA device.
+
+        Args:
+            policy: decides.
+            window: the layer's last queries on its candidates.
+            min_entries_per_head: entries that every head keeps before heads compete.
+            caps: int64 `[H]` on the CPU, the window's own; None where every place holds a candidate.
 
         Raises:
             PolicyError: the policy's scores cannot be used, named with the layer; see `LayerWeight` for when.
         """
-        return cls.ranked(judged(policy, window), window, min_entries_per_head)
+        return cls.ranked(score_layer(policy, window), window, min_entries_per_head, caps)
 
     @classmethod
-    def ranked(cls, scored: Judged, window: ScoringWindow, min_entries_per_head: int) -> RankedPrompt:
-        """Rank a layer's entries by scores that are at hand."""
-        ranking, loss = rank(scored.score, min_entries_per_head), eviction_loss(window)
-        whole = Readback(loss.sum(dtype=torch.float64))
-        return cls(ranking, loss.gather(1, ranking.positions), scored.weight, whole)
+    def ranked(
+        cls, scored: ScoredLayer, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
+    ) -> RankedLayer:
+        """Rank a layer's candidates by scores that are at hand."""
+        ranking, loss = rank(scored.score, min_entries_per_head, caps), eviction_loss(window)
+        total = Readback(loss.sum(dtype=torch.float64))
+        return cls(ranking, loss.gather(1, ranking.positions), scored.weight, total)
 
     @property
     def weight(self) -> float:
@@ -99,17 +87,17 @@ class RankedPrompt:
         """The loss of evicting everything; waits for it."""
         return float(self.whole_loss.get())
 
-    def settle(self, most_ranks: int) -> Settled:
+    def placed(self, max_ranks: int) -> PlacedLayer:
         """What is still needed once the entries stand in rank order in their store, and no head keeps more ranks."""
-        return Settled(self.loss[:, :most_ranks].clone(), self.total_loss, self.weight)
+        return PlacedLayer(self.loss[:, :max_ranks].clone(), self.total_loss, self.weight)
 
 
-class Settled(NamedTuple):
+class PlacedLayer(NamedTuple):
     """One sequence in one layer whose entries are in their store.
 
     Attributes:
         loss: float32 `[H, ranks]`, what evicting each entry costs, in rank order, as far as the store goes.
-        total_loss: the same summed over all evictable entries.
+        total_loss: the same summed over all candidates.
         weight: the layer's weight in the split over layers.
     """
 
@@ -130,3 +118,38 @@ class Settled(NamedTuple):
     def without(self, kept: Readback) -> float:
         """The estimated loss when what `kept_loss` found is kept."""
         return max(self.total_loss - float(kept.get()), 0.0)
+
+
+class PendingLayer:
+    """A ranked layer whose numbers may still be on their way to the host, where its sequence's allocation needs them.
+
+    Args:
+        ranked: the layer's candidates, best first.
+        pooled_by_score: whether all heads of all layers compete, so that the allocation needs scores and tiers.
+        max_entries: entries that the sequence keeps in all its layers; no layer's share is larger.
+    """
+
+    def __init__(self, ranked: RankedLayer, pooled_by_score: bool, max_entries: int) -> None:
+        self.ranked = ranked
+        heads, scores, tiers = ranked.ranking[1:]
+        self._heads = Readback(heads[:max_entries])
+        self._others = None
+        if pooled_by_score:
+            self._others = Readback(scores[:max_entries]), None if tiers is None else Readback(tiers[:max_entries])
+
+    @property
+    def deferred(self) -> bool:
+        """Whether anything that the host must know is still on its way."""
+        return self._heads.deferred or self.ranked.layer_weight.deferred
+
+    def add_to(self, allocation: Allocation) -> None:
+        """Join the layers known to a sequence's allocation; waits for what is on its way.
+
+        Raises:
+            PolicyError: the layer's scores cannot be used, named with policy and layer.
+        """
+        weight, parts = self.ranked.weight, {"pooled_heads": self._heads.get()}
+        if self._others is not None:
+            scores, tiers = self._others
+            parts |= {"pooled_scores": scores.get()} | ({} if tiers is None else {"pooled_tiers": tiers.get()})
+        allocation.add(self.ranked.ranking._replace(**parts), weight)

@@ -12,9 +12,9 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import CacheStateError, InputError
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.prompt import PromptEviction, Ranker
-from lavakv.eviction.records import Budgets, RankedPrompt
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.records import Budgets, RankedLayer
+from lavakv.eviction.round import Ranker, Round
 from lavakv.hf import memory
 from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.driven import DrivenCache
@@ -215,13 +215,13 @@ class LavaCache(Refusals, DrivenCache):
             fixed = memory.other_layers_bytes(self.layers, self._config, len(num_tokens), columns, itemsize)
         return spec.tokens_per_head(num_tokens, fixed, token)
 
-    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
+    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedLayer.of) -> None:
         tokens, padding = tokens_and_padding(step.real)
         budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
         self._watch = TailWatch(budgets, tokens, step.real.shape[1])
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
-        plans = [PromptPlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
-        step.eviction = PromptEviction(plans, self._stores(), self._geometry.num_heads, ranker)
+        plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
+        step.eviction = Round(plans, self._stores(), self._geometry.num_heads, ranker)
 
     @storing()
     def _make_room(self) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from lavakv.errors import UnsupportedError
-from lavakv.eviction.prompt import Ranker
-from lavakv.eviction.records import RankedPrompt
+from lavakv.eviction.records import RankedLayer
+from lavakv.eviction.round import Ranker
 from lavakv.hf import continuation, memory
 from lavakv.hf.checks import check_batch, refuse_compiling
 from lavakv.hf.given_mask import check_brought_back
@@ -43,7 +43,7 @@ class DrivenCache(Cache):
         """Sequences the cache holds."""
 
     @abstractmethod
-    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedPrompt.of) -> None:
+    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedLayer.of) -> None:
         """Work out what each sequence may keep, as soon as the first keys tell their dtype."""
 
     @abstractmethod

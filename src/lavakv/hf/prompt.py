@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
-from lavakv.eviction.plan import PromptPlan
+from lavakv.eviction.plan import SequencePlan
 from lavakv.hf.given_mask import is_explicit, mask_rows
 from lavakv.hf.projection import OutputProjection
 from lavakv.scoring.prompt import PromptRows
@@ -38,7 +38,7 @@ class LayerPrompt:
     projection: OutputProjection | None = None
     hidden_states: Tensor | None = None
 
-    def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
+    def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
 
         Args:
@@ -65,7 +65,7 @@ class LayerPrompt:
             residual_norms=self.residual_norms(sequence, columns - plan.window),
         )
 
-    def output_weight(self, plan: PromptPlan, layer: int) -> Tensor | None:
+    def output_weight(self, plan: SequencePlan, layer: int) -> Tensor | None:
         """`W_O` as `[H, G, value_dim, hidden]`, or None where the plan's policy does not need it.
 
         Raises:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lavakv.apply import ScoredLayer, score_layer
 from lavakv.errors import UnsupportedError
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.records import Judged, RankedPrompt, judged
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.records import RankedLayer
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.policy import Policy
@@ -45,7 +46,7 @@ class RecordedPrompt(LayerPrompt):
         """See `LayerPrompt.residual_norms`."""
         return None if self.norms is None else self.norms[first:]
 
-    def window(self, sequence: int, plan: PromptPlan, visible: Tensor | None, layer: int) -> ScoringWindow:
+    def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
             window = replace(super().window(sequence, plan, visible, layer), output_weight=None)
@@ -77,7 +78,7 @@ class Recording(NamedTuple):
         other_layers: cache layers that are not compressed, by index.
         next_logits: `[vocabulary]`, what the model expects after the prompt.
         seconds: what the prefill took.
-        judged: scores worked out so far.
+        scored: scores worked out so far.
         ranked: rankings worked out so far.
     """
 
@@ -87,8 +88,8 @@ class Recording(NamedTuple):
     other_layers: dict[int, Any]
     next_logits: Tensor
     seconds: float
-    judged: dict[Hashable, Judged]
-    ranked: dict[Hashable, RankedPrompt]
+    scored: dict[Hashable, ScoredLayer]
+    ranked: dict[Hashable, RankedLayer]
 
     def prefix(self, num_tokens: int) -> Recording:
         """The first tokens alone, as if nothing had followed them; what the model expects after them is not known.
@@ -102,7 +103,7 @@ class Recording(NamedTuple):
                 got="sliding or recurrent ones, or flex attention", fix="Record the context alone.",
             )  # fmt: skip
         layers = {index: prompt.prefix(num_tokens) for index, prompt in self.layers.items()}
-        return self._replace(inputs=self.inputs[:, :num_tokens], layers=layers, judged={}, ranked={})
+        return self._replace(inputs=self.inputs[:, :num_tokens], layers=layers, scored={}, ranked={})
 
     @property
     def can_repeat(self) -> bool:
@@ -138,15 +139,17 @@ class Recording(NamedTuple):
         cache.end(succeeded=True)
         return cache
 
-    def _rank(self, policy: Policy, window: ScoringWindow, min_entries_per_head: int) -> RankedPrompt:
-        """`RankedPrompt.of`, remembered by all that it depends on."""
+    def _rank(
+        self, policy: Policy, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
+    ) -> RankedLayer:
+        """`RankedLayer.of` a prompt, remembered by all that it depends on."""
+        assert caps is None
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
         budget = window.tokens_per_head if "tokens_per_head" in policy.needs else None
         key = (policy.score, rule, budget, window.layer, window.queries.shape[2])
-        if key not in self.judged:
-            self.judged[key] = judged(policy, window)
-        if (*key, min_entries_per_head) not in self.ranked:
-            self.ranked[*key, min_entries_per_head] = RankedPrompt.ranked(
-                self.judged[key], window, min_entries_per_head
-            )
-        return self.ranked[*key, min_entries_per_head]
+        if key not in self.scored:
+            self.scored[key] = score_layer(policy, window)
+        own = (*key, min_entries_per_head)
+        if own not in self.ranked:
+            self.ranked[own] = RankedLayer.ranked(self.scored[key], window, min_entries_per_head)
+        return self.ranked[own]

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lavakv.errors import CacheStateError
-from lavakv.eviction.prompt import PromptEviction
 from lavakv.eviction.records import Budgets
+from lavakv.eviction.round import Round
 from lavakv.hf.checks import check_batch, check_heads, check_inputs, check_model, not_announced
 from lavakv.hf.columns import Columns
 from lavakv.hf.continuation import tokens_of
@@ -131,13 +131,13 @@ class CacheState:
             windows.append(layer)
         self.budgets = eviction.add_all(windows)
 
-    def _windows(self, index: int, prompt: LayerPrompt) -> tuple[PromptEviction, list[ScoringWindow | None]]:
+    def _windows(self, index: int, prompt: LayerPrompt) -> tuple[Round, list[ScoringWindow | None]]:
         """The eviction under way, and what of a layer's prompt to score for each sequence."""
         step = self._step
         assert isinstance(step, PromptStep)
         assert step.eviction is not None
         windows: list[ScoringWindow | None] = []
-        for row, plan in enumerate(step.eviction.prompts):
+        for row, plan in enumerate(step.eviction.plans):
             visible = None if plan.keeps_all else step.visible(prompt.mask, row, plan)
             windows.append(None if plan.keeps_all else prompt.window(row, plan, visible, index))
         return step.eviction, windows

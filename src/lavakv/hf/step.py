@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.prompt import PromptEviction
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.round import Round
 from lavakv.hf.columns import Columns, host_readable
 from lavakv.hf.given_mask import is_explicit, last_rows, visible_columns
 
@@ -26,13 +26,13 @@ class PromptStep:
 
     def __init__(self, real: Tensor) -> None:
         self.real = real
-        self.eviction: PromptEviction | None = None
+        self.eviction: Round | None = None
         self.hidden_states: Tensor | None = None
         self.num_layers = 0
         self._window_rows: Tensor | None = None
         self._mask: Any = None
 
-    def visible(self, mask: Any, sequence: int, plan: PromptPlan) -> Tensor | None:
+    def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
         if mask is not self._mask:  # layers may have masks of their own
             self._mask, self._window_rows = mask, None

@@ -9,9 +9,9 @@ import torch
 
 from lavakv import PolicyError
 from lavakv.allocation import allocate, prompt_caps
-from lavakv.eviction.plan import PromptPlan
-from lavakv.eviction.prompt import PromptEviction
-from lavakv.eviction.records import RankedPrompt
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.records import RankedLayer
+from lavakv.eviction.round import Round
 from lavakv.registry import get_policy
 from lavakv.scoring.naive import eviction_loss_naive
 from lavakv.scoring.window import ScoringWindow
@@ -38,7 +38,7 @@ def _window(layer: int = 0, tokens: int = 40, window: int = 4) -> ScoringWindow:
 def test_a_plan_counts_the_window_inside_the_budget(
     num_tokens: int, evictable: int, keeps_all: bool, mean: int
 ) -> None:
-    plan = PromptPlan(num_tokens, num_padding=0, tokens_per_head=10, window=4, policy=get_policy("lava"))
+    plan = SequencePlan(num_tokens, num_padding=0, tokens_per_head=10, window=4, policy=get_policy("lava"))
     assert (plan.num_evictable, plan.keeps_all, plan.mean_entries) == (evictable, keeps_all, mean)
 
 
@@ -53,7 +53,7 @@ def test_a_prompt_within_its_budget_is_kept_whole(store: type[RaggedStore]) -> N
     assert budgets.layer_entries.tolist() == [[14, 6, 2]] * 3
     assert bool(budgets.layer_weights.isnan().all())
     assert bool((budgets.estimated_loss == 0).all())
-    assert eviction.prompts == prefill.plans
+    assert eviction.plans == prefill.plans
     assert eviction.copied_entries == 3 * 2 * (7 - 4)  # once each, and never again
 
 
@@ -70,7 +70,7 @@ def test_the_report_has_a_column_a_head(store: type[RaggedStore]) -> None:
 
 def test_the_estimated_loss_is_the_bounds_evicted_sum() -> None:
     windows, stores = [_window(layer) for layer in range(3)], [RaggedStore() for _ in range(3)]
-    eviction = PromptEviction([PromptPlan(40, 0, 12, 4, get_policy("lava"))], stores, [2, 2, 2])
+    eviction = Round([SequencePlan(40, 0, 12, 4, get_policy("lava"))], stores, [2, 2, 2])
     budgets = None
     for store, window in zip(stores, windows, strict=True):
         store.hold(window.keys[0][None], window.values[0][None])
@@ -86,16 +86,16 @@ def test_the_estimated_loss_is_the_bounds_evicted_sum() -> None:
 
 
 def test_nothing_evicted_loses_nothing() -> None:
-    ranked = RankedPrompt.of(get_policy("lava"), _window(), min_entries_per_head=0)
-    assert ranked.settle(36).evicted_loss([36, 36]) == pytest.approx(0, abs=1e-12 * ranked.total_loss)
-    assert ranked.settle(0).evicted_loss([0, 0]) == ranked.total_loss
+    ranked = RankedLayer.of(get_policy("lava"), _window(), min_entries_per_head=0)
+    assert ranked.placed(36).evicted_loss([36, 36]) == pytest.approx(0, abs=1e-12 * ranked.total_loss)
+    assert ranked.placed(0).evicted_loss([0, 0]) == ranked.total_loss
 
 
 def test_less_kept_of_what_is_settled_loses_more() -> None:
-    ranked = RankedPrompt.of(get_policy("lava"), _window(), min_entries_per_head=0)
-    settled = ranked.settle(10)
+    ranked = RankedLayer.of(get_policy("lava"), _window(), min_entries_per_head=0)
+    settled = ranked.placed(10)
     losses = [settled.evicted_loss([count, 10]) for count in range(11)]
-    assert losses == [ranked.settle(36).evicted_loss([count, 10]) for count in range(11)]
+    assert losses == [ranked.placed(36).evicted_loss([count, 10]) for count in range(11)]
     assert losses == sorted(losses, reverse=True)
 
 
@@ -104,20 +104,20 @@ def test_what_no_smaller_budget_can_ask_for_is_forgotten(name: str) -> None:
     """Views of the whole ranking would keep all of it alive, and pickling writes what is alive."""
     policy = CONTROLLED[name]
     window = _window(tokens=5000)
-    ranked = RankedPrompt.of(policy, replace(window, keys=[window.keys[0].abs()]), min_entries_per_head=1)
+    ranked = RankedLayer.of(policy, replace(window, keys=[window.keys[0].abs()]), min_entries_per_head=1)
     allocation = allocate(policy, 3, prompt_caps([2, 2], 4996))
     before = len(pickle.dumps(allocation))
     allocation.add(ranked.ranking, ranked.weight)
     assert allocation.most(0) <= 12 + 4
     assert len(pickle.dumps(ranked)) > 10 * 4996
     assert len(pickle.dumps(allocation)) < before + 1000
-    assert len(pickle.dumps(ranked.settle(6))) < 1000
+    assert len(pickle.dumps(ranked.placed(6))) < 1000
 
 
 def test_scores_that_are_no_numbers_name_policy_and_layer() -> None:
     policy = replace(get_policy("lava"), name="mine", score=lambda window: window.value_norms[:, :36] * math.nan)
     with pytest.raises(PolicyError, match="policy 'mine' at layer 7"):
-        RankedPrompt.of(policy, _window(layer=7), min_entries_per_head=0)
+        RankedLayer.of(policy, _window(layer=7), min_entries_per_head=0)
 
 
 def test_only_one_layer_is_held_whole() -> None:

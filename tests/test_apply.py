@@ -10,7 +10,8 @@ from torch import Tensor
 
 import lavakv
 from lavakv import InputError, PolicyError
-from lavakv.judging import judge, layer_weight, score_weight
+from lavakv.apply import LayerWeight, policy_scores
+from lavakv.layer_numbers import score_weight
 from lavakv.policy import Need, Policy
 from lavakv.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
@@ -44,7 +45,7 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
 @pytest.mark.parametrize(("name", "need"), NEEDS)
 def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
     with pytest.raises(PolicyError, match=f"policy '{name}' at layer 5: expected the .*, got none") as caught:
-        judge(get_policy(name), replace(WINDOW, **{need: None}))
+        policy_scores(get_policy(name), replace(WINDOW, **{need: None}))
     assert_all_parts(caught.value, got="none")
 
 
@@ -53,20 +54,20 @@ def test_a_window_whose_hidden_states_are_all_zero_is_named(name: str) -> None:
     """With a zero row beside others all is finite; see `tests/scoring/test_residual.py`."""
     policy = get_policy(name)
     some, none = (replace(WINDOW, residual_norms=norms) for norms in (torch.tensor([0.0, 0, 2]), torch.zeros(3)))
-    assert layer_weight(policy, some, judge(policy, some)) > 0
+    assert LayerWeight(policy, some, policy_scores(policy, some)).value() > 0
     with pytest.raises(PolicyError, match=rf"'{name}' at layer 5: expected a hidden state .* not zero") as caught:
-        layer_weight(policy, none, judge(policy, none))
+        LayerWeight(policy, none, policy_scores(policy, none))
     assert_all_parts(caught.value, got="only zeros")
     lava = replace(WINDOW, residual_norms=torch.zeros(3))
     with pytest.raises(PolicyError, match="'lava' at layer 5: expected finite scores, got NaN"):
-        layer_weight(get_policy("lava"), lava, GOOD * torch.nan)
+        LayerWeight(get_policy("lava"), lava, GOOD * torch.nan)
 
 
 @pytest.mark.parametrize("name", lavakv.policies())
 def test_a_policy_asks_for_all_that_it_reads(name: str) -> None:
     policy, absent = get_policy(name), dict.fromkeys(get_args(Need))
     given = {need: getattr(WINDOW, need) for need in policy.needs}
-    judge(policy, replace(WINDOW, **{**absent, **given}))
+    policy_scores(policy, replace(WINDOW, **{**absent, **given}))
 
 
 @pytest.mark.parametrize("tiered", [False, True])
@@ -77,7 +78,7 @@ def test_scores_of_another_shape_are_refused(shape: tuple[int, ...], tiered: boo
     for part in parts:
         policy = Policy("mine", "test", lambda _, part=part: part)
         with pytest.raises(PolicyError, match=r"'mine' at layer 5: expected scores of shape \(2, 7\)") as caught:
-            judge(policy, WINDOW)
+            policy_scores(policy, WINDOW)
         assert_all_parts(caught.value, got=str(shape))
 
 
@@ -91,7 +92,7 @@ def raising(error: Exception) -> Policy:
 def test_a_score_that_fails_is_named_with_its_layer() -> None:
     cause = AttributeError("no attribute 'atention'")
     with pytest.raises(PolicyError, match="'mine' at layer 5: expected a score that can be computed") as caught:
-        judge(raising(cause), WINDOW)
+        policy_scores(raising(cause), WINDOW)
     assert caught.value.__cause__ is cause
     assert_all_parts(caught.value, got="AttributeError: no attribute 'atention'")
 
@@ -107,26 +108,26 @@ def test_a_score_that_fails_is_named_with_its_layer() -> None:
 )
 def test_errors_that_are_not_the_score_s_fault_pass_through(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
-        judge(raising(error), WINDOW)
+        policy_scores(raising(error), WINDOW)
     assert caught.value is error
 
 
 @pytest.mark.parametrize("bad", [None, 0.5, [[1.0] * 7] * 2, (GOOD, GOOD > 0), GOOD.numpy()])
 def test_scores_that_are_no_tensor_are_refused(bad: object) -> None:
     with pytest.raises(PolicyError, match="'mine' at layer 5: expected scores as a tensor") as caught:
-        judge(Policy("mine", "test", lambda _: bad), WINDOW)  # type: ignore[arg-type, return-value]
+        policy_scores(Policy("mine", "test", lambda _: bad), WINDOW)  # type: ignore[arg-type, return-value]
     assert_all_parts(caught.value, got=type(bad).__name__)
     tiered = TieredScores(GOOD, bad)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="expected scores as a tensor"):
-        judge(Policy("mine", "test", lambda _: tiered), WINDOW)
+        policy_scores(Policy("mine", "test", lambda _: tiered), WINDOW)
 
 
 def test_scores_of_any_dtype_become_float32() -> None:
     for dtype in (torch.float64, torch.bfloat16, torch.int64):
-        score = judge(Policy("mine", "test", lambda _, dtype=dtype: GOOD.to(dtype)), WINDOW)
+        score = policy_scores(Policy("mine", "test", lambda _, dtype=dtype: GOOD.to(dtype)), WINDOW)
         assert isinstance(score, Tensor)
         assert score.dtype == torch.float32
-    tiered = judge(Policy("mine", "test", lambda _: TieredScores(GOOD.double(), GOOD > 0.5)), WINDOW)
+    tiered = policy_scores(Policy("mine", "test", lambda _: TieredScores(GOOD.double(), GOOD > 0.5)), WINDOW)
     assert isinstance(tiered, TieredScores)
     assert tiered.values.dtype == torch.float32
     assert torch.equal(tiered.outright, GOOD > 0.5)
@@ -138,14 +139,14 @@ def test_scores_that_are_no_numbers_are_refused_by_every_rule(bad: float, rule: 
     policy, scores = Policy("mine", "test", lambda _: GOOD, layer_rule=rule), GOOD.clone()  # type: ignore[arg-type]
     scores[1, 2] = bad
     with pytest.raises(PolicyError, match="'mine' at layer 5: expected finite scores, got NaN or infinity"):
-        layer_weight(policy, WINDOW, scores)
+        LayerWeight(policy, WINDOW, scores)
 
 
 def test_only_an_entropy_refuses_negative_scores() -> None:
     with pytest.raises(PolicyError, match="'lava' at layer 5: expected scores of zero or more") as caught:
-        layer_weight(get_policy("lava"), WINDOW, -GOOD)
+        LayerWeight(get_policy("lava"), WINDOW, -GOOD)
     assert_all_parts(caught.value, got="a negative one")
-    assert layer_weight(get_policy("knorm"), WINDOW, -GOOD) == 2.0
+    assert LayerWeight(get_policy("knorm"), WINDOW, -GOOD).value() == 2.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1e-9])
@@ -154,7 +155,7 @@ def test_a_layer_weight_that_cannot_be_compared_is_refused(bad: float) -> None:
     with pytest.raises(
         PolicyError, match="'mine' at layer 5: expected a finite layer weight of zero or more"
     ) as caught:
-        layer_weight(policy, WINDOW, GOOD)
+        LayerWeight(policy, WINDOW, GOOD)
     assert_all_parts(caught.value, got=str(bad))
 
 
@@ -169,12 +170,12 @@ def test_a_layer_rule_that_fails_or_gives_no_number_is_named() -> None:
     ):
         policy = Policy("mine", "test", lambda _: GOOD, layer_rule=rule)  # type: ignore[arg-type, return-value]
         with pytest.raises(PolicyError, match=f"'mine' at layer 5: {complaint}"):
-            layer_weight(policy, WINDOW, GOOD)
-    assert layer_weight(Policy("mine", "test", lambda _: GOOD, layer_rule=lambda _: 3), WINDOW, GOOD) == 3  # type: ignore[arg-type, return-value]
+            LayerWeight(policy, WINDOW, GOOD)
+    assert LayerWeight(Policy("mine", "test", lambda _: GOOD, layer_rule=lambda _: 3), WINDOW, GOOD).value() == 3  # type: ignore[arg-type, return-value]
 
 
 def test_the_weight_follows_the_layer_rule() -> None:
     assert score_weight(get_policy("lava"), torch.ones(3, 5), 0) == pytest.approx(1.0)
     assert score_weight(get_policy("lava-uniform-layers"), torch.ones(3, 5), 0) == 3.0
     policy = Policy("mine", "test", lambda _: GOOD, layer_rule=lambda window: torch.tensor(window.layer / 2))
-    assert layer_weight(policy, WINDOW, GOOD) == 2.5
+    assert LayerWeight(policy, WINDOW, GOOD).value() == 2.5

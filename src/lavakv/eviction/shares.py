@@ -1,0 +1,85 @@
+"""What each head of each layer keeps of each sequence, by what is known of the layers so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lavakv.allocation import allocate, prompt_caps
+from lavakv.budgets.heads import worst_case_spare
+from lavakv.budgets.layers import SLACK
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.records import PendingLayer
+
+
+class Shares:
+    """The allocations of all sequences of a batch.
+
+    Args:
+        plans: one a sequence.
+        num_heads: KV heads of each layer.
+        caps: for each sequence int64 `[H_l]` on the CPU for every layer, candidates of each head; None for prompts,
+            whose heads all have the same number.
+    """
+
+    def __init__(
+        self, plans: Sequence[SequencePlan], num_heads: Sequence[int], caps: Sequence[Sequence[Tensor]] | None
+    ) -> None:
+        self._num_heads = list(num_heads)
+        self._caps = [prompt_caps(num_heads, plan.num_evictable) for plan in plans] if caps is None else caps
+        self._mean = [plan.mean_entries for plan in plans]
+        self._candidates = [sum(int(layer.sum()) for layer in own) for own in self._caps]
+        self._allocations = [
+            None if self.keeps_all(row) else allocate(plan.policy, plan.mean_entries, own)
+            for row, (plan, own) in enumerate(zip(plans, self._caps, strict=True))
+        ]
+
+    def keeps_all(self, sequence: int) -> bool:
+        """Whether all candidates of a sequence fit into its budget."""
+        return self._candidates[sequence] <= self.total(sequence)
+
+    def caps(self, sequence: int, layer: int) -> Tensor:
+        """Candidates of each head, int64 `[H]` on the CPU."""
+        return self._caps[sequence][layer]
+
+    def total(self, sequence: int) -> int:
+        """Entries that a sequence keeps before its window, over all heads and layers, as far as it has them."""
+        return self._mean[sequence] * sum(self._num_heads)
+
+    def add(self, layer: Sequence[PendingLayer | None]) -> None:
+        """Let the next layer compete for each sequence's budget; waits for what is on its way to the host."""
+        for pending, allocation in zip(layer, self._allocations, strict=True):
+            if pending is not None:
+                assert allocation is not None
+                pending.add_to(allocation)
+
+    def needed(self, layer: int) -> int:
+        """Upper bound on the entries a layer must keep now, over all sequences, windows excluded."""
+        return sum(
+            int(own[layer].sum()) if allocation is None else allocation.most(layer)
+            for own, allocation in zip(self._caps, self._allocations, strict=True)
+        )
+
+    def bound(self) -> int:
+        """Entries that all layers together may have allocated while they are trimmed, windows excluded."""
+        spare = len(self._mean) * sum(worst_case_spare(heads) for heads in self._num_heads)
+        return spare + sum(
+            self._candidates[row] if self.keeps_all(row) else int(SLACK * self.total(row))
+            for row in range(len(self._mean))
+        )
+
+    def counts(self, layer: int, final: bool) -> list[list[int]]:
+        """Entries each head of a layer keeps of each sequence, window excluded; exact once all layers are known."""
+        return [
+            own[layer].tolist() if allocation is None else allocation.counts(layer, final).tolist()
+            for own, allocation in zip(self._caps, self._allocations, strict=True)
+        ]
+
+    def final_counts(self) -> list[list[list[int]]]:
+        """The same of all layers, `[layers][B][H]`, once all are known."""
+        rows = [
+            [layer.tolist() for layer in own] if allocation is None else allocation.final_counts()
+            for own, allocation in zip(self._caps, self._allocations, strict=True)
+        ]
+        return [list(layer) for layer in zip(*rows, strict=True)]

@@ -1,0 +1,73 @@
+"""A layer's numbers: the sums that its weight follows from, added up over heads wherever these are, and checked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lavakv.errors import PolicyError
+from lavakv.policy import Policy
+from lavakv.scoring.entropy import head_statistics, normalized_entropy
+
+
+def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
+    """The part of a layer's weight that follows from the scores `[H, n]`: their entropy, else the number of heads.
+
+    Raises:
+        PolicyError: scores that are not finite, or below zero where an entropy is asked for; names policy and layer.
+    """
+    return checked_weight(policy, layer, [1.0, *score_numbers(policy, values).tolist()])
+
+
+def score_numbers(policy: Policy, values: Tensor, caps: Tensor | None = None) -> Tensor:
+    """Sums over a layer's scores, which are finite if they can be used, and its weight; float64 `[2 or 3]`.
+
+    Args:
+        policy: whose layer rule to follow.
+        values: `[H, n]`, scores.
+        caps: int64 `[H]`, candidates of each head, where the values are; None where every place holds one.
+    """
+    if policy.layer_rule == "entropy":
+        sums = head_statistics(values, caps).sum(dim=0)
+        return torch.cat([sums, normalized_entropy(sums, values.numel(), caps)[None]])
+    if caps is not None:
+        values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= caps[:, None], 0)
+    total = values.sum(dtype=torch.float64)[None]
+    return torch.cat([total, total.new_full((1,), float(values.shape[0]))])
+
+
+def checked_weight(policy: Policy, layer: int, numbers: list[float]) -> float:
+    """The weight at the end of a layer's numbers.
+
+    Args:
+        policy: the one they were worked out for.
+        layer: index of the layer, for messages.
+        numbers: 0 where the residual stream is zero throughout the window, else 1; sums; the weight.
+
+    Raises:
+        PolicyError: scores or a weight that cannot be compared; names policy and layer.
+    """
+    stream, *sums, weight = numbers
+    if not all(map(math.isfinite, sums)):
+        if not stream:
+            fix = "Use another policy, or check the model's weights."
+            raise policy_error(policy, layer, "a hidden state in the window that is not zero", "only zeros", fix)
+        negative = math.isfinite(sums[0])
+        raise policy_error(
+            policy,
+            layer,
+            "scores of zero or more: an entropy needs them" if negative else "finite scores",
+            "a negative one" if negative else "NaN or infinity",
+            "Fix the policy's score, or check the model's weights and dtype.",
+        )
+    if not 0.0 <= weight < float("inf"):
+        fix = "Fix the policy's layer rule, or check the model's weights and dtype."
+        raise policy_error(policy, layer, "a finite layer weight of zero or more", str(weight), fix)
+    return weight
+
+
+def policy_error(policy: Policy, layer: int, expected: str, got: str, fix: str) -> PolicyError:
+    """The error that names a policy and a layer."""
+    return PolicyError(f"policy {policy.name!r} at layer {layer}", expected=expected, got=got, fix=fix)
