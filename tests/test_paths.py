@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lavakv import ModelError, paths
-from lavakv.models.default import fetched
+from lavakv.models.default import fetched_model_dir
+from lavakv.models.home import get_or_make_folder
 from lavakv.models.home import home as model_home
-from lavakv.models.home import made_once
 from lavakv.native import build
 
 
@@ -85,7 +85,7 @@ def test_advice_fits_the_error(number: int, advice: str, tmp_path: Path, monkeyp
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(ModelError) as caught:
-        made_once("model", fails)
+        get_or_make_folder("model", fails)
     assert advice in caught.value.fix
     assert ("space" in caught.value.fix) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert "LAVAKV_HOME" in caught.value.fix
@@ -99,7 +99,7 @@ def test_a_folder_that_may_not_be_written_is_about_permission(tmp_path: Path, mo
     monkeypatch.setenv("LAVAKV_HOME", str(tmp_path / "new" / "folder"))
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(ModelError, match="read and write permission"):
-        made_once("model", lambda *_: None)
+        get_or_make_folder("model", lambda *_: None)
 
 
 def test_a_folder_that_may_not_be_read_is_about_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,6 @@ def test_a_folder_that_may_not_be_read_is_about_permission(tmp_path: Path, monke
     monkeypatch.setenv("LAVAKV_HOME", str(tmp_path))
     monkeypatch.setattr(Path, "exists", denied)
     with pytest.raises(ModelError, match="read and write permission"):
-        fetched()
+        fetched_model_dir()
     with pytest.raises(ModelError, match="read and write permission"):
-        made_once("model", lambda *_: None)
+        get_or_make_folder("model", lambda *_: None)

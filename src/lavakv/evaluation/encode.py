@@ -73,7 +73,7 @@ def _bare(tokenizer: Any, text: str) -> Tensor:
     return ids
 
 
-def room_for_answer(config: Any, num_tokens: int, max_new_tokens: int) -> int:
+def max_answer_tokens(config: Any, num_tokens: int, max_new_tokens: int) -> int:
     """New tokens that fit behind a prompt: what was asked for, or what the model's positions leave.
 
     Raises:

@@ -46,7 +46,7 @@ class PromptMaker:
         shorter = self._truncated(task, example, text)
         whole = self._wrapped(task, example, shorter)
         context, question = self._split(what, task, example, whole)
-        self._require_room(what, example, len(context) + len(question), task.max_new_tokens)
+        self._check_fits(what, example, len(context) + len(question), task.max_new_tokens)
         about = {
             "task": task.name,
             "task_version": task.version,
@@ -115,17 +115,17 @@ class PromptMaker:
             )  # fmt: skip
         return self._tensor(context, special), self._tensor(asked, special=False)
 
-    def _require_room(self, what: str, example: Example, num_tokens: int, max_new_tokens: int) -> None:
+    def _check_fits(self, what: str, example: Example, num_tokens: int, max_new_tokens: int) -> None:
         if self._positions is not None and num_tokens + max_new_tokens > self._positions:
             raise InputError(
                 what,
                 expected=f"at most {self._positions - max_new_tokens} prompt tokens, the model's {self._positions} "
                 f"positions less {max_new_tokens} for the answer",
                 got=str(num_tokens),
-                fix=self._way_to_room(example),
+                fix=self._length_hint(example),
             )
 
-    def _way_to_room(self, example: Example) -> str:
+    def _length_hint(self, example: Example) -> str:
         if example.length is not None:
             return "Ask for shorter --lengths, as generated prompts are never cut, or use a model with more positions."
         if self._settings.protocol == "harness":

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from lavakv.errors import ResultsError
-from lavakv.evaluation.aside import RUN
+from lavakv.evaluation.archive import RUN
 from lavakv.evaluation.disk import write_whole
 from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.records import FILE

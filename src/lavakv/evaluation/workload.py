@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lavakv.errors import DataUnavailableError, InputError
-from lavakv.evaluation.keys import PromptKey
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.prompt_maker import PromptMaker
+from lavakv.evaluation.record_keys import PromptKey
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.tasks.settings import TaskSettings
 from lavakv.tasks.task import Task

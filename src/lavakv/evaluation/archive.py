@@ -13,7 +13,7 @@ _OURS = (FILE, RUN, SUMMARY, "report.html", "report.md", "report-*.svg")
 _UNFINISHED = ".unfinished"
 
 
-def put_aside(folder: Path) -> Path | None:
+def archive_run(folder: Path) -> Path | None:
     """Move a run's files to `earlier/<number>`, by one rename after all are together there.
 
     Returns:
@@ -36,13 +36,13 @@ def put_aside(folder: Path) -> Path | None:
         sync_folder(folder)
     except OSError as error:
         with suppress(OSError):  # what stays behind is brought back when the folder is held the next time
-            bring_back(folder)
+            undo_partial_archive(folder)
         raise cannot_write(folder, error) from error
     return place
 
 
-def bring_back(folder: Path) -> None:
-    """Undo a `put_aside` that a kill ended half-way, so that the old run can go on as well as be put aside again.
+def undo_partial_archive(folder: Path) -> None:
+    """Undo a `archive_run` that a kill ended half-way, so that the old run can go on as well as be put aside again.
 
     Raises:
         OSError: files cannot be moved; none is lost.
