@@ -73,9 +73,9 @@ def test_it_needs_no_torch() -> None:
         (errno.EDQUOT, "Free some space"),
         (errno.EACCES, "write permission"),
         (errno.EPERM, "write permission"),
-        (errno.EROFS, "write permission"),
+        (errno.EROFS, "Make that file system writable"),
         (errno.ENOTDIR, "Remove what is in its place"),
-        (errno.EIO, "Check its disk"),
+        (errno.EIO, "Check that disk"),
     ],
 )
 def test_advice_fits_the_error(number: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +112,31 @@ def test_a_folder_that_may_not_be_read_is_about_permission(tmp_path: Path, monke
         fetched_model_dir()
     with pytest.raises(ModelError, match="read and write permission"):
         get_or_make_folder("model", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {}, ".cache/lavakv"),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/lavakv"),
+        ("darwin", {}, "Library/Caches/lavakv"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/x/lavakv"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/lavakv/lavakv/Cache"),
+        ("win32", {}, "AppData/Local/lavakv/lavakv/Cache"),
+    ],
+)
+def test_each_system_has_one_default(platform, variables, expected, tmp_path, monkeypatch) -> None:
+    """The same with and without the packages that a bare GPU machine lacks."""
+    for name in ("LAVAKV_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(paths.sys, "platform", platform)
+    assert paths.home() == tmp_path / expected
+
+
+def test_it_is_where_platformdirs_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other programs' caches, and where earlier versions looked."""
+    platformdirs = pytest.importorskip("platformdirs")
+    monkeypatch.delenv("LAVAKV_HOME", raising=False)
+    assert paths.home() == platformdirs.user_cache_path("lavakv")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import lavakv
-from lavakv.evaluation.disk import JsonLog
 from lavakv.evaluation.executor import SerialExecutor
 from lavakv.evaluation.folder import locked
+from lavakv.evaluation.jsonl import JsonLog
 from lavakv.evaluation.records import read_records
 from lavakv.models.load import load
 from tests.evaluation import madeup

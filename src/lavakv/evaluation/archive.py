@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from lavakv.evaluation.disk import cannot_write, sync_folder
+from lavakv.evaluation.jsonl import cannot_write
 from lavakv.evaluation.records import FILE
+from lavakv.files import sync_folder
 
 RUN, SUMMARY, EARLIER = "run.json", "summary.json", "earlier"
 _OURS = (FILE, RUN, SUMMARY, "report.html", "report.md", "report-*.svg")

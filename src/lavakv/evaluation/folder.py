@@ -13,9 +13,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from lavakv.errors import ResultsError
 from lavakv.evaluation.archive import EARLIER, RUN, SUMMARY, archive_run, undo_partial_archive
 from lavakv.evaluation.differences import Difference, can_restart, describe, differences
-from lavakv.evaluation.disk import JsonLog, cannot_write, write_whole
 from lavakv.evaluation.fields import SCHEMA
-from lavakv.evaluation.jsonl import to_line
+from lavakv.evaluation.jsonl import JsonLog, cannot_write, write_json, write_lines
 from lavakv.evaluation.record_keys import RecordKey
 from lavakv.evaluation.records import FILE, read_finished
 
@@ -139,7 +138,7 @@ class RunFolder:
         earlier = self.archive() if restart or changed else None
         stored = self.settings()
         if stored is None:
-            write_whole(self.path / RUN, [json.dumps(settings, indent=1, ensure_ascii=False).encode() + b"\n"])
+            write_json(self.path / RUN, settings)
         return Claim(settings if stored is None else stored, earlier, changed)
 
     def records(self) -> dict[RecordKey, dict[str, Any]]:
@@ -156,11 +155,11 @@ class RunFolder:
 
     def rewrite(self, records: list[dict[str, Any]]) -> None:
         """Put records in another order or with other scores, all or nothing."""
-        write_whole(self.path / FILE, map(to_line, records))
+        write_lines(self.path / FILE, records)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run reports about itself."""
-        write_whole(self.path / SUMMARY, [json.dumps(summary, indent=1, ensure_ascii=False).encode() + b"\n"])
+        write_json(self.path / SUMMARY, summary)
 
 
 def _unusable(path: Path, got: str, fix: str) -> ResultsError:

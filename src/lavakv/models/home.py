@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from lavakv.errors import ModelError
-from lavakv.paths import fix_for, home, make_folder
+from lavakv.paths import home, home_remedy, make_folder
 
 __all__ = ["MARKER", "find_folder", "folder_bytes", "get_or_make_folder", "home"]
 
@@ -60,7 +60,7 @@ def _unusable(error: OSError) -> ModelError:
         f"model folder {home()}",
         expected="a folder that can be read and written",
         got=f"{type(error).__name__}: {error.strerror or error}",
-        fix=fix_for(error),
+        fix=home_remedy(error),
     )
 
 

@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from lavakv.files import put_in_place
 from lavakv.native.trust import is_own_file, safe_folder
 from lavakv.paths import HOME_VARIABLE, home
 
@@ -111,8 +112,7 @@ def _built(folder: Path, command: list[str]) -> Path:
                 capture_output=True,
                 timeout=_COMPILE_TIMEOUT_SECONDS,
             )
-            staged.chmod(0o700)  # whatever the umask
-            staged.replace(final)  # at once: other processes see all of it or nothing
+            put_in_place(staged, final, 0o700)  # other processes see all of it or nothing
     return final
 
 
