@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from lavakv.errors import DiskError, InputError
-from lavakv.evaluation.disk import cannot_write
+from lavakv.errors import DiskError, InputError, ResultsError
+from lavakv.evaluation.jsonl import cannot_write, write_lines
 from lavakv.files import require_writable, unwritable, write_output
 
 
@@ -166,14 +168,15 @@ def test_what_was_there_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "kind", "fix"),
     [
-        ("ENOSPC", DiskError, "Free some space on that disk, or write to another."),
-        ("EDQUOT", DiskError, "Free some space on that disk, or write to another."),
+        ("ENOSPC", DiskError, "Free some space on that disk, or write to another disk."),
+        ("EDQUOT", DiskError, "Free some space on that disk, or write to another disk."),
         ("EFBIG", DiskError, "Raise the limit on the size of files (ulimit -f), or write to another disk."),
-        ("EIO", DiskError, "Check that disk, or write to another."),
-        ("EACCES", InputError, "Make /runs writable for this user, or name another folder."),
-        ("EPERM", InputError, "Make /runs writable for this user, or name another folder."),
-        ("EROFS", InputError, "That file system is read-only: name another folder."),
-        ("ENOTDIR", InputError, "Check the path."),
+        ("EIO", DiskError, "Check that disk, or write to another disk."),
+        ("EACCES", InputError, "Get read and write permission for /runs, or name another folder."),
+        ("EPERM", InputError, "Get read and write permission for /runs, or name another folder."),
+        ("EROFS", InputError, "Make that file system writable, or name another folder."),
+        ("ENOTDIR", InputError, "Remove what is in its place, or name another folder."),
+        ("ENAMETOOLONG", InputError, "Check the path, or name another folder."),
     ],
 )
 def test_each_cause_has_its_own_remedy(name, kind, fix) -> None:
@@ -185,3 +188,58 @@ def test_each_cause_has_its_own_remedy(name, kind, fix) -> None:
     results = cannot_write(Path("/runs/records.jsonl"), OSError(number, os.strerror(number)))
     assert isinstance(results, DiskError) == (kind is DiskError)
     assert results.fix == f"{fix} Finished records are kept: run the same command again to resume."
+
+
+def test_a_replaced_file_is_on_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content first, then the name, then the folder: a power cut between two steps leaves the old file or the new."""
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    def replaced(staged: str, final: str) -> None:
+        steps.append("name")
+        replace(staged, final)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_output("--csv", tmp_path / "x.csv", b"rows")
+    assert steps == ["content", "name", "folder"]
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EINVAL, None), (errno.EIO, DiskError)])
+def test_a_folder_that_cannot_be_synced(code: int, kind: type | None, tmp_path: Path, monkeypatch) -> None:
+    """Some file systems sync no folders; a broken disk is another matter."""
+    fsync = os.fsync
+
+    def refused(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with nullcontext() if kind is None else pytest.raises(kind):
+        write_output("--csv", tmp_path / "x.csv", b"rows")
+    assert (tmp_path / "x.csv").read_bytes() == b"rows"
+
+
+def test_results_are_replaced_or_unchanged_but_never_written_in_place(tmp_path: Path, monkeypatch) -> None:
+    """Half of a records file is worse than an error; a link's target is replaced, and the link stays."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    write_lines(real, [{"a": 1}])
+    link.symlink_to(real)
+    write_lines(link, [{"a": 2}])
+    assert link.is_symlink()
+    assert real.read_bytes() == b'{"a": 2}\n'
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(ResultsError, match="Operation not permitted"):
+        write_lines(real, [{"a": 3}])
+    assert {found.name: found.read_bytes() for found in tmp_path.iterdir()} == dict.fromkeys(
+        ("real", "link"), b'{"a": 2}\n'
+    )

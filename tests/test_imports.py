@@ -49,7 +49,7 @@ STAGES = [
     "lm_eval",
 ]
 ENGINE_FREE = STAGES[: STAGES.index("hf")]
-CORE_MAY_IMPORT = {"lavakv", "numpy", "platformdirs", "torch", "typing_extensions", *sys.stdlib_module_names}
+CORE_MAY_IMPORT = {"lavakv", "numpy", "torch", "typing_extensions", *sys.stdlib_module_names}
 MAY_IMPORT_TRITON = {ROOT / "scoring" / "triton", ROOT / "attention" / "triton"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lavakv import ModelError, paths
-from lavakv.models.default import fetched
+from lavakv.models.default import fetched_model_dir
+from lavakv.models.home import get_or_make_folder
 from lavakv.models.home import home as model_home
-from lavakv.models.home import made_once
 from lavakv.native import build
 
 
@@ -73,9 +73,9 @@ def test_it_needs_no_torch() -> None:
         (errno.EDQUOT, "Free some space"),
         (errno.EACCES, "write permission"),
         (errno.EPERM, "write permission"),
-        (errno.EROFS, "write permission"),
+        (errno.EROFS, "Make that file system writable"),
         (errno.ENOTDIR, "Remove what is in its place"),
-        (errno.EIO, "Check its disk"),
+        (errno.EIO, "Check that disk"),
     ],
 )
 def test_advice_fits_the_error(number: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_advice_fits_the_error(number: int, advice: str, tmp_path: Path, monkeyp
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(ModelError) as caught:
-        made_once("model", fails)
+        get_or_make_folder("model", fails)
     assert advice in caught.value.fix
     assert ("space" in caught.value.fix) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert "LAVAKV_HOME" in caught.value.fix
@@ -99,7 +99,7 @@ def test_a_folder_that_may_not_be_written_is_about_permission(tmp_path: Path, mo
     monkeypatch.setenv("LAVAKV_HOME", str(tmp_path / "new" / "folder"))
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(ModelError, match="read and write permission"):
-        made_once("model", lambda *_: None)
+        get_or_make_folder("model", lambda *_: None)
 
 
 def test_a_folder_that_may_not_be_read_is_about_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,34 @@ def test_a_folder_that_may_not_be_read_is_about_permission(tmp_path: Path, monke
     monkeypatch.setenv("LAVAKV_HOME", str(tmp_path))
     monkeypatch.setattr(Path, "exists", denied)
     with pytest.raises(ModelError, match="read and write permission"):
-        fetched()
+        fetched_model_dir()
     with pytest.raises(ModelError, match="read and write permission"):
-        made_once("model", lambda *_: None)
+        get_or_make_folder("model", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {}, ".cache/lavakv"),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/lavakv"),
+        ("darwin", {}, "Library/Caches/lavakv"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/x/lavakv"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/lavakv/lavakv/Cache"),
+        ("win32", {}, "AppData/Local/lavakv/lavakv/Cache"),
+    ],
+)
+def test_each_system_has_one_default(platform, variables, expected, tmp_path, monkeypatch) -> None:
+    """The same with and without the packages that a bare GPU machine lacks."""
+    for name in ("LAVAKV_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(paths.sys, "platform", platform)
+    assert paths.home() == tmp_path / expected
+
+
+def test_it_is_where_platformdirs_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other programs' caches, and where earlier versions looked."""
+    platformdirs = pytest.importorskip("platformdirs")
+    monkeypatch.delenv("LAVAKV_HOME", raising=False)
+    assert paths.home() == platformdirs.user_cache_path("lavakv")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 
 class LavaError(Exception):
@@ -104,3 +107,54 @@ class DataUnavailableError(TaskError):
 
 class MissingExtraError(LavaError, ImportError):
     """A package that only some commands need, and that is not installed."""
+
+
+def _numbers(*names: str) -> set[int]:
+    """Error numbers by name; this system may not have them all."""
+    return {getattr(errno, name) for name in names if hasattr(errno, name)}
+
+
+_FULL = _numbers("ENOSPC", "EDQUOT")
+_DISK_ERRNOS = _FULL | _numbers("EFBIG", "EIO", "ESTALE")
+_NO_PERMISSION = _numbers("EACCES", "EPERM")
+_OBSTACLE = _numbers("EEXIST", "ENOTDIR", "EISDIR")
+
+
+class Elsewhere(NamedTuple):
+    """How to choose another place, in words that continue "Free some space, or ...".
+
+    Attributes:
+        disk: on another disk.
+        folder: in another folder.
+    """
+
+    disk: str = "write to another disk"
+    folder: str = "name another folder"
+
+
+def is_disk_error(error: OSError) -> bool:
+    """True if the disk is full or broken, false if the path or its permissions are wrong."""
+    return error.errno in _DISK_ERRNOS
+
+
+_ELSEWHERE = Elsewhere()
+
+
+def remedy(error: OSError, folder: Path, elsewhere: Elsewhere = _ELSEWHERE) -> str:
+    """What to do about a file or folder that could not be read or written, by the cause.
+
+    Args:
+        error: what the system said.
+        folder: the folder itself, or the one that the file is in.
+        elsewhere: how to choose another place.
+    """
+    disk, other = elsewhere
+    advice = (
+        (_FULL, f"Free some space on that disk, or {disk}."),
+        (_numbers("EFBIG"), f"Raise the limit on the size of files (ulimit -f), or {disk}."),
+        (_DISK_ERRNOS, f"Check that disk, or {disk}."),
+        (_NO_PERMISSION, f"Get read and write permission for {folder}, or {other}."),
+        (_numbers("EROFS"), f"Make that file system writable, or {other}."),
+        (_OBSTACLE, f"Remove what is in its place, or {other}."),
+    )
+    return next((text for numbers, text in advice if error.errno in numbers), f"Check the path, or {other}.")

@@ -1,29 +1,42 @@
-"""The one folder that everything lavakv keeps between runs lies in. Needs no torch."""
+"""The one folder that holds everything lavakv keeps between runs. Needs no torch."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 from pathlib import Path
 
+from lavakv.errors import Elsewhere, remedy
+
 HOME_VARIABLE = "LAVAKV_HOME"
-_FULL_ERRNOS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT")} - {None}
-_PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
-_OBSTACLE_ERRNOS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_ELSEWHERE = Elsewhere(
+    disk=f"set {HOME_VARIABLE} to a folder on another disk", folder=f"set {HOME_VARIABLE} to a folder of your own"
+)
 
 
 def home() -> Path:
     """Absolute path of lavakv's folder: `LAVAKV_HOME` if it is set and not empty, else in the user's cache directory.
 
-    The cache directory is what the operating system says (`XDG_CACHE_HOME` or `~/.cache` on Linux). A user without a
-    home directory gets a folder below the system's temporary one.
+    The cache directory is `XDG_CACHE_HOME` if that is set, else what the operating system names: `~/.cache`,
+    `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows. A user without a home directory gets a folder in the
+    system's temporary one.
     """
     chosen = os.environ.get(HOME_VARIABLE)
     path = Path(os.path.expanduser(chosen)) if chosen else _user_cache_path()
     if not chosen and path.parts[0] == "~":  # no home directory is known
         path = Path(tempfile.gettempdir()) / f"lavakv-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
     return path.absolute()
+
+
+def _user_cache_path() -> Path:
+    """Lavakv's folder in the user's cache directory."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/AppData/Local")
+        return Path(local) / "lavakv" / "lavakv" / "Cache"
+    default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or default)) / "lavakv"
 
 
 def make_folder(folder: Path) -> None:
@@ -38,20 +51,6 @@ def make_folder(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
-def fix_for(error: OSError) -> str:
+def home_remedy(error: OSError) -> str:
     """What to do about lavakv's folder when it could not be read or written."""
-    if error.errno in _FULL_ERRNOS:
-        return f"Free some space on its disk, or set {HOME_VARIABLE} to a folder on another one."
-    if error.errno in _PERMISSION_ERRNOS:
-        return f"Set {HOME_VARIABLE} to a folder of your own, or get read and write permission for this one."
-    if error.errno in _OBSTACLE_ERRNOS:
-        return f"Remove what is in its place, or set {HOME_VARIABLE} to a folder."
-    return f"Check its disk, or set {HOME_VARIABLE} to a folder on another one."
-
-
-def _user_cache_path() -> Path:
-    try:
-        from platformdirs import user_cache_path
-    except ImportError:  # a GPU machine on which nothing was set up; the same folder as platformdirs names on Linux
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lavakv"
-    return user_cache_path("lavakv")
+    return remedy(error, home(), _ELSEWHERE)

@@ -12,7 +12,7 @@ import torch
 from lavakv.attention import attend, choice
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.triton import fits
-from lavakv.kernels import SWITCH, Fallback, device_refusal
+from lavakv.kernels import SWITCH, Fallback, device_unsupported_reason
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
 from tests.attention.kernel_cases import case
@@ -25,9 +25,9 @@ def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
     monkeypatch.setattr(choice, "fallback", Fallback("decoding"))
     choice.fallback.on_cpu = True
-    device_refusal.cache_clear()
+    device_unsupported_reason.cache_clear()
     yield
-    device_refusal.cache_clear()
+    device_unsupported_reason.cache_clear()
 
 
 def _filled(example: Case) -> RaggedStore:
@@ -118,7 +118,7 @@ def test_devices_that_are_not_tried(
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    assert reason in str(device_refusal(torch.device("cuda", 0), fits.MODULE))
+    assert reason in str(device_unsupported_reason(torch.device("cuda", 0), fits.MODULE))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("PTX was compiled\nwith another version"), FileNotFoundError("gcc")])

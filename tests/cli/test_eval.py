@@ -89,7 +89,7 @@ def test_a_rerun_goes_on_and_a_finished_one_computes_nothing(command, tmp_path, 
     assert "3 of 5 records are there already" in capsys.readouterr().err
     assert file.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:3]))
     again = file.read_bytes()
-    monkeypatch.setattr("lavakv.evaluation.engine.examine", None)
+    monkeypatch.setattr("lavakv.evaluation.executor.examine", None)
     assert run(command) == 0
     assert file.read_bytes() == again
 

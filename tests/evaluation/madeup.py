@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lavakv.evaluation.engine import Engine, SerialEngine
+from lavakv.evaluation.executor import Executor, SerialExecutor
 from lavakv.evaluation.folder import locked
 from lavakv.evaluation.run import Evaluation
 from lavakv.evaluation.settings import EvalSettings
@@ -50,12 +50,17 @@ def settings(model: str, **options: object) -> EvalSettings:
 
 
 def run(
-    chosen: EvalSettings, out: Path, task: Task | None = None, engine: Engine | None = None, *, anew: bool = False
+    chosen: EvalSettings,
+    out: Path,
+    task: Task | None = None,
+    executor: Executor | None = None,
+    *,
+    restart: bool = False,
 ) -> list[dict]:
     with locked(out) as folder:
         task = task or echo()
-        engine = engine or SerialEngine(load(chosen.model, dtype=chosen.dtype, device="cpu"))
-        return Evaluation(chosen, {task.name: task}, engine, folder, anew=anew).run()
+        executor = executor or SerialExecutor(load(chosen.model, dtype=chosen.dtype, device="cpu"))
+        return Evaluation(chosen, {task.name: task}, executor, folder, restart=restart).run()
 
 
 def run_alone(model: str, out: Path, num_examples: int) -> None:

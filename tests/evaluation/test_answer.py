@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 import lavakv
 from lavakv.evaluation.answer import Sampling, answer
-from lavakv.evaluation.encode import encode, room_for_answer
+from lavakv.evaluation.encode import encode, max_answer_tokens
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import load
 from tests.cli.conftest import WORDS, make_model
@@ -57,9 +57,9 @@ def test_one_token_has_no_decoding_speed(loaded, ids) -> None:
 
 
 def test_answers_end_at_the_model_s_last_position(loaded) -> None:
-    assert room_for_answer(loaded.model.config, 250, 64) == 6
+    assert max_answer_tokens(loaded.model.config, 250, 64) == 6
     with pytest.raises(lavakv.InputError, match="fewer than 256 tokens"):
-        room_for_answer(loaded.model.config, 256, 64)
+        max_answer_tokens(loaded.model.config, 256, 64)
 
 
 def test_labels() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lavakv
-from lavakv.evaluation.engine import SerialEngine
+from lavakv.evaluation.executor import SerialExecutor
 from lavakv.evaluation.folder import locked
 from lavakv.evaluation.records import read_records
 from lavakv.evaluation.run import Evaluation
@@ -156,13 +156,13 @@ class _Unavailable(madeup.Echo):
 
 
 def test_data_that_cannot_be_had_is_an_error_but_for_parts_of_ruler(model_dir, tmp_path) -> None:
-    engine = SerialEngine(load(model_dir, dtype="float32", device="cpu"))
+    executor = SerialExecutor(load(model_dir, dtype="float32", device="cpu"))
     settings = madeup.settings(model_dir, tasks=("echo", "more"))
     for benchmark, skipped in (("LongBench", None), ("RULER", ["more"])):
         more = _Unavailable("more", benchmark, "Words", "Share", 6)
         with locked(tmp_path) as folder:
             try:
-                found = Evaluation(settings, {"echo": madeup.echo(), "more": more}, engine, folder)
+                found = Evaluation(settings, {"echo": madeup.echo(), "more": more}, executor, folder)
             except lavakv.DataUnavailableError:
                 assert skipped is None
             else:

@@ -44,10 +44,10 @@ def _always_lost(model: object, assignment: object) -> object:
 
 def test_two_workers_give_the_serial_run_s_records(model_dir, whole, tmp_path) -> None:
     settings = madeup.settings(model_dir)
-    engine = cluster.RayEngine(settings)
-    assert engine.num_workers == 2
-    assert engine.about_model() == {"dtype": "float32", "device": "cpu", "revision": None}
-    madeup.run(settings, tmp_path, engine=engine)
+    executor = cluster.RayExecutor(settings)
+    assert executor.num_workers == 2
+    assert executor.about_model() == {"dtype": "float32", "device": "cpu", "revision": None}
+    madeup.run(settings, tmp_path, executor=executor)
     assert without_seconds(tmp_path) == without_seconds(whole)
 
 
@@ -58,14 +58,14 @@ def test_a_worker_s_complaint_arrives_as_it_was(model_dir, tmp_path, monkeypatch
     monkeypatch.setattr(cluster, "_examined", refusing)
     settings = madeup.settings(model_dir)
     with pytest.raises(lavakv.PolicyError, match=r"^policy: expected scores, got none. Mend it.$"):
-        madeup.run(settings, tmp_path, engine=cluster.RayEngine(settings))
+        madeup.run(settings, tmp_path, executor=cluster.RayExecutor(settings))
     assert read_records(tmp_path) == []
 
 
 def test_a_lost_worker_loses_no_record(model_dir, whole, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cluster, "_examined", _lost_once(tmp_path / "died"))
     settings = madeup.settings(model_dir)
-    madeup.run(settings, tmp_path / "run", engine=cluster.RayEngine(settings))
+    madeup.run(settings, tmp_path / "run", executor=cluster.RayExecutor(settings))
     assert (tmp_path / "died").exists()
     assert without_seconds(tmp_path / "run") == without_seconds(whole)
 
@@ -77,4 +77,4 @@ def test_workers_that_die_at_every_attempt_are_an_error(model_dir, tmp_path, mon
     with pytest.raises(
         lavakv.WorkerError, match="Ray worker: expected one that lives through a prompt, got 1 that died"
     ):
-        madeup.run(settings, tmp_path, madeup.echo(num_examples=1), cluster.RayEngine(settings))
+        madeup.run(settings, tmp_path, madeup.echo(num_examples=1), cluster.RayExecutor(settings))

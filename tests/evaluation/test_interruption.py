@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import lavakv
-from lavakv.evaluation.disk import JsonLog
-from lavakv.evaluation.engine import SerialEngine
+from lavakv.evaluation.executor import SerialExecutor
 from lavakv.evaluation.folder import locked
+from lavakv.evaluation.jsonl import JsonLog
 from lavakv.evaluation.records import read_records
 from lavakv.models.load import load
 from tests.evaluation import madeup
@@ -109,12 +109,12 @@ def test_a_full_disk_keeps_what_is_finished(model_dir, whole, tmp_path) -> None:
 
 
 def test_a_disk_that_is_full_from_the_start(model_dir, tmp_path) -> None:
-    engine = SerialEngine(load(model_dir, dtype="float32", device="cpu"))
+    executor = SerialExecutor(load(model_dir, dtype="float32", device="cpu"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(lavakv.DiskError, match=r"run.json: expected a file that can be written"):
-            madeup.run(madeup.settings(model_dir), tmp_path, engine=engine)
+            madeup.run(madeup.settings(model_dir), tmp_path, executor=executor)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]

@@ -8,7 +8,7 @@ import torch
 
 from lavakv.evaluation.ablation import ablation_summary, task_kind
 from lavakv.evaluation.cost import cost_summary
-from lavakv.evaluation.engine import Assignment
+from lavakv.evaluation.executor import Assignment
 from lavakv.evaluation.forecast import Forecast
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.scores import score_summary

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lavakv
-from lavakv.evaluation.engine import SerialEngine
+from lavakv.evaluation.executor import SerialExecutor
 from lavakv.evaluation.records import read_records
 from lavakv.models.load import load
 from tests.evaluation import madeup
@@ -76,10 +76,12 @@ def test_scores_are_the_task_s_and_provenance_is_told(whole, model_dir) -> None:
 
 
 def test_one_prefill_a_prompt(model_dir, tmp_path) -> None:
-    engine = SerialEngine(load(model_dir, dtype="float32", device="cpu"))
+    executor = SerialExecutor(load(model_dir, dtype="float32", device="cpu"))
     lengths = []
-    engine._loaded.model.register_forward_pre_hook(lambda *call: lengths.append(call[1][0].shape[1]), with_kwargs=True)
-    madeup.run(madeup.settings(model_dir), tmp_path, engine=engine)
+    executor._loaded.model.register_forward_pre_hook(
+        lambda *call: lengths.append(call[1][0].shape[1]), with_kwargs=True
+    )
+    madeup.run(madeup.settings(model_dir), tmp_path, executor=executor)
     assert [length for length in lengths if length > 1] == [84, 74, 64]
 
 

@@ -12,14 +12,14 @@ from tests.attention.interpreter import repaired_interpreter  # first: it skips 
 import lavakv  # isort: skip
 from lavakv.attention import choice
 from lavakv.attention.triton import launch
-from lavakv.kernels import device_refusal
+from lavakv.kernels import device_unsupported_reason
 from tests.hf import zoo
 from tests.hf.helpers import feed, lava_cache, split, typical
 
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    device_refusal.cache_clear()
+    device_unsupported_reason.cache_clear()
     monkeypatch.setattr(choice.fallback, "on_cpu", True)
     with repaired_interpreter():
         yield

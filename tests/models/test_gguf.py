@@ -11,7 +11,7 @@ import pytest
 
 from lavakv import ModelError
 from lavakv.models import gguf as conversion
-from lavakv.models.gguf import converted
+from lavakv.models.gguf import converted_dir
 from lavakv.models.gguf_file import gguf_architecture
 from lavakv.models.home import home
 
@@ -35,13 +35,13 @@ def _gguf(file: Path, architecture: str = "llama") -> Path:
 def test_not_a_gguf(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 a zip")
     with pytest.raises(ModelError, match="expected a GGUF file, got a file that starts with b'PK"):
-        converted(tmp_path / "x.gguf")
+        converted_dir(tmp_path / "x.gguf")
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
     with pytest.raises(ModelError, match="expected a GGUF file"):
-        converted(tmp_path / "x.gguf")
+        converted_dir(tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("kept", [8, 24, 100, 0.9])
@@ -50,13 +50,13 @@ def test_a_cut_file_leaves_nothing_behind(kept, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(whole[: kept if kept > 1 else int(kept * len(whole))])
     with pytest.raises(ModelError, match="expected a whole GGUF file"):
-        converted(cut)
+        converted_dir(cut)
     assert not list(home().glob("gguf-*/*"))
 
 
 def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"expected an architecture that transformers .* got 'nonesuch'") as caught:
-        converted(_gguf(tmp_path / "x.gguf", "nonesuch"))
+        converted_dir(_gguf(tmp_path / "x.gguf", "nonesuch"))
     assert "ownload" not in caught.value.fix  # the file is whole: another copy would not help
 
 
@@ -75,7 +75,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
     with pytest.raises(ModelError, match=r"got no gguf. Install them: pip install 'lavakv\[gguf\]'"):
-        converted(_gguf(tmp_path / "x.gguf"))
+        converted_dir(_gguf(tmp_path / "x.gguf"))
 
 
 def test_the_same_content_is_converted_once(tmp_path: Path, monkeypatch) -> None:
@@ -88,5 +88,5 @@ def test_the_same_content_is_converted_once(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr(conversion, "convert", convert)
     first, second = _gguf(tmp_path / "a.gguf"), tmp_path / "b.gguf"
     second.write_bytes(first.read_bytes())
-    assert converted(first) == converted(second)
+    assert converted_dir(first) == converted_dir(second)
     assert len(conversions) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lavakv import ModelError
-from lavakv.models.home import home, made_once
+from lavakv.models.home import get_or_make_folder, home
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def test_a_folder_is_made_once_however_many_ask() -> None:
         (staged / "config.json").write_text("{}")
         (scratch / "download").write_text("large")
 
-    threads = [threading.Thread(target=made_once, args=("model", make)) for _ in range(4)]
+    threads = [threading.Thread(target=get_or_make_folder, args=("model", make)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -40,16 +40,16 @@ def test_an_interrupted_making_leaves_nothing_and_can_be_repeated() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made_once("model", stopped)
+        get_or_make_folder("model", stopped)
     assert not (home() / "model").exists()
-    assert made_once("model", lambda staged, _: (staged / "config.json").touch()) == home() / "model"
+    assert get_or_make_folder("model", lambda staged, _: (staged / "config.json").touch()) == home() / "model"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LAVAKV_HOME", str(tmp_path / "file"))
     with pytest.raises(ModelError, match="LAVAKV_HOME"):
-        made_once("model", lambda *_: None)
+        get_or_make_folder("model", lambda *_: None)
 
 
 def test_errors_of_making_pass_through() -> None:
@@ -57,4 +57,4 @@ def test_errors_of_making_pass_through() -> None:
         raise ModelError("m", expected="a", got="b", fix="c")
 
     with pytest.raises(ModelError, match="m: expected a"):
-        made_once("model", fails)
+        get_or_make_folder("model", fails)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lavakv
-from lavakv.evaluation.engine import SerialEngine
+from lavakv.evaluation.executor import SerialExecutor
 from lavakv.evaluation.folder import locked
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.run import Evaluation
@@ -32,7 +32,7 @@ def asked(loaded: LoadedModel, model_dir: Path, tmp_path_factory) -> tuple[Promp
         lengths=(500,), depths=(50.0,), dtype="float32",
     )  # fmt: skip
     with locked(tmp_path_factory.mktemp("run")) as folder:
-        evaluation = Evaluation(settings, {"needle": get_task("needle")}, SerialEngine(loaded), folder)
+        evaluation = Evaluation(settings, {"needle": get_task("needle")}, SerialExecutor(loaded), folder)
         (prompt,) = evaluation.prompts
         return prompt, {record["policy"]: record for record in evaluation.run()}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
 
 from lavakv.scoring import fused  # isort: skip
-from lavakv.kernels import SWITCH, Fallback, device_refusal
+from lavakv.kernels import SWITCH, Fallback, device_unsupported_reason
 from lavakv.scoring.blocks import WindowRows
 from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.triton import launch
@@ -31,10 +31,10 @@ def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
     monkeypatch.setattr(fused, "fallback", Fallback("scoring"))
     fused.fallback.on_cpu = True
-    device_refusal.cache_clear()
+    device_unsupported_reason.cache_clear()
     with repaired_interpreter():
         yield
-    device_refusal.cache_clear()
+    device_unsupported_reason.cache_clear()
 
 
 def window(
@@ -184,7 +184,7 @@ def test_devices_that_are_not_tried(
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    assert reason in str(device_refusal(torch.device("cuda", 0), fused.MODULE))
+    assert reason in str(device_unsupported_reason(torch.device("cuda", 0), fused.MODULE))
 
 
 def test_a_kernel_that_does_not_compile_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lavakv.attention.ragged import attend_ragged
@@ -36,7 +35,7 @@ def choose(store: RaggedStore, request: AttentionRequest) -> Choice:
     """
     assert store.tail is not None
     queries = request.queries
-    if not fallback.wanted(queries.device):
+    if not fallback.expected_on(queries.device):
         return Choice(False)
     keys, values = store.tail.buffers
     if queries.shape[1] // store.num_heads * queries.shape[2] > max_rows(queries.element_size()):
@@ -53,16 +52,11 @@ def attend_store(store: RaggedStore, request: AttentionRequest) -> Tensor:
     """
     assert store.tail is not None
     choice = choose(store, request)
-    if choice.kernel:
-        try:
-            return _attend_kernel(store, request)
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # the plain path would meet the same
-        except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything
-            choice = Choice(False, fallback.note(_signature(request, store.tail.buffers[1]), error))
-    if choice.refusal is not None:
-        fallback.warn(choice.refusal)
-    return attend_ragged(store, request)
+    if choice == (False, None):
+        return attend_ragged(store, request)
+    signature = _signature(request, store.tail.buffers[1])
+    output = fallback.run(signature, choice.refusal, lambda: _attend_kernel(store, request))
+    return attend_ragged(store, request) if output is None else output
 
 
 def _attend_kernel(store: RaggedStore, request: AttentionRequest) -> Tensor:

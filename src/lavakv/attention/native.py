@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any
 
 import torch
@@ -11,18 +10,12 @@ from torch import Tensor
 
 from lavakv.attention.partial import attend_part
 from lavakv.attention.request import AttentionRequest, AttentionSettings
+from lavakv.kernels import checked_once
 from lavakv.native.build import Library, folder, library
 from lavakv.store.ragged import RaggedStore
 
 _Shape = ctypes.c_int64 * 7
 _FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the user's defaults are
-
-
-@functools.cache
-def kernel() -> Library | None:
-    """The kernel if it is there and right on a small question, else None: then PyTorch's operators do the work."""
-    found = library(folder())
-    return found if found is not None and _is_right(found) else None
 
 
 def native_fits(store: RaggedStore, request: AttentionRequest) -> bool:
@@ -96,3 +89,6 @@ def _is_right(found: Library) -> bool:
     expected = attend_part(queries[:, None, :, 0], keys, values, 0.3, None, None).output
     answer = _decode(found, store, AttentionRequest(queries, AttentionSettings(0.3)))
     return bool(torch.isclose(answer[:, None, :, 0], expected, atol=1e-5).all())
+
+
+kernel = checked_once(lambda: library(folder()), _is_right)  # None: PyTorch's operators do the work

@@ -12,7 +12,7 @@ from lavakv.cli import options
 from lavakv.cli.checks import check_model
 from lavakv.cli.console import human_bytes, notes, print_json, progress, results
 from lavakv.cli.loading import load_quietly, starting
-from lavakv.models.default import DEFAULT_MODEL, fetched
+from lavakv.models.default import DEFAULT_MODEL, fetched_model_dir
 
 _NUM_FACTS = 3
 
@@ -32,7 +32,7 @@ def demo(
         from lavakv.demo.exam import Report, examine, variants
         from lavakv.demo.logbook import make_logbook
 
-    if model == DEFAULT_MODEL and fetched() is None:
+    if model == DEFAULT_MODEL and fetched_model_dir() is None:
         notes.print(f"Downloading and converting {model} once, about a minute", highlight=False)
     loaded = load_quietly(model, dtype, device, None)
     logbook = make_logbook(tokens, _NUM_FACTS, seed, lambda text: len(loaded.tokenizer(text)["input_ids"]))

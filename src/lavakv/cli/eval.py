@@ -39,13 +39,13 @@ def evaluate(
     ray: eval_options.Ray = False,
     ray_address: eval_options.RayAddress = None,
     ray_cpus: eval_options.RayCpus = 1,
-    anew: eval_options.Anew = False,
+    restart: eval_options.Restart = False,
     rescore: eval_options.Rescore = False,
     list_tasks: eval_options.ListTasks = False,
     as_json: options.Json = False,
 ) -> None:
     """Evaluate policies and budgets on LongBench, RULER, Needle in a Haystack, InfiniteBench and others."""
-    from lavakv.cli.eval_runs import Engines, run_evaluation, run_rescoring, show_tasks
+    from lavakv.cli.eval_runs import ExecutorChoice, run_evaluation, run_rescoring, show_tasks
 
     if list_tasks:
         show_tasks(as_json)
@@ -58,6 +58,6 @@ def evaluate(
     settings, passed = chosen_settings(context, preset)
     check_seed(seed)
     check_model(settings.model, settings.dtype, settings.device, settings.attention)
-    engines = Engines(ray=ray or ray_address is not None, address=ray_address, cpus=ray_cpus)
-    engines.check()
-    run_evaluation(settings, passed, out, engines, policies=policies, anew=anew, as_json=as_json)
+    executors = ExecutorChoice(ray=ray or ray_address is not None, address=ray_address, cpus=ray_cpus)
+    executors.check()
+    run_evaluation(settings, passed, out, executors, policies=policies, restart=restart, as_json=as_json)

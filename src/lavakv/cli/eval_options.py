@@ -44,6 +44,6 @@ RayAddress = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Running Ray cluster; by default one is started here.")
 ]
 RayCpus = Annotated[int, typer.Option(metavar="N", min=1, help="CPU cores per prompt on a cluster without GPUs.")]
-Anew = Annotated[bool, typer.Option("--anew", help="Archive previous results in --out and start a new run.")]
+Restart = Annotated[bool, typer.Option("--anew", help="Archive previous results in --out and start a new run.")]
 Rescore = Annotated[bool, typer.Option("--rescore", help="Only score the records in --out again.")]
 ListTasks = Annotated[bool, typer.Option("--list-tasks", help="List all tasks and exit.")]

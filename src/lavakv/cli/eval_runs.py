@@ -19,14 +19,14 @@ from lavakv.cli.variants import loadable
 from lavakv.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from lavakv.evaluation.engine import Engine
+    from lavakv.evaluation.executor import Executor
     from lavakv.evaluation.folder import Claim
     from lavakv.evaluation.run import Evaluation
     from lavakv.evaluation.settings import EvalSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Engines:
+class ExecutorChoice:
     """Who is to answer: this process, or a Ray cluster."""
 
     ray: bool = False
@@ -38,27 +38,27 @@ class Engines:
         if self.ray and find_spec("ray") is None:
             raise MissingExtraError("--ray", expected="ray", got="none", fix="Install it: pip install 'lavakv[ray]'.")
 
-    def start(self, settings: EvalSettings) -> Engine:
+    def start(self, settings: EvalSettings) -> Executor:
         """Load the model here, or find the cluster."""
         with starting():
-            from lavakv.evaluation.cluster import RayEngine
-            from lavakv.evaluation.engine import SerialEngine
+            from lavakv.evaluation.cluster import RayExecutor
+            from lavakv.evaluation.executor import SerialExecutor
 
         if self.ray:
             quieten()
             with working("Starting Ray"):
-                return RayEngine(settings, self.address, self.cpus)
-        return SerialEngine(load_quietly(settings.model, settings.dtype, settings.device, settings.attention))
+                return RayExecutor(settings, self.address, self.cpus)
+        return SerialExecutor(load_quietly(settings.model, settings.dtype, settings.device, settings.attention))
 
 
 def run_evaluation(
     settings: EvalSettings,
     passed: Sequence[str],
     out: Path,
-    engines: Engines,
+    executors: ExecutorChoice,
     *,
     policies: str,
-    anew: bool,
+    restart: bool,
     as_json: bool,
 ) -> None:
     """Evaluate, and show what came out.
@@ -67,9 +67,9 @@ def run_evaluation(
         settings: what to compute.
         passed: names of the settings that the user gave.
         out: results folder.
-        engines: who answers.
+        executors: who answers.
         policies: value of `--policies`; plugins that "all" finds and that cannot be loaded are left out.
-        anew: archive what is in the folder.
+        restart: archive what is in the folder.
         as_json: print one JSON document.
     """
     from lavakv.evaluation.folder import locked
@@ -79,15 +79,15 @@ def run_evaluation(
     tasks = {task.name: task for task in (get_task(name, settings.protocol) for name in settings.tasks)}
     settings.variants()  # finds unknown policies and bad budgets
     with locked(out) as folder:
-        if not anew:
+        if not restart:
             folder.changes(early_identity(settings, tasks))  # finds another version's run before a model is loaded
         with starting():
             from lavakv.evaluation.run import Evaluation
             from lavakv.evaluation.summary import summarize
         settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
-        engine = engines.start(settings)
+        executor = executors.start(settings)
         with working("Preparing prompts"):
-            evaluation = Evaluation(settings, tasks, engine, folder, passed, anew=anew)
+            evaluation = Evaluation(settings, tasks, executor, folder, passed, restart=restart)
         _tell_what_moved(evaluation.claim, out)
         for reason in evaluation.skipped.values():
             notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)

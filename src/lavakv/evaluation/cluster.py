@@ -10,8 +10,8 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from lavakv.errors import InputError, LavaError, MissingExtraError, WorkerError
-from lavakv.evaluation.engine import Assignment, Engine
 from lavakv.evaluation.examine import examine
+from lavakv.evaluation.executor import Assignment, Executor
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import about
 from lavakv.evaluation.settings import EvalSettings
@@ -21,7 +21,7 @@ MAX_RETRIES = 3
 ModelKey = tuple[str, str, str, str | None]
 
 
-class RayEngine(Engine):
+class RayExecutor(Executor):
     """The workers of a Ray cluster; each loads the model once and takes a prompt at a time.
 
     Args:
@@ -51,12 +51,12 @@ class RayEngine(Engine):
             )  # fmt: skip
 
     def about_model(self) -> dict[str, Any]:
-        """See `Engine`; a worker is asked."""
+        """See `Executor`; a worker is asked."""
         about_model: dict[str, Any] = self._get(self._remote(_about).remote(self._model))
         return about_model
 
     def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
-        """See `Engine`; prompts come in the order in which they are done."""
+        """See `Executor`; prompts come in the order in which they are done."""
         examined = self._remote(_examined)
         waiting = {examined.remote(self._model, assignment): assignment.prompt for assignment in assignments}
         try:

@@ -46,7 +46,7 @@ def differences(stored: Any, wanted: Any, name: str = "") -> Iterator[Difference
         yield Difference(name, stored, wanted)
 
 
-def start_anew(found: Sequence[Difference]) -> bool:
+def can_restart(found: Sequence[Difference]) -> bool:
     """Do these differences come from changed settings alone?
 
     Device, dtype or revision may follow from a setting; without one they say that the machine or the hub changed.
@@ -54,7 +54,7 @@ def start_anew(found: Sequence[Difference]) -> bool:
     return any(each.is_setting for each in found) and not any(each.is_version for each in found)
 
 
-def told(found: Sequence[Difference]) -> str:
+def describe(found: Sequence[Difference]) -> str:
     """The first three, in words."""
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return "; ".join(map(str, found[:3])) + more

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lavakv.errors import InputError
 from lavakv.hf.positions import max_positions
-
-HERE = "\u2063question\u2063"  # invisible separators: in no one's text
+from lavakv.models.chat import ChatTemplate
 
 
 def encode(tokenizer: Any, text: str, *, chat: bool = True) -> Tensor:
@@ -25,17 +24,9 @@ def encode(tokenizer: Any, text: str, *, chat: bool = True) -> Tensor:
     Raises:
         InputError: no text.
     """
-    if not text.strip():
-        raise InputError("prompt", expected="some text", got="none", fix="Give it as an argument, a file or on stdin.")
-    if chat and tokenizer.chat_template:
-        turns = [{"role": "user", "content": text}]
-        encoded = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    else:
-        encoded = tokenizer(text, return_tensors="pt")
-    ids: Tensor = encoded["input_ids"].to(torch.int64)
-    return ids
+    _require_text(text)
+    template = ChatTemplate(tokenizer, chat)
+    return _row(template.ids(template.wrap(text)))
 
 
 def encode_parts(
@@ -57,24 +48,25 @@ def encode_parts(
     """
     if not questions:
         return encode(tokenizer, context, chat=chat), []
+    _require_text(context)
     if not all(question.strip() for question in questions):
-        raise InputError("--question", expected="some text", got="none", fix="Leave it out, or ask something.")
-    if not (chat and tokenizer.chat_template):
-        return encode(tokenizer, context, chat=False), [_bare(tokenizer, f"\n\n{question}") for question in questions]
-    turns = [{"role": "user", "content": f"{context}\n\n{HERE}"}]
-    wrapped = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    before, after = wrapped.split(HERE)
-    return _bare(tokenizer, before), [_bare(tokenizer, question + after) for question in questions]
+        raise InputError("--question", expected="some text", got="none", fix="Omit it, or ask something.")
+    template = ChatTemplate(tokenizer, chat)
+    if template.is_used:
+        start, end = template.around(f"{context}\n\n")
+        rests = [question + end for question in questions]
+    else:
+        start, rests = context, [f"\n\n{question}" for question in questions]
+    return _row(template.ids(start)), [_row(template.ids(rest, starts_prompt=False)) for rest in rests]
 
 
-def _bare(tokenizer: Any, text: str) -> Tensor:
-    """Ids without special tokens of the tokenizer's own."""
-    ids: Tensor = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"].to(torch.int64)
-    return ids
-
-
-def room_for_answer(config: Any, num_tokens: int, max_new_tokens: int) -> int:
+def max_answer_tokens(config: Any, num_tokens: int, max_new_tokens: int) -> int:
     """New tokens that fit behind a prompt: what was asked for, or what the model's positions leave.
+
+    Args:
+        config: the model's.
+        num_tokens: length of the prompt.
+        max_new_tokens: what was asked for.
 
     Raises:
         InputError: the prompt leaves no position for even one.
@@ -90,3 +82,12 @@ def room_for_answer(config: Any, num_tokens: int, max_new_tokens: int) -> int:
             fix="Shorten it, or use a model with longer positions.",
         )
     return min(max_new_tokens, int(limit) - num_tokens)
+
+
+def _require_text(prompt: str) -> None:
+    if not prompt.strip():
+        raise InputError("prompt", expected="some text", got="none", fix="Give it as an argument, a file or on stdin.")
+
+
+def _row(ids: list[int]) -> Tensor:
+    return torch.tensor([ids], dtype=torch.int64)

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from filelock import BaseFileLock, FileLock, Timeout
 
 from lavakv.errors import ResultsError
-from lavakv.evaluation.aside import EARLIER, RUN, SUMMARY, bring_back, put_aside
-from lavakv.evaluation.differences import Difference, differences, start_anew, told
-from lavakv.evaluation.disk import JsonLog, cannot_write, write_whole
+from lavakv.evaluation.archive import EARLIER, RUN, SUMMARY, archive_run, undo_partial_archive
+from lavakv.evaluation.differences import Difference, can_restart, describe, differences
 from lavakv.evaluation.fields import SCHEMA
-from lavakv.evaluation.jsonl import to_line
-from lavakv.evaluation.keys import RecordKey
+from lavakv.evaluation.jsonl import JsonLog, cannot_write, write_json, write_lines
+from lavakv.evaluation.record_keys import RecordKey
 from lavakv.evaluation.records import FILE, read_finished
 
 LOCK = ".lock"
@@ -55,7 +54,7 @@ def _held(path: Path) -> BaseFileLock:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        bring_back(path)
+        undo_partial_archive(path)
     except Timeout as error:
         raise ResultsError(
             str(path), expected="a folder that no other run uses", got="one that another run is writing into",
@@ -108,38 +107,38 @@ class RunFolder:
         """
         stored = self.settings()
         found = [] if stored is None else list(differences(stored, wanted))
-        if found and not start_anew(found):
+        if found and not can_restart(found):
             raise ResultsError(
                 str(self.path), expected="a new folder, or a run by the same versions on the same device",
-                got=told(found),
+                got=describe(found),
                 fix="Its records are untouched. Go on with what wrote them, give another --out, "
                 f"or --anew to start anew (the old records move to {EARLIER}/).",
             )  # fmt: skip
         return [each for each in found if each.is_setting]
 
-    def put_aside(self) -> Path | None:
+    def archive(self) -> Path | None:
         """Move what is there to a subfolder; returns it, or None if there was nothing.
 
         Raises:
             ResultsError: it cannot be moved.
         """
-        return put_aside(self.path)
+        return archive_run(self.path)
 
-    def claim(self, settings: dict[str, Any], *, anew: bool = False) -> Claim:
+    def claim(self, settings: dict[str, Any], *, restart: bool = False) -> Claim:
         """Make the folder this run's: go on with the same one; put one with other settings aside.
 
         Args:
             settings: what `run.json` is to hold.
-            anew: put aside whatever is there.
+            restart: put aside whatever is there.
 
         Raises:
             ResultsError: as `changes`, or the disk is full.
         """
-        changed = [] if anew else self.changes({name: settings[name] for name in ("schema", "run", "tasks")})
-        earlier = self.put_aside() if anew or changed else None
+        changed = [] if restart else self.changes({name: settings[name] for name in ("schema", "run", "tasks")})
+        earlier = self.archive() if restart or changed else None
         stored = self.settings()
         if stored is None:
-            write_whole(self.path / RUN, [json.dumps(settings, indent=1, ensure_ascii=False).encode() + b"\n"])
+            write_json(self.path / RUN, settings)
         return Claim(settings if stored is None else stored, earlier, changed)
 
     def records(self) -> dict[RecordKey, dict[str, Any]]:
@@ -156,11 +155,11 @@ class RunFolder:
 
     def rewrite(self, records: list[dict[str, Any]]) -> None:
         """Put records in another order or with other scores, all or nothing."""
-        write_whole(self.path / FILE, map(to_line, records))
+        write_lines(self.path / FILE, records)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run reports about itself."""
-        write_whole(self.path / SUMMARY, [json.dumps(summary, indent=1, ensure_ascii=False).encode() + b"\n"])
+        write_json(self.path / SUMMARY, summary)
 
 
 def _unusable(path: Path, got: str, fix: str) -> ResultsError:

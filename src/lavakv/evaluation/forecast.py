@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lavakv.evaluation.engine import Assignment
-from lavakv.evaluation.keys import PromptKey
+from lavakv.evaluation.executor import Assignment
+from lavakv.evaluation.record_keys import PromptKey
 
 
 class Forecast:

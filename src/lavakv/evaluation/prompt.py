@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lavakv.evaluation.keys import PromptKey
+from lavakv.evaluation.record_keys import PromptKey
 
 SHOWN = 400
 

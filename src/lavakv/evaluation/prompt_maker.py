@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.evaluation.encode import HERE
 from lavakv.evaluation.prompt import Prompt, head_and_tail, prompt_hash
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.hf.positions import max_positions
+from lavakv.models.chat import ChatTemplate
 from lavakv.tasks.example import Example
 from lavakv.tasks.task import Task
 from lavakv.tasks.truncation import middle_truncated
 
-_DATE = "26 Jul 2024"  # for templates that tell the date: a rerun must make the same prompt on another day
-_SPARE = 32  # tokens that may come on top when a truncated text is tokenized anew
+_SPARE = 32  # tokens that a truncated text may gain when it is tokenized again
 
 
 class PromptMaker:
@@ -46,7 +45,7 @@ class PromptMaker:
         shorter = self._truncated(task, example, text)
         whole = self._wrapped(task, example, shorter)
         context, question = self._split(what, task, example, whole)
-        self._require_room(what, example, len(context) + len(question), task.max_new_tokens)
+        self._check_fits(what, example, len(context) + len(question), task.max_new_tokens)
         about = {
             "task": task.name,
             "task_version": task.version,
@@ -74,7 +73,8 @@ class PromptMaker:
             return text
         limit = self._settings.max_prompt_tokens
         if self._positions is not None:
-            around = len(self._ids(self._wrapped(task, example, HERE).replace(HERE, "")))
+            template = self._template(task)
+            around = len(template.ids("".join(template.around()) + example.answer_prefix, starts_prompt=False))
             limit = min(limit, self._positions - task.max_new_tokens - around - _SPARE)
         if limit < 2:
             raise InputError(
@@ -86,25 +86,17 @@ class PromptMaker:
 
     def _wrapped(self, task: Task, example: Example, text: str) -> str:
         """A user's text with the chat template around it and the answer's prefix behind it."""
-        if not self._uses_chat(task):
-            return text + example.answer_prefix
-        turns = [{"role": "user", "content": text}]
-        whole: str = self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=False, date_string=_DATE
-        )
-        return whole + example.answer_prefix
+        return self._template(task).wrap(text) + example.answer_prefix
 
-    def _uses_chat(self, task: Task) -> bool:
-        """Does the template go around this task's prompts? In the paper's scripts never for models named Mistral."""
-        mistral = self._settings.protocol == "paper" and "mistral" in self._settings.model.lower()
-        return bool(self._settings.chat and task.chat and self._tokenizer.chat_template and not mistral)
+    def _template(self, task: Task) -> ChatTemplate:
+        return ChatTemplate(self._tokenizer, self._settings.uses_chat(task))
 
     def _split(self, what: str, task: Task, example: Example, whole: str) -> tuple[Tensor, Tensor]:
         """Ids of context and question. A chat template brings its special tokens itself."""
-        special = not self._uses_chat(task)
+        template = self._template(task)
         if self._settings.mode == "query-aware":
-            return self._tensor(whole, special), torch.zeros(0, dtype=torch.int32)
-        after = self._wrapped(task, example, HERE).rpartition(HERE)[2]
+            return _tensor(template.ids(whole)), torch.zeros(0, dtype=torch.int32)
+        after = template.around()[1] + example.answer_prefix
         question = example.question if whole.endswith(example.question + after) else example.question.rstrip()
         asked = question + after  # many templates strip what the user says
         context = whole.removesuffix(asked)
@@ -113,19 +105,19 @@ class PromptMaker:
                 what, expected="a question after a context", got="a prompt without one of them, or cut inside it",
                 fix="Use --mode query-aware, more --max-prompt-tokens or a model with more positions.",
             )  # fmt: skip
-        return self._tensor(context, special), self._tensor(asked, special=False)
+        return _tensor(template.ids(context)), _tensor(template.ids(asked, starts_prompt=False))
 
-    def _require_room(self, what: str, example: Example, num_tokens: int, max_new_tokens: int) -> None:
+    def _check_fits(self, what: str, example: Example, num_tokens: int, max_new_tokens: int) -> None:
         if self._positions is not None and num_tokens + max_new_tokens > self._positions:
             raise InputError(
                 what,
                 expected=f"at most {self._positions - max_new_tokens} prompt tokens, the model's {self._positions} "
                 f"positions less {max_new_tokens} for the answer",
                 got=str(num_tokens),
-                fix=self._way_to_room(example),
+                fix=self._length_hint(example),
             )
 
-    def _way_to_room(self, example: Example) -> str:
+    def _length_hint(self, example: Example) -> str:
         if example.length is not None:
             return "Ask for shorter --lengths, as generated prompts are never cut, or use a model with more positions."
         if self._settings.protocol == "harness":
@@ -137,11 +129,8 @@ class PromptMaker:
 
     def _newline(self) -> list[int]:
         """The id of a newline, as LongBench takes it: the last of its tokens."""
-        return self._ids("\n")[-1:]
+        return ChatTemplate(self._tokenizer).ids("\n", starts_prompt=False)[-1:]
 
-    def _ids(self, text: str, special: bool = False) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
-        return ids
 
-    def _tensor(self, text: str, special: bool) -> Tensor:
-        return torch.tensor(self._ids(text, special), dtype=torch.int32)
+def _tensor(ids: list[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int32)

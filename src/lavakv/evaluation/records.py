@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lavakv.evaluation.fields import SCHEMA, check
 from lavakv.evaluation.jsonl import read_lines
-from lavakv.evaluation.keys import RecordKey
+from lavakv.evaluation.record_keys import RecordKey
 
 FILE = "records.jsonl"
 

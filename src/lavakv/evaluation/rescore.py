@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from lavakv.errors import ResultsError
-from lavakv.evaluation.aside import RUN
-from lavakv.evaluation.disk import write_whole
+from lavakv.evaluation.archive import RUN
 from lavakv.evaluation.folder import RunFolder
+from lavakv.evaluation.jsonl import write_json
 from lavakv.evaluation.records import FILE
 from lavakv.tasks import get_task
 
@@ -36,5 +35,5 @@ def rescore(folder: RunFolder) -> tuple[list[dict[str, Any]], int]:
         record.update(score=score, task_version=task.version)
         stored["tasks"][record["task"]] = task.version
     folder.rewrite(records)
-    write_whole(folder.path / RUN, [json.dumps(stored, indent=1, ensure_ascii=False).encode() + b"\n"])
+    write_json(folder.path / RUN, stored)
     return records, changed

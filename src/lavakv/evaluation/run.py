@@ -8,12 +8,12 @@ from typing import Any
 
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import ResultsError
-from lavakv.evaluation.engine import Assignment, Engine
+from lavakv.evaluation.executor import Assignment, Executor
 from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.folder import RunFolder
-from lavakv.evaluation.keys import PromptKey, RecordKey
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance
+from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.evaluation.records import assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
@@ -31,10 +31,10 @@ class Evaluation:
     Args:
         settings: what to compute.
         tasks: the tasks of the settings by name.
-        engine: who answers.
+        executor: who answers.
         folder: held by this process.
         passed: names of the settings that the user gave.
-        anew: put aside what the folder holds, whatever it is. A run with other settings is put aside in any case.
+        restart: put aside what the folder holds, whatever it is. A run with other settings is put aside in any case.
 
     Raises:
         LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another version's run; no
@@ -51,21 +51,21 @@ class Evaluation:
         self,
         settings: EvalSettings,
         tasks: Mapping[str, Task],
-        engine: Engine,
+        executor: Executor,
         folder: RunFolder,
         passed: Sequence[str] = (),
         *,
-        anew: bool = False,
+        restart: bool = False,
     ) -> None:
-        self._tasks, self._engine, self._folder = tasks, engine, folder
+        self._tasks, self._executor, self._folder = tasks, executor, folder
         self._variants = settings.variants()
         self._groups = list(batches(self._variants, settings.rows))
         for variant in self._variants:
-            variant.new_cache(engine.config)  # finds what is wrong before a prompt is read
-        self.prompts, self.skipped = workload(settings, tasks, engine.tokenizer, engine.config)
+            variant.new_cache(executor.config)  # finds what is wrong before a prompt is read
+        self.prompts, self.skipped = workload(settings, tasks, executor.tokenizer, executor.config)
         _check_budgets(settings, self.prompts)
-        run = provenance(settings, engine.about_model(), passed)
-        self.claim = folder.claim(_described(run, tasks, self._variants), anew=anew)
+        run = provenance(settings, executor.about_model(), passed)
+        self.claim = folder.claim(_described(run, tasks, self._variants), restart=restart)
         self._run = self.claim.settings["run"]
         self.finished = folder.records()
         self._check_finished()
@@ -73,7 +73,7 @@ class Evaluation:
     @property
     def num_workers(self) -> int:
         """Prompts that are worked on at a time."""
-        return self._engine.num_workers
+        return self._executor.num_workers
 
     @property
     def num_records(self) -> int:
@@ -106,7 +106,7 @@ class Evaluation:
         """
         log = self._folder.log()
         try:
-            for prompt, measured in self._engine.answers(self.waiting()):
+            for prompt, measured in self._executor.answers(self.waiting()):
                 key = RecordKey(prompt.key, measured["policy"], measured["budget"], prompt.about["mode"])
                 if key in self.finished:
                     continue

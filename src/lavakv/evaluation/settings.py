@@ -10,6 +10,7 @@ from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
 from lavakv.evaluation.variant import Variant, require_distinct, variants_of
 from lavakv.tasks.settings import TaskSettings
+from lavakv.tasks.task import Task
 
 Mode = Literal["query-aware", "query-agnostic"]
 PAPER_PROMPT_TOKENS = 31_500
@@ -86,6 +87,15 @@ class EvalSettings:
         for variant in variants:
             variant.spec()
         return [Variant(None, window=self.window), *variants]
+
+    def uses_chat(self, task: Task) -> bool:
+        """May a task's prompts be wrapped in the chat template? In the paper's scripts never for models named Mistral.
+
+        Args:
+            task: one of the run's.
+        """
+        is_bare_mistral = self.protocol == "paper" and "mistral" in self.model.lower()
+        return self.chat and task.chat and not is_bare_mistral
 
     def arguments(self) -> dict[str, Any]:
         """Ready for JSON."""

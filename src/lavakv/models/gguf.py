@@ -8,13 +8,13 @@ from pathlib import Path
 
 from lavakv.errors import LavaError, ModelError
 from lavakv.models.gguf_file import gguf_architecture, require_gguf
-from lavakv.models.home import made_once
+from lavakv.models.home import get_or_make_folder
 from lavakv.models.weights import require_all_weights
 
-__all__ = ["convert", "converted", "require_gguf"]
+__all__ = ["convert", "converted_dir", "require_gguf"]
 
 
-def converted(file: Path) -> Path:
+def converted_dir(file: Path) -> Path:
     """The transformers folder made from a GGUF file; found again by the file's content.
 
     Raises:
@@ -23,7 +23,7 @@ def converted(file: Path) -> Path:
     require_gguf(file)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return made_once(f"gguf-{digest[:16]}", lambda staged, _: convert(file, staged))
+    return get_or_make_folder(f"gguf-{digest[:16]}", lambda staged, _: convert(file, staged))
 
 
 def convert(file: Path, folder: Path) -> None:

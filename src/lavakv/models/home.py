@@ -10,14 +10,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from lavakv.errors import ModelError
-from lavakv.paths import fix_for, home, make_folder
+from lavakv.paths import home, home_remedy, make_folder
 
-__all__ = ["MARKER", "folder_bytes", "home", "made_before", "made_once"]
+__all__ = ["MARKER", "find_folder", "folder_bytes", "get_or_make_folder", "home"]
 
 MARKER = "config.json"
 
 
-def made_before(name: str) -> Path | None:
+def find_folder(name: str) -> Path | None:
     """The folder `name` under `home()` if it was made, complete, else None.
 
     Raises:
@@ -30,7 +30,7 @@ def made_before(name: str) -> Path | None:
         raise _unusable(error) from error
 
 
-def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
+def get_or_make_folder(name: str, make: Callable[[Path, Path], None]) -> Path:
     """The folder `name` under `home()`, made if it is not there. Safe against other processes and interruptions.
 
     Args:
@@ -40,7 +40,7 @@ def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
     Raises:
         ModelError: the folder cannot be read or written.
     """
-    if (made := made_before(name)) is not None:
+    if (made := find_folder(name)) is not None:
         return made
     final = home() / name
     try:
@@ -60,7 +60,7 @@ def _unusable(error: OSError) -> ModelError:
         f"model folder {home()}",
         expected="a folder that can be read and written",
         got=f"{type(error).__name__}: {error.strerror or error}",
-        fix=fix_for(error),
+        fix=home_remedy(error),
     )
 
 

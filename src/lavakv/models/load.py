@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lavakv.errors import LavaError, ModelError
 from lavakv.models.choices import require_dtype
 from lavakv.models.default import DEFAULT_MODEL, default_model_dir
-from lavakv.models.gguf import converted
+from lavakv.models.gguf import converted_dir
 from lavakv.models.placement import device_of, dtype_of
 from lavakv.models.source import source_of
 from lavakv.models.weights import require_all_weights
@@ -78,7 +78,7 @@ def resolve(name: str) -> str:
         return str(default_model_dir())
     if path is None:
         return name
-    return str(converted(path) if kind == "gguf" else path)
+    return str(converted_dir(path) if kind == "gguf" else path)
 
 
 def _first_line(error: BaseException) -> str:

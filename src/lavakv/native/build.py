@@ -14,13 +14,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from lavakv.files import put_in_place
 from lavakv.native.trust import is_own_file, safe_folder
 from lavakv.paths import HOME_VARIABLE, home
 
 SOURCES = Path(__file__).parent
 SWITCH = "LAVAKV_COMPILE"
 _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-_PATIENCE_SECONDS = 60
+_COMPILE_TIMEOUT_SECONDS = 60
 
 
 class Library(ctypes.CDLL):
@@ -109,10 +110,9 @@ def _built(folder: Path, command: list[str]) -> Path:
                 [*command, *map(str, sources), "-o", str(staged), "-lm"],
                 check=True,
                 capture_output=True,
-                timeout=_PATIENCE_SECONDS,
+                timeout=_COMPILE_TIMEOUT_SECONDS,
             )
-            staged.chmod(0o700)  # whatever the umask
-            staged.replace(final)  # at once: other processes see all of it or nothing
+            put_in_place(staged, final, 0o700)  # other processes see all of it or nothing
     return final
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from lavakv.kernels import DTYPES, MAX_DIM, Fallback, device_refusal
+from lavakv.kernels import Fallback, unsupported_reason
 from lavakv.scoring.blocks import WindowRows
 
 MODULE = "lavakv.scoring.triton.kernel"
@@ -23,18 +22,9 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
         float32 `[H, G, num_columns]`, or None.
     """
     plain = rows.softcap is not None or rows.visible is not None or rows.caps is not None or len(rows.keys) > 1
-    if plain or not num_columns or not fallback.wanted(rows.queries.device):
+    if plain or not num_columns or not fallback.expected_on(rows.queries.device):
         return None
-    reason = refusal(rows.queries, rows.keys[0]) or fallback.failures.get(_signature(rows))
-    if reason is None:
-        try:
-            return _kernels(rows, num_columns)
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # the plain path would meet the same
-        except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything
-            reason = fallback.note(_signature(rows), error)
-    fallback.warn(reason)
-    return None
+    return fallback.run(_signature(rows), refusal(rows.queries, rows.keys[0]), lambda: _kernels(rows, num_columns))
 
 
 def refusal(queries: Tensor, keys: Tensor) -> str | None:
@@ -44,17 +34,9 @@ def refusal(queries: Tensor, keys: Tensor) -> str | None:
         queries: `[H, G, w, head_dim]`.
         keys: `[H, N, head_dim]`.
     """
-    if queries.dtype not in DTYPES:
-        return f"{queries.dtype} is neither float16, bfloat16 nor float32"
-    if queries.dtype != keys.dtype:
-        return f"queries and keys are {queries.dtype} and {keys.dtype}"
-    if queries.shape[3] > MAX_DIM:
-        return f"head size {queries.shape[3]} is over {MAX_DIM}"
-    if queries.shape[2] > (most := MAX_ROWS[queries.element_size()]):
+    if queries.shape[2] > (most := MAX_ROWS.get(queries.element_size(), queries.shape[2])):
         return f"a window of {queries.shape[2]} tokens is over {most}"
-    if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
-        return "gradients are wanted (use torch.no_grad or torch.inference_mode)"
-    return device_refusal(queries.device, MODULE)
+    return unsupported_reason(MODULE, queries=queries, keys=keys)
 
 
 def _kernels(rows: WindowRows, num_columns: int) -> Tensor:

@@ -37,9 +37,11 @@ class Fitter:
         room: most tokens of a prompt.
         smallest: least size of a draft.
         most: largest size, or None.
+        chat: count the chat template, if the tokenizer has one.
     """
 
-    def __init__(self, tokenizer: Any, room: int, smallest: int, most: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, room: int, smallest: int, most: int | None = None, *, chat: bool = True) -> None:
+        self._chat = chat
         self._tokenizer, self._room, self._smallest, self._most = tokenizer, room, smallest, most
         self._size: int | None = None
 
@@ -54,7 +56,7 @@ class Fitter:
         """
 
         def count(size: int) -> int:
-            return token_count(self._tokenizer, build(size))
+            return token_count(self._tokenizer, build(size), self._chat)
 
         if self._size is None:
             self._size = largest(lambda size: count(size) <= self._room, self._smallest, self._most)

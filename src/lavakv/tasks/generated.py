@@ -6,9 +6,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from lavakv.errors import TaskError
+from lavakv.models.chat import ChatTemplate
 from lavakv.tasks.settings import TaskSettings
-
-_DATE = "26 Jul 2024"  # for templates that tell the date: prompts must not depend on the day they are made on
 
 
 class Draft(NamedTuple):
@@ -47,11 +46,13 @@ def random_of(*parts: object) -> Random:
     return Random("/".join(str(part) for part in parts))
 
 
-def token_count(tokenizer: Any, draft: Draft) -> int:
-    """Tokens of a whole prompt, chat template and answer prefix included."""
-    text = draft.context + draft.question
-    if getattr(tokenizer, "chat_template", None):
-        turns = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, date_string=_DATE)
-        return len(tokenizer(text + draft.answer_prefix, add_special_tokens=False)["input_ids"])
-    return len(tokenizer(text + draft.answer_prefix)["input_ids"])
+def token_count(tokenizer: Any, draft: Draft, chat: bool = True) -> int:
+    """Tokens of a whole prompt, answer prefix included.
+
+    Args:
+        tokenizer: the model's.
+        draft: the prompt.
+        chat: count the chat template, if the tokenizer has one.
+    """
+    template = ChatTemplate(tokenizer, chat)
+    return len(template.ids(template.wrap(draft.context + draft.question) + draft.answer_prefix))

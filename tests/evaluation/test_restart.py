@@ -1,4 +1,4 @@
-"""A run with other settings starts anew, and whatever happens meanwhile, the old one is whole in one place."""
+"""A run with other settings restarts, and whatever happens meanwhile, the old one is whole in one place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lavakv
-from lavakv.evaluation.aside import bring_back
-from lavakv.evaluation.differences import differences, start_anew
+from lavakv.evaluation.archive import undo_partial_archive
+from lavakv.evaluation.differences import can_restart, differences
 from lavakv.evaluation.folder import locked
 from lavakv.evaluation.records import read_records
 from tests.evaluation import madeup
@@ -47,15 +47,15 @@ def test_a_changed_setting_starts_anew(changes, out, model_dir, whole, tmp_path)
 
 
 def test_asked_for_the_same_run_starts_anew_too(out, model_dir, whole) -> None:
-    madeup.run(madeup.settings(model_dir), out, anew=True)
+    madeup.run(madeup.settings(model_dir), out, restart=True)
     assert _is_in(out / "earlier" / "1", whole)
     with locked(out) as folder:
-        assert folder.put_aside() == out / "earlier" / "2"
-        assert folder.put_aside() is None
+        assert folder.archive() == out / "earlier" / "2"
+        assert folder.archive() is None
 
 
 @pytest.mark.parametrize(
-    ("changed", "anew"),
+    ("changed", "restart"),
     [
         ({"run.arguments.window": 9}, True),
         ({"run.arguments.dtype": "bfloat16", "run.dtype": "bfloat16"}, True),
@@ -67,7 +67,7 @@ def test_asked_for_the_same_run_starts_anew_too(out, model_dir, whole) -> None:
         ({"schema": 2, "run.arguments.window": 9}, False),
     ],
 )
-def test_what_counts_as_a_changed_setting(changed, anew) -> None:
+def test_what_counts_as_a_changed_setting(changed, restart) -> None:
     def described(values: dict) -> dict:
         names = ("window", "dtype", "tasks")
         return {
@@ -80,11 +80,11 @@ def test_what_counts_as_a_changed_setting(changed, anew) -> None:
 
     found = list(differences(described({}), described(changed)))
     assert len(found) == len([name for name in changed if name != "run.passed"])
-    assert start_anew(found) is anew
+    assert can_restart(found) is restart
 
 
-def test_killed_at_any_step_of_putting_aside(out, whole, tmp_path, monkeypatch) -> None:
-    """After each number of steps in turn; the next run finds the old one whole, here or put aside."""
+def test_killed_at_any_step_of_archiving(out, whole, tmp_path, monkeypatch) -> None:
+    """After each number of steps in turn; the next run finds the old one whole, here or archived."""
     steps, left = 0, 1000
 
     def counted(name: str) -> None:
@@ -108,7 +108,7 @@ def test_killed_at_any_step_of_putting_aside(out, whole, tmp_path, monkeypatch) 
         with locked(place) as folder:
             steps = 0
             try:
-                folder.put_aside()
+                folder.archive()
             except _Killed:
                 steps = -1000
                 assert not (place / "earlier" / "1").exists() or _is_in(place / "earlier" / "1", whole)
@@ -119,20 +119,20 @@ def test_killed_at_any_step_of_putting_aside(out, whole, tmp_path, monkeypatch) 
             here, aside = _is_in(place, whole), _is_in(place / "earlier" / "1", whole)
             assert here != aside
             places.append(here)
-            assert folder.put_aside() == (place / "earlier" / "1" if here else None)
+            assert folder.archive() == (place / "earlier" / "1" if here else None)
             assert _is_in(place / "earlier" / "1", whole)
     assert len(places) > len(_FILES) + 1
     assert places[0]
 
 
 def test_what_was_half_moved_is_brought_back_beside_newer_files(out, whole) -> None:
-    """Also where bringing back is itself cut short, and where someone has written a file anew meanwhile."""
+    """Also where bringing back is itself cut short, and where someone has written the file again meanwhile."""
     unfinished = out / "earlier" / ".unfinished"
     unfinished.mkdir(parents=True)
     (out / "records.jsonl").rename(unfinished / "records.jsonl")
     shutil.copy(out / "run.json", unfinished / "run.json")
     (unfinished / "run.json").write_text("older")
-    bring_back(out)
+    undo_partial_archive(out)
     assert _is_in(out, whole)
     assert (out / "earlier" / "1" / "run.json").read_text() == "older"
     assert not unfinished.exists()

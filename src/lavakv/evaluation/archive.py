@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from lavakv.evaluation.disk import cannot_write, sync_folder
+from lavakv.evaluation.jsonl import cannot_write
 from lavakv.evaluation.records import FILE
+from lavakv.files import sync_folder
 
 RUN, SUMMARY, EARLIER = "run.json", "summary.json", "earlier"
 _OURS = (FILE, RUN, SUMMARY, "report.html", "report.md", "report-*.svg")
 _UNFINISHED = ".unfinished"
 
 
-def put_aside(folder: Path) -> Path | None:
+def archive_run(folder: Path) -> Path | None:
     """Move a run's files to `earlier/<number>`, by one rename after all are together there.
 
     Returns:
@@ -36,13 +37,13 @@ def put_aside(folder: Path) -> Path | None:
         sync_folder(folder)
     except OSError as error:
         with suppress(OSError):  # what stays behind is brought back when the folder is held the next time
-            bring_back(folder)
+            undo_partial_archive(folder)
         raise cannot_write(folder, error) from error
     return place
 
 
-def bring_back(folder: Path) -> None:
-    """Undo a `put_aside` that a kill ended half-way, so that the old run can go on as well as be put aside again.
+def undo_partial_archive(folder: Path) -> None:
+    """Undo a `archive_run` that a kill ended half-way, so that the old run can go on as well as be put aside again.
 
     Raises:
         OSError: files cannot be moved; none is lost.

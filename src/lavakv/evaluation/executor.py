@@ -20,7 +20,7 @@ class Assignment(NamedTuple):
     groups: list[list[Variant]]
 
 
-class Engine(ABC):
+class Executor(ABC):
     """Something that has the model.
 
     Attributes:
@@ -46,7 +46,7 @@ class Engine(ABC):
         """
 
 
-class SerialEngine(Engine):
+class SerialExecutor(Executor):
     """This process: one prompt after the other, in the order given.
 
     Args:
@@ -57,11 +57,11 @@ class SerialEngine(Engine):
         self._loaded, self.tokenizer, self.config = loaded, loaded.tokenizer, loaded.model.config
 
     def about_model(self) -> dict[str, Any]:
-        """See `Engine`."""
+        """See `Executor`."""
         return about(self._loaded.model)
 
     def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
-        """See `Engine`."""
+        """See `Executor`."""
         for prompt, groups in assignments:
             for measured in examine(self._loaded, prompt, groups):
                 yield prompt, measured
