@@ -106,10 +106,14 @@ class Fallback:
                 text = (str(error).strip().splitlines() or [""])[0]
                 reason = f"the kernel does not run here ({type(error).__name__}: {text})"
                 self.failures[compiled_for] = reason
+        self.warn(reason)
+        return None
+
+    def warn(self, reason: str) -> None:
+        """Warn of a reason for not taking the kernels, once."""
         if reason not in self._warned:
             self._warned.add(reason)
-            warnings.warn(f"lavakv: {self._doing} takes the plain path, not the Triton kernels: {reason}", stacklevel=4)
-        return None
+            warnings.warn(f"lavakv: {self._doing} takes the plain path, not the Triton kernels: {reason}", stacklevel=5)
 
 
 def checked_once(

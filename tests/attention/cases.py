@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavakv.attention import AttentionRequest, AttentionSettings
-from lavakv.attention.naive import attend_dense
+from lavakv.attention.dense import attend_dense
 from lavakv.store.base import LayerStore
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]

@@ -17,7 +17,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from lavakv.attention.triton import kernel
-from lavakv.attention.triton.plan import block_rows, launch_shape, max_rows
+from lavakv.attention.triton.sizes import block_rows, launch_shape, max_rows
 
 most = [(80, "*bf16", 2, 64), (90, "*fp32", 4, 80), (90, "*fp16", 2, 256)]
 cases = [(*case, max_rows(case[2]), True) for case in most]

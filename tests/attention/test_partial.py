@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavakv.attention import cpu_flash
-from lavakv.attention.cpu_flash import attend_part_cpu_flash
+from lavakv.attention import cpu
+from lavakv.attention.cpu import attend_part_cpu_flash
 from lavakv.attention.partial import Partial, attend_part, merge
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -58,7 +58,7 @@ def test_a_row_under_a_full_mask_sees_nothing() -> None:
     assert part.log_sum_exp.tolist() == [3.0, -torch.inf]
 
 
-@pytest.mark.skipif(cpu_flash._OPERATOR is None, reason="this PyTorch has no such operator")
+@pytest.mark.skipif(cpu._OPERATOR is None, reason="this PyTorch has no such operator")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "entries", "dim"), [(1, 1, 8), (7, 33, 5), (3, 600, 80)])
 @pytest.mark.parametrize("masked", [False, True])
@@ -80,7 +80,7 @@ def test_the_private_operator_returns_the_log_sum_exp(
         assert float((mine.double() - truth).abs().max()) <= 2 * error + 4 * epsilon * float(truth.abs().max())
 
 
-@pytest.mark.skipif(cpu_flash._OPERATOR is None, reason="this PyTorch has no such operator")
+@pytest.mark.skipif(cpu._OPERATOR is None, reason="this PyTorch has no such operator")
 def test_a_mask_does_not_go_to_the_users_default_device() -> None:
     queries, keys, values = (torch.randn(1, 2, n, 8) for n in (3, 5, 5))
     mask = torch.ones(1, 1, 3, 5, dtype=torch.bool).tril(2)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv.attention import attend, cpu_flash
+from lavakv.attention import attend, cpu
 from lavakv.attention import native as decode
 from lavakv.store import blocks
 from lavakv.store.masked import MaskedStore
@@ -32,7 +32,7 @@ def conditions(with_operator: bool, poisoned: bool = True, with_kernel: bool = F
         if not with_kernel:
             patch.setattr(decode, "kernel", lambda: None)
         if not with_operator:
-            patch.setattr(cpu_flash, "_OPERATOR", None)
+            patch.setattr(cpu, "_OPERATOR", None)
         if poisoned:
             patch.setattr(torch.Tensor, "new_empty", poisonous)
         yield
@@ -91,20 +91,20 @@ def test_the_order_of_entries_does_not_matter(case: Case) -> None:
     assert_exact(case, attend(case.fill(RaggedStore()), case.request))
 
 
-@pytest.mark.skipif(cpu_flash._OPERATOR is None, reason="this PyTorch has no such operator")
+@pytest.mark.skipif(cpu._OPERATOR is None, reason="this PyTorch has no such operator")
 def test_the_private_operator_is_used_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    operator = cpu_flash._OPERATOR
+    operator = cpu._OPERATOR
 
     def counted(*args, **kwargs):
         calls.append(args)
         return operator(*args, **kwargs)
 
-    monkeypatch.setattr(cpu_flash, "_OPERATOR", counted)
+    monkeypatch.setattr(cpu, "_OPERATOR", counted)
     one = torch.ones(1, 1, 1, 8)
-    assert cpu_flash.cpu_flash_fits(one, one, one)
-    cpu_flash.attend_part_cpu_flash(one, one, one, 1.0, None)
+    assert cpu.cpu_flash_fits(one, one, one)
+    cpu.attend_part_cpu_flash(one, one, one, 1.0, None)
     assert len(calls) == 1
-    assert not cpu_flash.cpu_flash_fits(one, one, one[..., :3])
-    assert not cpu_flash.cpu_flash_fits(one, one.double(), one)
-    assert not cpu_flash.cpu_flash_fits(one.long(), one.long(), one)
+    assert not cpu.cpu_flash_fits(one, one, one[..., :3])
+    assert not cpu.cpu_flash_fits(one, one.double(), one)
+    assert not cpu.cpu_flash_fits(one.long(), one.long(), one)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
 
 from lavakv.attention import AttentionRequest  # isort: skip
-from lavakv.attention.triton import launch, plan
+from lavakv.attention.triton import launch, sizes
 from lavakv.attention.triton.launch import Tail, attend_tiles
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
@@ -165,7 +165,7 @@ def test_spare_room_of_the_tail_is_neither_cut_into_tiles_nor_read(monkeypatch: 
     counted = Counted(launch.kernel.attend_tile)
     monkeypatch.setattr(launch.kernel, "attend_tile", counted)
     assert torch.equal(kernel(store, example.request), expected)
-    num_tiles = store.past.tiles(plan.tile_size(store.past.num_entries, 1)).num_tiles
+    num_tiles = store.past.tiles(sizes.tile_size(store.past.num_entries, 1)).num_tiles
     assert counted.grids == [(num_tiles + 2 * store.num_heads,)]
 
 
@@ -198,7 +198,7 @@ def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
 
 def test_tiles_fill_the_chip_and_stay_bounded() -> None:
     for entries in (0, 1, 5000, 10**6, 10**8):
-        size = plan.tile_size(entries, 132)
-        assert plan.MIN_TILE <= size <= plan.MAX_TILE
+        size = sizes.tile_size(entries, 132)
+        assert sizes.MIN_TILE <= size <= sizes.MAX_TILE
         assert size & (size - 1) == 0
-    assert 8 * 1024 / plan.tile_size(8 * 1024, 132) >= 128  # one sequence, 8 KV heads of 1,024 entries
+    assert 8 * 1024 / sizes.tile_size(8 * 1024, 132) >= 128  # one sequence, 8 KV heads of 1,024 entries

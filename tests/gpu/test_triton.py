@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import lavakv
-from lavakv.attention import AttentionRequest, AttentionSettings, attend, choice
+from lavakv.attention import AttentionRequest, AttentionSettings, attend, plan
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.static import append_and_attend
 from lavakv.kernels import SWITCH
@@ -69,7 +69,7 @@ SETTINGS: list[dict[str, object]] = [
 def test_as_good_as_pytorch(dtype: torch.dtype, head_dim: int, settings: dict[str, object]) -> None:
     example = case(dtype, head_dim, **settings).to("cuda")  # type: ignore[arg-type]
     store = filled(example)
-    assert choice.choose(store, example.request) == (True, None)
+    assert isinstance(plan.choose(store, example.request), plan.KernelPath)
     assert_as_good_as_pytorch(example, attend(store, example.request))
 
 
@@ -89,7 +89,7 @@ def test_more_numbers_than_32_bits_can_count() -> None:
     store.past = RaggedPast(keys, values, columns, [entries - 900, 900])
     store.tail = GrowingKeyValues(one.clone(), one.clone())
     request = AttentionRequest(queries, AttentionSettings(dim**-0.5))
-    assert choice.choose(store, request) == (True, None)
+    assert isinstance(plan.choose(store, request), plan.KernelPath)
     got, plain = attend(store, request), attend_ragged(store, request)
     logits = torch.cat([keys[-900:], one[0, 1]]).double() @ queries[0, 4:, 0].double().T * dim**-0.5
     exact = logits.softmax(0).T @ torch.cat([values[-900:], one[0, 1]]).double()

@@ -10,7 +10,7 @@ import torch
 from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
 
 import lavakv  # isort: skip
-from lavakv.attention import choice
+from lavakv.attention import plan as attention_plan
 from lavakv.attention.triton import launch
 from lavakv.kernels import device_unsupported_reason
 from tests.hf import zoo
@@ -20,7 +20,7 @@ from tests.hf.helpers import feed, lava_cache, split, typical
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     device_unsupported_reason.cache_clear()
-    monkeypatch.setattr(choice.fallback, "on_cpu", True)
+    monkeypatch.setattr(attention_plan.fallback, "on_cpu", True)
     with repaired_interpreter():
         yield
 
@@ -33,8 +33,8 @@ def test_logits_equal_the_plain_path(kind: str, monkeypatch: pytest.MonkeyPatch)
     Padding with sdpa only: transformers' eager prefill of a padded batch is NaN in float64.
     """
     calls = []
-    attend_tiles = launch.attend_tiles
-    monkeypatch.setattr(launch, "attend_tiles", lambda *args: calls.append(1) or attend_tiles(*args))
+    attend = launch.TileLaunch.attend
+    monkeypatch.setattr(launch.TileLaunch, "attend", lambda *args: calls.append(1) or attend(*args))
     model = lavakv.enable(zoo.tiny(kind, attention="sdpa" if kind == "llama" else "eager"))
     chunks, mask = split(zoo.prompt(44, batch=2), [40, 1, 2, 1]), torch.ones(2, 44, dtype=torch.long)
     mask[0, : 36 if kind == "llama" else 0] = 0
@@ -48,7 +48,7 @@ def test_logits_equal_the_plain_path(kind: str, monkeypatch: pytest.MonkeyPatch)
 
     got = logits(model)
     assert len(calls) == 3 * len(lava_cache(model).layer_indices)
-    monkeypatch.setattr(choice.fallback, "on_cpu", False)
+    monkeypatch.setattr(attention_plan.fallback, "on_cpu", False)
     plain = logits(model)
     model.to(torch.float64)
     exact = logits(model)

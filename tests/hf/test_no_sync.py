@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lavakv
-from lavakv.attention import cpu_flash, ragged
+from lavakv.attention import cpu, plan
 from lavakv.hf import columns, given_mask, step
 from tests.hf import zoo
 from tests.hf.helpers import lava_cache, worst
@@ -56,8 +56,8 @@ def host_reads(patch: pytest.MonkeyPatch, allowed: bool) -> None:
 @pytest.fixture(autouse=True)
 def _as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     host_reads(monkeypatch, False)
-    monkeypatch.setattr(ragged, "native_fits", lambda *_: False)
-    monkeypatch.setattr(cpu_flash, "_OPERATOR", None)
+    monkeypatch.setattr(plan, "native_fits", lambda *_: False)
+    monkeypatch.setattr(cpu, "_OPERATOR", None)
 
 
 @pytest.mark.parametrize("padding", [0, 9, 38])

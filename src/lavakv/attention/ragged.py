@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavakv.attention.blocks import MOST_ROWS, attend_blocks
-from lavakv.attention.cpu_flash import attend_part_cpu_flash, cpu_flash_fits
-from lavakv.attention.native import attend_native, native_fits
+from lavakv.attention.cpu import MAX_ROWS, attend_blocks, attend_part_cpu_flash, cpu_flash_fits
 from lavakv.attention.partial import Partial, attend_part, merge
 from lavakv.attention.request import AttentionRequest
 from lavakv.store.past import RaggedPast
@@ -15,15 +13,15 @@ from lavakv.store.ragged import RaggedStore
 
 
 def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
-    """Attend to a ragged store. Queries of one KV head are packed, so its entries are read once, never repeated.
+    """Attend to a ragged store with PyTorch's operators.
+
+    Queries of one KV head are packed, so its entries are read once, never repeated.
 
     Returns:
         `[B, query_heads, q, value_dim]` in the queries' dtype.
     """
     assert store.past is not None
     assert store.tail is not None
-    if native_fits(store, request):
-        return attend_native(store, request)
     queries = request.queries
     batch, query_heads, num_queries, head_dim = queries.shape
     heads = store.num_heads
@@ -33,7 +31,7 @@ def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
     if mask is not None:
         mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, 1, group * num_queries, -1)
     rows, past = packed.shape[2], store.past
-    if rows <= MOST_ROWS and past.num_entries and _can_flash(request, packed, past.keys, past.values):
+    if rows <= MAX_ROWS and past.num_entries and _can_flash(request, packed, past.keys, past.values):
         blocks = None if request.past_mask is not None else past.blocks(batch)
         if blocks is not None:
             merged = attend_blocks(store, blocks, request, packed, mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lavakv.attention.request import AttentionRequest
-from lavakv.attention.triton.fits import refusal
+from lavakv.attention.triton.sizes import refusal
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.store.ragged import RaggedStore
 

@@ -34,7 +34,7 @@ def triton_refusals(device_names: list[str]) -> dict[str, str | None]:
     """Why the Triton kernels cannot run on each device; None where they can, as far as one can tell beforehand."""
     import torch
 
-    from lavakv.attention.triton.fits import MODULE
+    from lavakv.attention.triton.sizes import MODULE
     from lavakv.kernels import SWITCH, device_unsupported_reason
 
     if os.environ.get(SWITCH) == "0":
@@ -60,8 +60,8 @@ def decode_paths(device_names: list[str]) -> dict[str, str]:
 def _path(device: torch.device, dtype: torch.dtype) -> str:
     import torch
 
-    from lavakv.attention.choice import choose
-    from lavakv.attention.native import native_fits
+    from lavakv.attention.native import attend_native
+    from lavakv.attention.plan import KernelPath, choose, kernel_refusal, kernels_expected
     from lavakv.attention.request import AttentionRequest, AttentionSettings
     from lavakv.store.ragged import RaggedStore
 
@@ -72,9 +72,10 @@ def _path(device: torch.device, dtype: torch.dtype) -> str:
         store.keep([torch.arange(_KEPT, device=device)[None]], [[_KEPT]], _WINDOW)
         queries = torch.zeros(1, 1, 1, _HEAD_DIM, device=device, dtype=dtype)
         request = AttentionRequest(queries, AttentionSettings(_HEAD_DIM**-0.5))
-        choice = choose(store, request)
-        if choice.kernel:
+        path = choose(store, request)
+        if isinstance(path, KernelPath):
             return "Triton kernels"
-        if native_fits(store, request):
+        if path is attend_native:
             return "C kernels"
-        return "PyTorch operators" if choice.refusal is None else f"PyTorch operators: {choice.refusal}"
+        reason = kernel_refusal(store, request) if kernels_expected(store, request) else None
+        return "PyTorch operators" if reason is None else f"PyTorch operators: {reason}"

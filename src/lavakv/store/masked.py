@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
+from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation, kind_of
 from lavakv.store.growing import GrowingKeyValues
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -22,6 +22,7 @@ class MaskedStore(LayerStore):
         self._ranks: Tensor | None = None
         self._counts: Tensor | None = None
         self._tail_start = 0
+        self._kind: tuple[Hashable, ...] = ()
 
     @property
     @override
@@ -36,6 +37,11 @@ class MaskedStore(LayerStore):
 
     @property
     @override
+    def kind(self) -> tuple[Hashable, ...]:
+        return self._kind
+
+    @property
+    @override
     def num_columns(self) -> int:
         return 0 if self.dense is None else self.dense.length
 
@@ -47,6 +53,7 @@ class MaskedStore(LayerStore):
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
         self.dense = GrowingKeyValues(keys.detach().clone(), values.detach().clone())
+        self._kind = kind_of(self, keys, values)
 
     @override
     def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
@@ -141,7 +148,7 @@ class MaskedStore(LayerStore):
         parts = ((snapshot.past_keys, snapshot.tail_keys), (snapshot.past_values, snapshot.tail_values))
         dense = [tail.new_zeros(batch, heads, snapshot.num_columns, tail.shape[3]) for _, tail in parts]
         self._ranks = torch.full((batch, heads, self._tail_start), _NEVER, device=device)
-        segments = snapshot.past_columns.long().split(snapshot.past_counts.flatten().tolist())
+        segments = torch.split(snapshot.past_columns.long(), snapshot.past_counts.flatten().tolist())
         start = 0
         for index, columns in enumerate(segments):
             place = divmod(index, heads)
@@ -152,6 +159,7 @@ class MaskedStore(LayerStore):
         for whole, (_, tail) in zip(dense, parts, strict=True):
             whole[:, :, self._tail_start :] = tail
         self.dense = GrowingKeyValues(dense[0], dense[1])
+        self._kind = kind_of(self, dense[0], dense[1])
         self.trim(snapshot.past_counts.tolist())
 
     @property

@@ -49,6 +49,7 @@ class RaggedPast:
         columns: int32 `[entries]`, where each entry came from.
         offsets: `segments + 1` integers: segment `i` is rows `offsets[i]` to `offsets[i + 1]`.
         segments: views of each segment's keys and values, cut once for all decode steps to come.
+        planned_tiles: the tiles that kernels use, by the number of processors they were planned for.
         rectangle: keys and values as `[segments, length, dim]` where all segments are equally long, else None.
     """
 
@@ -61,6 +62,7 @@ class RaggedPast:
         if len(set(counts)) == 1 and counts[0]:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
         self._tiles: dict[int, Tiles] = {}
+        self.planned_tiles: dict[int, Tiles] = {}
         self._blocks: list[Blocks | None] | None = None
         self._blocks_planned = False
 
@@ -78,7 +80,7 @@ class RaggedPast:
             columns: int64 `[entries]`, what each head of each sequence keeps, best first, back to back.
             counts: entries of each head of each sequence.
         """
-        rows = columns.split(list(counts))
+        rows = torch.split(columns, list(counts))
         return cls(_gathered(keys, rows), _gathered(values, rows), columns.to(torch.int32), counts)
 
     def sequence(self, first: int, last: int) -> Segments:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
+from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation, kind_of
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast
 from lavakv.store.table import candidate_table, gather_again
@@ -26,6 +26,7 @@ class RaggedStore(LayerStore):
         self._whole: tuple[Tensor, Tensor] | None = None
         self._shape = (0, 0)
         self._num_columns = 0
+        self._kind: tuple[Hashable, ...] = ()
         self.past: RaggedPast | None = None
         self.tail: GrowingKeyValues | None = None
 
@@ -38,6 +39,11 @@ class RaggedStore(LayerStore):
     @override
     def device(self) -> torch.device:
         return self._tail()[0].device
+
+    @property
+    @override
+    def kind(self) -> tuple[Hashable, ...]:
+        return self._kind
 
     @property
     @override
@@ -54,6 +60,7 @@ class RaggedStore(LayerStore):
         self._whole = (keys.detach(), values.detach())
         self._shape = (keys.shape[0], keys.shape[1])
         self._num_columns = keys.shape[2]
+        self._kind = kind_of(self, keys, values)
 
     @override
     def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
@@ -140,6 +147,7 @@ class RaggedStore(LayerStore):
         self.tail = GrowingKeyValues(snapshot.tail_keys.clone(), snapshot.tail_values.clone())
         self._whole, self._num_columns = None, snapshot.num_columns
         self._shape = (snapshot.past_counts.shape[0], snapshot.past_counts.shape[1])
+        self._kind = kind_of(self, snapshot.tail_keys, snapshot.tail_values)
 
     @property
     @override

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lavakv.attention.request import AttentionRequest
 from lavakv.attention.triton import kernel
-from lavakv.attention.triton.plan import block_rows, launch_shape, tile_size
+from lavakv.attention.triton.sizes import block_rows, launch_shape, tile_size
 from lavakv.store.past import RaggedPast
+from lavakv.store.ragged import RaggedStore
+from lavakv.store.tiles import Tiles
 
 _BLOCK_TILES = 16
 
@@ -33,43 +35,83 @@ class Tail(NamedTuple):
     start: Tensor | None = None
 
 
-def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Tensor:
-    """Attention of new queries to survivors and tail; the fast twin of `attend_ragged`.
+class TileLaunch:
+    """What all launches over layers of the same sizes have in common.
 
-    Returns:
-        `[B, query_heads, q, value_dim]` in the queries' dtype, a view of a contiguous `[B, q, query_heads, value_dim]`.
+    Args:
+        queries: `[B, query_heads, q, head_dim]`.
+        values: `[B, H, capacity, value_dim]`, of the tail.
     """
-    queries = request.queries if request.queries.stride(3) == 1 else request.queries.contiguous()
-    batch, query_heads, num_queries, head_dim = queries.shape
-    heads, capacity, value_dim = tail.values.shape[1:]
-    rows = query_heads // heads * num_queries
-    tiles = past.tiles(tile_size(past.num_entries, _num_processors(queries.device)))
-    num_tail_tiles = -(-(tail.length if tail.start is None else capacity) // tiles.size)
-    num_tiles = tiles.num_tiles + batch * heads * num_tail_tiles
-    outputs, log_sums = (queries.new_empty(num_tiles, rows, n, dtype=torch.float32) for n in (value_dim, 1))
-    merged = queries.new_empty(batch, num_queries, query_heads, value_dim)
-    scaling, softcap, sinks = request.settings
-    mask, *mask_strides = _mask_arguments(request.tail_mask, batch, unused=queries)
-    past_mask, *past_strides = _mask_arguments(request.past_mask, batch, unused=queries)
-    shape = launch_shape(head_dim, value_dim, queries.element_size())
-    start = queries if tail.start is None else tail.start  # unused pointers must still point somewhere
-    counts = (tiles.size, tiles.num_tiles, num_tail_tiles, tail.length)
-    sizes = {"HEADS": heads, "GROUP": query_heads // heads, "NUM_QUERIES": num_queries, "VALUE_DIM": value_dim}
-    sizes |= {"BLOCK_VALUE": shape.block_value, "ON_DEVICE": tail.start is not None}
-    with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
-        kernel.attend_tile[(num_tiles,)](
-            queries, past.keys, past.values, tail.keys, tail.values, mask, past_mask, past.columns, start, tiles.work,
-            outputs, log_sums, *_scales(scaling, softcap), *counts, *queries.stride()[:3], tail.keys.stride(1),
-            tail.values.stride(1), *mask_strides, *past_strides, **sizes, HEAD_DIM=head_dim,
-            BLOCK_ROWS=block_rows(rows), BLOCK_ENTRIES=shape.block_entries, BLOCK_HEAD=shape.block_head,
-            HAS_MASK=request.tail_mask is not None, HAS_PAST_MASK=request.past_mask is not None,
-            HAS_SOFTCAP=softcap is not None, num_warps=shape.num_warps, num_stages=shape.num_stages,
-        )  # fmt: skip
-        kernel.merge_tiles[(batch * heads, rows)](
-            outputs, log_sums, tiles.first, start, queries if sinks is None else sinks, merged, *counts,
-            **sizes, BLOCK_TILES=_BLOCK_TILES, HAS_SINKS=sinks is not None, num_warps=1 if value_dim <= 64 else 4,
-        )  # fmt: skip
-    return merged.transpose(1, 2)
+
+    def __init__(self, queries: Tensor, values: Tensor) -> None:
+        _, query_heads, num_queries, head_dim = queries.shape
+        heads, value_dim = values.shape[1], values.shape[3]
+        group = query_heads // heads
+        shape = launch_shape(head_dim, value_dim, queries.element_size())
+        self._rows = group * num_queries
+        self._num_processors = num_processors(queries.device)
+        self._sizes = {"HEADS": heads, "GROUP": group, "NUM_QUERIES": num_queries, "VALUE_DIM": value_dim,
+                       "BLOCK_VALUE": shape.block_value}  # fmt: skip
+        self._tile_sizes = {"HEAD_DIM": head_dim, "BLOCK_ROWS": block_rows(self._rows),
+                            "BLOCK_ENTRIES": shape.block_entries, "BLOCK_HEAD": shape.block_head,
+                            "num_warps": shape.num_warps, "num_stages": shape.num_stages}  # fmt: skip
+        self._merge_warps = 1 if value_dim <= 64 else 4
+
+    def __call__(self, store: RaggedStore, request: AttentionRequest) -> Tensor:
+        """Attention to a store as it is now."""
+        past, tail = store.past, store.tail
+        assert past is not None
+        assert tail is not None
+        return self.attend(past, Tail(*tail.buffers, tail.length), request)
+
+    def attend(self, past: RaggedPast, tail: Tail, request: AttentionRequest) -> Tensor:
+        """Attention of new queries to survivors and tail; the fast twin of `attend_ragged`.
+
+        Returns:
+            `[B, query_heads, q, value_dim]` in the queries' dtype, a view of a contiguous
+            `[B, q, query_heads, value_dim]`.
+        """
+        queries = request.queries if request.queries.stride(3) == 1 else request.queries.contiguous()
+        batch, query_heads, num_queries, _ = queries.shape
+        _, heads, capacity, value_dim = tail.values.shape
+        tiles, on_device = self._tiles(past), tail.start is not None
+        num_tail_tiles = -(-(capacity if on_device else tail.length) // tiles.size)
+        num_tiles = tiles.num_tiles + batch * heads * num_tail_tiles
+        outputs = queries.new_empty(num_tiles, self._rows, value_dim, dtype=torch.float32)
+        log_sums = queries.new_empty(num_tiles, self._rows, 1, dtype=torch.float32)
+        merged = queries.new_empty(batch, num_queries, query_heads, value_dim)
+        scaling, softcap, sinks = request.settings
+        mask, *mask_strides = _mask_arguments(request.tail_mask, batch, unused=queries)
+        past_mask, *past_strides = _mask_arguments(request.past_mask, batch, unused=queries)
+        start = tail.start if tail.start is not None else queries  # unused pointers must still point somewhere
+        counts = (tiles.size, tiles.num_tiles, num_tail_tiles, tail.length)
+        with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
+            kernel.attend_tile[(num_tiles,)](
+                queries, past.keys, past.values, tail.keys, tail.values, mask, past_mask, past.columns, start,
+                tiles.work, outputs, log_sums, *_scales(scaling, softcap), *counts, *queries.stride()[:3],
+                tail.keys.stride(1), tail.values.stride(1), *mask_strides, *past_strides, **self._sizes,
+                **self._tile_sizes, ON_DEVICE=on_device, HAS_MASK=request.tail_mask is not None,
+                HAS_PAST_MASK=request.past_mask is not None, HAS_SOFTCAP=softcap is not None,
+            )  # fmt: skip
+            kernel.merge_tiles[(batch * heads, self._rows)](
+                outputs, log_sums, tiles.first, start, queries if sinks is None else sinks, merged, *counts,
+                **self._sizes, ON_DEVICE=on_device, BLOCK_TILES=_BLOCK_TILES, HAS_SINKS=sinks is not None,
+                num_warps=self._merge_warps,
+            )  # fmt: skip
+        return merged.transpose(1, 2)
+
+    def _tiles(self, past: RaggedPast) -> Tiles:
+        """The survivors' tiles on this device, planned once for as long as they stay."""
+        tiles = past.planned_tiles.get(self._num_processors)
+        if tiles is None:
+            tiles = past.tiles(tile_size(past.num_entries, self._num_processors))
+            past.planned_tiles[self._num_processors] = tiles
+        return tiles
+
+
+def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Tensor:
+    """Attention of new queries to survivors and tail, prepared and launched; see `TileLaunch.attend`."""
+    return TileLaunch(request.queries, tail.values).attend(past, tail, request)
 
 
 def _mask_arguments(mask: Tensor | None, batch: int, unused: Tensor) -> tuple[Tensor, int, int, int]:
@@ -87,6 +129,6 @@ def _scales(scaling: float, softcap: float | None) -> tuple[float, float]:
 
 
 @cache
-def _num_processors(device: torch.device) -> int:
+def num_processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; 1 for the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from lavakv.attention import attend, choice
+from lavakv.attention import attend, plan
+from lavakv.attention.dense import attend_read
+from lavakv.attention.native import attend_native
 from lavakv.attention.ragged import attend_ragged
-from lavakv.attention.triton import fits
+from lavakv.attention.triton import sizes
 from lavakv.kernels import SWITCH, Fallback, device_unsupported_reason
+from lavakv.store.base import LayerStore
+from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
 from tests.attention.kernel_cases import case
@@ -23,8 +27,8 @@ KERNEL = "lavakv.attention.triton.kernel"
 @pytest.fixture(autouse=True)
 def _like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let CPU tensors be considered for the kernels, with nothing warned of and nothing failed yet."""
-    monkeypatch.setattr(choice, "fallback", Fallback("decoding"))
-    choice.fallback.on_cpu = True
+    monkeypatch.setattr(plan, "fallback", Fallback("decoding"))
+    plan.fallback.on_cpu = True
     device_unsupported_reason.cache_clear()
     yield
     device_unsupported_reason.cache_clear()
@@ -54,10 +58,10 @@ def _no_warning() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_warning")
 def test_cpu_tensors_never_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice.fallback, "on_cpu", False)
+    monkeypatch.setattr(plan.fallback, "on_cpu", False)
     example = case(torch.float32, 16)
     store = _filled(example)
-    assert choice.choose(store, example.request) == (False, None)
+    assert plan.choose(store, example.request) in (attend_native, attend_ragged)
     attend(store, example.request)
 
 
@@ -65,17 +69,17 @@ def test_cpu_tensors_never_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "0")
     example = case(torch.float32, 16)
-    assert choice.choose(_filled(example), example.request) == (False, None)
+    assert plan.choose(_filled(example), example.request) in (attend_native, attend_ragged)
 
 
 @pytest.mark.usefixtures("_no_warning")
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 16), (torch.bfloat16, 64)])
 def test_a_chunk_of_tokens_takes_the_plain_path(dtype: torch.dtype, most: int) -> None:
     example = case(dtype, 16, group=1, num_queries=most + 1)
-    assert choice.choose(_filled(example), example.request) == (False, None)
-    reason = fits.refusal(example.request.queries, example.keys, example.values)
+    assert plan.choose(_filled(example), example.request) in (attend_native, attend_ragged)
+    assert not plan.kernels_expected(_filled(example), example.request)
     fewer = case(dtype, 16, group=1, num_queries=most)
-    assert choice.choose(_filled(fewer), fewer.request) == (reason is None, reason)
+    assert plan.kernels_expected(_filled(fewer), fewer.request)
 
 
 def test_an_unsupported_dtype() -> None:
@@ -89,7 +93,7 @@ def test_an_unsupported_head_size() -> None:
 def test_mixed_dtypes() -> None:
     keys = torch.zeros(1, 1, 1, 16)
     assert (
-        fits.refusal(keys.half(), keys, keys)
+        sizes.refusal(keys.half(), keys, keys)
         == "queries, keys and values are torch.float16, torch.float32 and torch.float32"
     )
 
@@ -99,7 +103,7 @@ def test_wanted_gradients() -> None:
     example.request = example.request._replace(queries=example.request.queries.requires_grad_())
     assert_plain_with_one_warning(example, "gradients are wanted")
     with torch.no_grad():
-        assert "gradients" not in str(choice.choose(_filled(example), example.request).refusal)
+        assert "gradients" not in str(plan.kernel_refusal(_filled(example), example.request))
 
 
 def test_triton_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +122,14 @@ def test_devices_that_are_not_tried(
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    assert reason in str(device_unsupported_reason(torch.device("cuda", 0), fits.MODULE))
+    assert reason in str(device_unsupported_reason(torch.device("cuda", 0), sizes.MODULE))
+
+
+def _pretend_kernel(monkeypatch: pytest.MonkeyPatch, launched: Callable[..., object]) -> None:
+    """A kernel that takes everything and does what a test wants when it is launched."""
+    launch = pytest.importorskip("lavakv.attention.triton.launch")
+    monkeypatch.setattr(plan, "refusal", lambda *_: None)
+    monkeypatch.setattr(launch.TileLaunch, "__call__", launched)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("PTX was compiled\nwith another version"), FileNotFoundError("gcc")])
@@ -129,8 +140,7 @@ def test_a_kernel_that_does_not_compile_is_not_tried_again(monkeypatch: pytest.M
         calls.append(1)
         raise error
 
-    monkeypatch.setattr(choice, "refusal", lambda *_: None)
-    monkeypatch.setattr(choice, "_attend_kernel", broken)
+    _pretend_kernel(monkeypatch, broken)
     reason = f"the kernel does not run here ({type(error).__name__}: {str(error).splitlines()[0]})"
     assert_plain_with_one_warning(case(torch.float32, 16), reason)
     assert len(calls) == 1
@@ -143,9 +153,45 @@ def test_a_full_device_is_no_reason_for_the_plain_path(monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(choice, "refusal", lambda *_: None)
-    monkeypatch.setattr(choice, "_attend_kernel", full)
+    _pretend_kernel(monkeypatch, full)
     example = case(torch.float32, 16)
     with pytest.raises(torch.OutOfMemoryError):
         attend(_filled(example), example.request)
-    assert choice.fallback.failures == {}
+    assert plan.fallback.failures == {}
+
+
+def test_a_forward_chooses_once_for_layers_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan.fallback, "on_cpu", False)
+    chosen: list[object] = []
+    choose = plan.choose
+    monkeypatch.setattr(plan, "choose", lambda store, request: chosen.append(store) or choose(store, request))
+    forward, alike, other = plan.AttentionPlan(), case(torch.float32, 16), case(torch.float32, 24)
+    for example in (alike, alike, other, alike, other):
+        store = _filled(example)
+        assert torch.equal(
+            forward.attend(store, example.request), choose(store, example.request)(store, example.request)
+        )
+    assert len(chosen) == 2
+    wide = case(torch.float64, 16)
+    forward.attend(_filled(wide), wide.request)  # a path for float32 must not see it
+    assert len(chosen) == 3
+
+
+def _foreign(store: RaggedStore) -> LayerStore:
+    """A kind of store that attention knows nothing of but the interface."""
+
+    def forwarded(name: str) -> object:
+        if isinstance(vars(RaggedStore).get(name), property):
+            return property(lambda _: getattr(store, name))
+        return lambda _, *args: getattr(store, name)(*args)
+
+    return type("Foreign", (LayerStore,), {name: forwarded(name) for name in LayerStore.__abstractmethods__})()
+
+
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_a_store_of_any_kind_is_attended_to_by_what_it_lets_be_read(num_queries: int) -> None:
+    example = case(torch.float64, 16, num_queries=num_queries)
+    store = _filled(example)
+    assert plan.choose(_foreign(store), example.request) is attend_read
+    expected = attend(example.fill(MaskedStore()), example.request)
+    assert torch.equal(attend(_foreign(store), example.request), expected)

@@ -1,9 +1,14 @@
-"""How work is cut for the kernels: from sizes that the host knows, nothing else."""
+"""Which layers the kernels can take, and how their work is cut: from sizes that the host knows, nothing else."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
+from lavakv.kernels import unsupported_reason
+
+MODULE = "lavakv.attention.triton.kernel"
 MIN_TILE, MAX_TILE = 64, 1024
 _TILES_PER_PROCESSOR = 4
 _MIN_BLOCK = 16  # what a matrix product takes at least
@@ -48,3 +53,14 @@ def launch_shape(head_dim: int, value_dim: int, itemsize: int) -> LaunchShape:
 def power_of_two(number: int) -> int:
     """The smallest power of two that is not below a number."""
     return 1 << max(number - 1, 0).bit_length()
+
+
+def refusal(queries: Tensor, keys: Tensor, values: Tensor) -> str | None:
+    """The reason why the kernels cannot take these tensors, or None if they can; found without loading them.
+
+    Args:
+        queries: `[B, query_heads, q, head_dim]`.
+        keys: `[..., head_dim]`.
+        values: `[..., value_dim]`.
+    """
+    return unsupported_reason(MODULE, queries=queries, keys=keys, values=values)

@@ -1,4 +1,4 @@
-"""Reference implementation: dense attention under a mask per KV head, in float32."""
+"""Reference implementation: dense attention under a mask per KV head, in float32; serves every kind of store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lavakv.attention.request import AttentionRequest
+from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
 
 
@@ -42,8 +43,30 @@ def attend_dense(request: AttentionRequest, keys: Tensor, values: Tensor, visibl
 def attend_masked(store: MaskedStore, request: AttentionRequest) -> Tensor:
     """Attend to a masked store: entries its heads hold, and the tail under the request's mask."""
     assert store.dense is not None
-    past = store.held()
-    num_queries, tail = request.queries.shape[2], store.tail_length
+    return _attend_held(request, store.dense.keys, store.dense.values, store.held())
+
+
+def attend_read(store: LayerStore, request: AttentionRequest) -> Tensor:
+    """Attend to a store of any kind by what each of its heads lets be read; slow, and right without knowing the kind.
+
+    Returns:
+        `[B, query_heads, q, value_dim]` in the queries' dtype.
+    """
+    batch, heads, columns = request.queries.shape[0], store.num_heads, store.num_columns
+    held = torch.zeros(batch, heads, columns, dtype=torch.bool, device=store.device)
+    rows = [[store.read(sequence, head) for head in range(heads)] for sequence in range(batch)]
+    keys, values = (part.new_zeros(batch, heads, columns, part.shape[1]) for part in rows[0][0][:2])
+    for sequence, own in enumerate(rows):
+        for head, entries in enumerate(own):
+            keys[sequence, head, entries.columns] = entries.keys
+            values[sequence, head, entries.columns] = entries.values
+            held[sequence, head, entries.columns] = True
+    return _attend_held(request, keys, values, held[:, :, : columns - store.tail_length])
+
+
+def _attend_held(request: AttentionRequest, keys: Tensor, values: Tensor, past: Tensor) -> Tensor:
+    """Attention to the columns before the tail that `past`, bool `[B, H, columns]`, says are held, and to the tail."""
+    num_queries, tail = request.queries.shape[2], keys.shape[2] - past.shape[2]
     seen_past = past[:, :, None].expand(-1, -1, num_queries, -1)
     if request.past_mask is not None:
         seen_past = seen_past & request.past_mask
@@ -52,4 +75,4 @@ def attend_masked(store: MaskedStore, request: AttentionRequest) -> Tensor:
         seen_tail = torch.ones(shape, dtype=torch.bool, device=past.device)
     else:
         seen_tail = request.tail_mask.expand(shape)
-    return attend_dense(request, store.dense.keys, store.dense.values, torch.cat([seen_past, seen_tail], dim=-1))
+    return attend_dense(request, keys, values, torch.cat([seen_past, seen_tail], dim=-1))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavakv.attention import AttentionRequest, AttentionSettings
-from lavakv.attention.naive import attend_dense
+from lavakv.attention.dense import attend_dense
 
 
 def looped(request: AttentionRequest, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
