@@ -18,19 +18,24 @@ ELSEWHERE = {
     "changelog": ROOT / "CHANGELOG.md",
     "store": ROOT / "src" / "lavakv" / "store" / "layout.md",
 }
-_LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
+_LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
 
 
 def for_site(text: str, folder: Path) -> str:
-    """Markdown of a file in `folder` with its links as a page of the site needs them; unknown targets stay."""
+    """Markdown of a file in `folder` with its links as a page of the site needs them.
+
+    A link to a folder becomes its text; one to something that does not exist stays, and Sphinx complains of it.
+    """
     pages = {file.resolve(): f"{page}.md" for page, file in ELSEWHERE.items()}
 
     def rewritten(match: re.Match[str]) -> str:
-        path, mark, anchor = match[1].partition("#")
+        path, mark, anchor = match[2].partition("#")
         target = (folder / path).resolve()
         if not target.exists():
             return match[0]
-        return f"]({pages.get(target) or os.path.relpath(target, DOCS)}{mark}{anchor})"
+        if target.is_dir():
+            return match[1]
+        return f"[{match[1]}]({pages.get(target) or os.path.relpath(target, DOCS)}{mark}{anchor})"
 
     return _LINK.sub(rewritten, text)
 
