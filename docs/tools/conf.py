@@ -14,4 +14,5 @@ extensions = ["myst_parser", "sphinx.ext.napoleon", "site_pages", "public_names"
 exclude_patterns = ["tools"]
 myst_heading_anchors = 3
 default_role = "literal"  # docstrings write code in single backquotes
+smartquotes = False  # options start with two hyphens
 napoleon_use_rtype = False
