@@ -1,7 +1,6 @@
 """Writes a page for each `lavakv` command into docs/cli, from the parameters that make its `--help`.
 
-    python docs/tools/cli_pages.py           # write the pages
-    python docs/tools/cli_pages.py --check   # exit code 1 if one is out of date
+    python docs/tools/cli_pages.py
 
 Reads the command tree, not the printed help, so that neither the terminal's width nor a release of Typer that draws its
 boxes differently changes a page.
@@ -9,7 +8,6 @@ boxes differently changes a page.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,12 +108,5 @@ def _default(parameter: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def main() -> None:
-    """Write the pages, or check them."""
-    if "--check" in sys.argv[1:]:
-        sys.exit(f"out of date: {', '.join(found)}; run `make docs-cli`" if (found := stale()) else 0)
-    write()
-
-
 if __name__ == "__main__":
-    main()
+    write()
