@@ -44,7 +44,7 @@ test: setup
 		PYTHONPATH=$(CURDIR)/.transformers/$$version $(BIN)/pytest -n 2 $(ON_BETWEEN); done
 	if test -d $(NEWEST)/transformers; then \
 		PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/pytest -n 2 $(ON_OLDEST_AND_NEWEST); \
-	else echo "newest transformers: not run beside the pinned one"; fi
+	else echo "newest transformers: the same as the pinned release, or not available; not run"; fi
 
 # A wheel and a source distribution; the wheel is built from the latter.
 dist: $(VENV)/.ready
