@@ -1,6 +1,7 @@
 PYTHON ?= python3
 SEED ?= 0
 VENV := .venv
+DOCS_VENV := .venv-docs
 BIN := $(VENV)/bin
 ARGS ?=
 RUN ?= build/bench-gpu-curves
@@ -14,7 +15,8 @@ BETWEEN := 5.23.0
 ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
 ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py contract.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
-.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check bench bench-gpu bench-gpu-curves clean
+.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check docs docs-cli bench bench-gpu \
+	bench-gpu-curves clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready $(BETWEEN:%=.transformers/%/.ready) newest
 
@@ -42,7 +44,7 @@ test: setup
 		PYTHONPATH=$(CURDIR)/.transformers/$$version $(BIN)/pytest -n 2 $(ON_BETWEEN); done
 	if test -d $(NEWEST)/transformers; then \
 		PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/pytest -n 2 $(ON_OLDEST_AND_NEWEST); \
-	else echo "newest transformers: not run beside the pinned one"; fi
+	else echo "newest transformers: the same as the pinned release, or not available; not run"; fi
 
 # A wheel and a source distribution; the wheel is built from the latter.
 dist: $(VENV)/.ready
@@ -57,6 +59,26 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation site, in build/site: README, docs and docstrings. Any warning, such as a link to a page or heading
+# that does not exist, is an error. It reads the package without importing it, so its environment has no PyTorch.
+docs: $(DOCS_VENV)/.ready
+	$(DOCS_VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/tools \
+		--doctree-dir build/doctrees docs build/site
+	@echo "open build/site/index.html"
+
+$(DOCS_VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(PYTHON) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> $(DOCS_VENV)/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-r $(DOCS_VENV)/requirements.txt
+	touch $@
+
+# The pages of the commands, docs/cli, from what makes their help. A test fails while they are out of date.
+docs-cli: $(VENV)/.ready
+	$(BIN)/python docs/tools/cli_pages.py
 
 bench: $(VENV)/.ready
 	$(BIN)/lavakv bench
@@ -78,4 +100,4 @@ bench-gpu-curves:
 		--tokens 1024,8192,32768,max --budgets 256,1024 --batch-sizes 1,8 --out $(RUN) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) .transformers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(DOCS_VENV) $(OLDEST) $(NEWEST) .transformers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build

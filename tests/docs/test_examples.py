@@ -1,0 +1,78 @@
+"""The Python of CONTRIBUTING.md and docs/usage.md runs as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lavakv
+from lavakv.models.load import load
+from tests import readme
+from tests.cli.conftest import WORDS, make_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    return readme.code_blocks((ROOT / page).read_text(encoding="utf-8"), "python")
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the pages suppose to be there: a model, its tokenizer and a text."""
+    loaded = load(str(make_model(tmp_path_factory.mktemp("tiny-docs"))), dtype="float32", device="cpu")
+    text = " ".join(WORDS[index * 7 % 80] for index in range(180))
+    return {"model": loaded.model, "tokenizer": loaded.tokenizer, "text": text}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict[str, Any]:
+    """What the recipe for a score defines."""
+    defined: dict[str, Any] = {}
+    score, test = blocks("CONTRIBUTING.md")
+    exec(score, defined)
+    exec(test, defined)
+    return defined
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_recipe_s_own_test_passes(recipe: dict[str, Any], seed: int) -> None:
+    torch.manual_seed(seed)
+    recipe["test_value_norm"]()
+
+
+def test_the_recipe_s_own_test_can_fail(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipe, "VALUE_NORM", "knorm")
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError):
+        recipe["test_value_norm"]()
+
+
+def test_the_recipe_s_policy_works_in_a_cache(recipe: dict[str, Any], names: dict[str, Any]) -> None:
+    model, ids = names["model"], names["tokenizer"](names["text"], return_tensors="pt").input_ids
+    cache = lavakv.LavaCache(model.config, budget=64, policy=recipe["VALUE_NORM"])
+    with lavakv.enabled(model), torch.no_grad():
+        model(ids, past_key_values=cache)
+    assert int(cache.lengths().sum()) == 64 * cache.lengths().numel()
+
+
+def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached, core = blocks("docs/usage.md")
+    defined = dict(names)
+    with torch.no_grad():
+        exec(cached, defined)
+    tokens = defined["context"].shape[1]
+    assert tokens == 180
+    kept = defined["cache"].lengths()
+    assert int(kept.sum()) == tokens // 4 * kept.numel()
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    exec(core, defined)
+    assert int(defined["selection"].counts.sum()) == 64 * 4 * 2
