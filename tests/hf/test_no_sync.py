@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lavakv
 from lavakv.attention import cpu, plan
-from lavakv.hf import columns, given_mask, step
+from lavakv.eviction import columns
+from lavakv.hf import given_mask, step
 from tests.hf import zoo
 from tests.hf.helpers import lava_cache, worst
 

@@ -6,7 +6,7 @@ layers ragged and all at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -83,17 +83,19 @@ class Round:
             self._place(newest, columns)
         return self._finish() if is_last else None
 
-    def add_all(self, windows: Sequence[Windows]) -> Budgets:
-        """Take all layers of a prompt at once, where nothing needs to be trimmed on the way; ends as `add_layer` does.
+    def add_all(self, layers: Iterable[tuple[Windows, Columns | None]]) -> Budgets:
+        """Take all layers at once, where nothing needs to be trimmed on the way; ends as `add_layer` does.
+
+        Nothing is evicted before the last layer is ranked, so whatever a score raises leaves all stores as they were.
 
         Args:
-            windows: for each layer what `add_layer` takes.
+            layers: for each layer what `add_layer` takes; one at a time is asked for.
         """
-        layers = [self._ranked(layer, index) for index, layer in enumerate(windows)]
-        for pending in layers:
+        ranked = [(self._ranked(windows, index), columns) for index, (windows, columns) in enumerate(layers)]
+        for pending, _ in ranked:
             self.shares.add(pending)
         for layer, counts in enumerate(self.shares.final_counts()):
-            self._gather(layer, layers[layer], None, counts)
+            self._gather(layer, *ranked[layer], counts)
         return self._finish()
 
     def _ranked(self, windows: Windows, layer: int) -> list[PendingLayer | None]:

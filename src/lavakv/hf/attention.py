@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lavakv.attention import AttentionRequest, AttentionSettings, attend
+from lavakv.attention import AttentionSettings
 from lavakv.errors import UnsupportedError
 from lavakv.hf.interface import Interceptor
 from lavakv.hf.layer import PendingKeyValues
@@ -35,7 +35,8 @@ def lava_attention(
     settings = _settings(query, **kwargs)
     _check_arguments(args, kwargs)
     if key.layer.num_columns:
-        return _append(key, query, attention_mask, settings), None
+        output = key.layer.append(query, key.keys, key.values, attention_mask, settings)
+        return output.transpose(1, 2).contiguous(), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
     projection, hidden = OutputProjection.of(module, key.values, query.shape[1]), key.layer.hidden_states()
     key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden))
@@ -75,11 +76,3 @@ def _check_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 got=f"a tensor {tuple(value.shape)} of {value.dtype}",
                 fix="This architecture cannot be compressed; use DynamicCache.",
             )
-
-
-def _append(pending: PendingKeyValues, query: Tensor, attention_mask: Any, settings: AttentionSettings) -> Tensor:
-    """Store new tokens and attend to everything held; `[B, q, query_heads, value_dim]` as transformers wants it."""
-    layer = pending.layer
-    masks = layer.append(pending.keys, pending.values, attention_mask)
-    output = attend(layer.store, AttentionRequest(query, settings, *masks))
-    return output.transpose(1, 2).contiguous()

@@ -14,16 +14,15 @@ from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets, RankedLayer
-from lavakv.eviction.round import Ranker, Round
+from lavakv.eviction.round import Ranker
+from lavakv.eviction.session import Session
 from lavakv.hf import memory
 from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.driven import DrivenCache
 from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
-from lavakv.hf.inspection import held_lengths, held_positions
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
-from lavakv.hf.modes import storing
-from lavakv.hf.refusals import Refusals
+from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import PromptStep
 from lavakv.hf.tail_watch import TailWatch
@@ -31,12 +30,13 @@ from lavakv.policy import Policy
 from lavakv.registry import get_policy
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
+from lavakv.store.modes import storing
 from lavakv.store.ragged import RaggedStore
 
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
 
 
-class LavaCache(Refusals, DrivenCache):
+class LavaCache(CacheRefusals, DrivenCache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
     transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
@@ -109,10 +109,10 @@ class LavaCache(Refusals, DrivenCache):
     @property
     def batch_size(self) -> int:
         """Sequences the cache holds, -1 while it is empty."""
-        return self._state.batch
+        return self._state.session.batch
 
     def bytes_by_sequence(self) -> list[int]:
-        """`nbytes`, told apart by sequence of the batch."""
+        """`nbytes` per sequence of the batch."""
         return memory.bytes_by_sequence(self.layers, self.batch_size)
 
     def lengths(self) -> Tensor:
@@ -122,7 +122,7 @@ class LavaCache(Refusals, DrivenCache):
             CacheStateError: the cache holds no prompt, or its last forward failed.
         """
         self._require_prompt()
-        return held_lengths(self._state.columns, self._stores())
+        return self._state.session.lengths()
 
     def kept_positions(self, layer: int, batch: int, head: int) -> Tensor:
         """Original positions that one head holds now, int64, ascending; 0 is the sequence's first real token.
@@ -145,7 +145,7 @@ class LavaCache(Refusals, DrivenCache):
                 got=f"{layer}, {batch}, {head}",
                 fix="`cache.layer_indices` lists the compressed layers.",
             )
-        return held_positions(self._state.columns, self.layers[layer].store, batch, head)
+        return self._state.session.kept_positions(self.layer_indices.index(layer), batch, head)
 
     def budgets(self) -> Budgets:
         """What the policy decided for the prompt.
@@ -154,8 +154,8 @@ class LavaCache(Refusals, DrivenCache):
             CacheStateError: the cache holds no prompt, or its last forward failed.
         """
         self._require_prompt()
-        assert self._state.budgets is not None
-        return self._state.budgets
+        assert self._state.session.budgets is not None
+        return self._state.session.budgets
 
     def reserve(self, max_new_tokens: int) -> None:
         """Make room for so many more columns in the compressed layers at once, now or as soon as a prompt is in.
@@ -170,17 +170,17 @@ class LavaCache(Refusals, DrivenCache):
             InputError: not a whole number, or negative.
         """
         self._reserved = check_reserved(max_new_tokens)
-        if self._state.budgets is not None:
+        if self._state.session.budgets is not None:
             self._make_room()
 
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
-        self._state = CacheState(self._geometry)
+        stores = [self._store_class() for _ in self.layer_indices]
+        self._state = CacheState(self._geometry, Session(stores, self._geometry.num_heads))
         self._watch: TailWatch | None = None
         self._asked = 0
         self.layers = stock_layers(self._config)
-        for index in self.layer_indices:
-            store = self._store_class()
+        for index, store in zip(self.layer_indices, stores, strict=True):
             place = (index, store, self._state, self._geometry.other_full_layers)
             self.layers[index] = self.new_layer(self.layers[index], *place)
 
@@ -221,20 +221,17 @@ class LavaCache(Refusals, DrivenCache):
         self._watch = TailWatch(budgets, tokens, step.real.shape[1])
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
-        step.eviction = Round(plans, self._stores(), self._geometry.num_heads, ranker)
+        self._state.session.plan(plans, ranker)
 
     @storing()
     def _make_room(self) -> None:
-        for store in self._stores() if self._reserved else ():
+        for store in self._state.session.stores if self._reserved else ():
             store.reserve(self._reserved)
 
-    def _stores(self) -> list[LayerStore]:
-        return [self.layers[index].store for index in self.layer_indices]
-
     def _require_prompt(self) -> None:
-        self._state.require_sound()
-        check_brought_back(self._state.columns.brought_back)
-        if self._state.budgets is None:
+        self._state.session.require_sound()
+        check_brought_back(self._state.session.columns.brought_back)
+        if self._state.session.budgets is None:
             raise CacheStateError(
                 "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
             )

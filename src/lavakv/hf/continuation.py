@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import CacheMismatchError, UnsupportedError
-from lavakv.hf.columns import Columns
+from lavakv.eviction.columns import Columns
 
 _NO_ID = -(1 << 61)  # below are fingerprints; some models have negative ids for images
 _MAX_DIMS = 64  # of an embedding, evenly spaced; two tokens that agree in all of them are the same token

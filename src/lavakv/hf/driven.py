@@ -15,13 +15,11 @@ from lavakv.eviction.round import Ranker
 from lavakv.hf import continuation, memory
 from lavakv.hf.checks import check_batch, refuse_compiling
 from lavakv.hf.given_mask import check_brought_back
-from lavakv.hf.modes import storing
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import PromptStep
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
-from lavakv.store.base import LayerStore
 
 
 class DrivenCache(Cache):
@@ -50,10 +48,6 @@ class DrivenCache(Cache):
     def _make_room(self) -> None:
         """Reserve capacity for the new tokens that were announced."""
 
-    @abstractmethod
-    def _stores(self) -> list[LayerStore]:
-        """Stores of the compressed layers."""
-
     def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
         """Take a recorded prompt in place of a forward (called by `Recording.fill`).
 
@@ -62,12 +56,11 @@ class DrivenCache(Cache):
             others: the layers that are not compressed, by index; taken over as they are.
             ranker: what ranks a layer's entries.
         """
-        step = self._state.prompt_step()
-        assert step is not None
+        step = self._state.announced_step()
+        assert isinstance(step, PromptStep)
         self._plan(step, next(iter(prompts.values())).keys, ranker)
         self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
-        with storing():
-            self._state.take_prompts({index: self.layers[index].store for index in self.layer_indices}, prompts)
+        self._state.take_prompts(prompts)
         for index in self.layer_indices:
             self.layers[index].num_columns = step.real.shape[1]
         for index, layer in others.items():
@@ -76,12 +69,10 @@ class DrivenCache(Cache):
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
-        filled = self._state.budgets is not None
-        tail_length = self._stores()[0].tail_length if filled else 0
         if self._watch is not None and inputs.shape[1] > 1:  # first: a warning may be made an error
             asked = max(self._asked, self._reserved)
-            self._watch.check(self._state.columns.length + inputs.shape[1], asked)
-        self._state.begin(model, inputs, mask, self._state.columns.length - tail_length)
+            self._watch.check(self._state.session.columns.length + inputs.shape[1], asked)
+        self._state.begin(model, inputs, mask)
 
     def note_ids(self, input_ids: Tensor | None) -> None:
         """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
@@ -93,22 +84,24 @@ class DrivenCache(Cache):
 
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward stopped half-way."""
-        self._state.require_sound()
+        self._state.session.require_sound()
 
     def check_continues(self, sent: Tensor, mask: Tensor | None, embed: Callable[[Tensor], Tensor]) -> None:
         """Check that a whole text begins with what the cache holds; see `continuation.check_continues`."""
-        check_brought_back(self._state.columns.brought_back)
+        check_brought_back(self._state.session.columns.brought_back)
         check_batch(sent, self.batch_size)
-        continuation.check_continues(self._state.columns, sent, mask, embed)
+        continuation.check_continues(self._state.session.columns, sent, mask, embed)
 
     def note_hidden_states(self, hidden_states: Tensor) -> None:
-        """What enters a layer (called by an enabled model); see `CacheState.note_hidden_states`."""
-        self._state.note_hidden_states(hidden_states)
+        """Note what enters a layer of the prompt's forward (called by an enabled model)."""
+        step = self._state.step
+        if isinstance(step, PromptStep):
+            step.hidden_states = hidden_states
 
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
         was_prompt = self._state.end(succeeded)
-        unused = [i for i in self.layer_indices if self.layers[i].num_columns != self._state.columns.length]
+        unused = [i for i in self.layer_indices if self.layers[i].num_columns != self._state.session.columns.length]
         if succeeded and unused:
             num_compressed = len(self.layer_indices)
             self.reset()
@@ -128,19 +121,19 @@ class DrivenCache(Cache):
             NotEnabledError: the model is not enabled; the cache is unchanged.
         """
         refuse_compiling()
-        step = self._state.prompt_step()
-        if step is not None:
-            self._plan(step, key_states)
+        step = self._state.announced_step()
+        if isinstance(step, PromptStep) and self._state.session.plans is None:
+            self._plan(step, key_states)  # the first keys tell their dtype, which a budget in bytes needs
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:
         """As in any cache, but only for an enabled model, like `update`."""
-        self._state.prompt_step()
+        self._state.announced_step()
         return super().update_conv_state(*args, **kwargs)
 
     def update_recurrent_state(self, *args: Any, **kwargs: Any) -> Any:
         """As in any cache, but only for an enabled model, like `update`."""
-        self._state.prompt_step()
+        self._state.announced_step()
         return super().update_recurrent_state(*args, **kwargs)
 
 

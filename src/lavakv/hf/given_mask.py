@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError, UnsupportedError
-from lavakv.hf.columns import host_readable
+from lavakv.eviction.columns import host_readable
 
 _FULL = "full_attention"
 

@@ -7,12 +7,13 @@ from typing import Any, NoReturn
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
+from lavakv.attention import AttentionRequest, AttentionSettings
 from lavakv.errors import HiddenTensorError, UnsupportedError
 from lavakv.hf.masks import SeenColumns
-from lavakv.hf.modes import storing
 from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.refusals import LayerRefusals
 from lavakv.hf.state import CacheState
-from lavakv.hf.step import Masks
+from lavakv.hf.step import AppendStep, PromptStep
 from lavakv.hf.versions import changed
 from lavakv.store.base import LayerStore
 
@@ -63,7 +64,7 @@ class _Hidden:
             self.__get__(layer)
 
 
-class LavaLayer(CacheLayerMixin):
+class LavaLayer(LayerRefusals, CacheLayerMixin):
     """A full-attention layer of a `LavaCache`; its keys and values live in its store."""
 
     is_sliding = False
@@ -88,26 +89,29 @@ class LavaLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[PendingKeyValues, PendingKeyValues]:
         """Hand the new keys and values to lavakv's attention function; the store changes only there."""
-        self._state.check_layer(self.index, key_states)
+        if not self.num_columns:
+            self._state.check_layer(self.index, key_states)
         pending = PendingKeyValues(self, key_states, value_states)
         return pending, pending
 
     def hidden_states(self) -> Tensor | None:
         """The residual stream that entered the layer under way, `[B, columns, hidden]`, once; None if not seen."""
-        return self._state.pop_hidden_states()
+        assert isinstance(self._state.step, PromptStep)
+        return self._state.step.pop_hidden_states()
 
-    @storing()
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""
-        self._state.take_prompt(self.index, self.store, prompt)
+        self._state.take_prompt(self.index, prompt)
         self.num_columns = prompt.keys.shape[2]
 
-    def append(self, keys: Tensor, values: Tensor, mask: Any) -> Masks:
-        """Store new tokens; returns what their queries see."""
+    def append(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Any, settings: AttentionSettings) -> Tensor:
+        """Store new tokens and attend with their queries to all that is held, `[B, query_heads, q, value_dim]`."""
+        step = self._state.step
+        assert isinstance(step, AppendStep)
         self.store.append(keys, values)
         self.num_columns += keys.shape[2]
-        masks = self._state.masks(mask, self.store.tail_length)
-        return Masks(*(part if part is None else part.to(keys.device) for part in masks))
+        tail, past = step.masks(mask, self.store.tail_length, keys.device)
+        return step.attention.attend(self.store, AttentionRequest(queries, settings, tail, past))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the mask: all columns seen and new."""
@@ -122,22 +126,6 @@ class LavaLayer(CacheLayerMixin):
         """No maximum."""
         return -1
 
-    def offload(self) -> NoReturn:
-        """Unsupported."""
-        raise unsupported("offloading")
-
-    def prefetch(self) -> NoReturn:
-        """Unsupported."""
-        raise unsupported("offloading")
-
-    def reorder_cache(self, beam_idx: Tensor) -> NoReturn:
-        """Unsupported yet."""
-        raise unsupported("beam search (reordering the sequences of a cache)")
-
-    def crop(self, tokens_to_remove: int) -> NoReturn:
-        """Unsupported yet."""
-        raise unsupported("cropping a cache (assisted decoding)")
-
 
 class LavaLinearLayer(LinearAttentionLayer, LavaLayer):
     """A compressed layer that also has the recurrent state of a linear attention beside it (Falcon-H1, Zamba 2)."""
@@ -150,6 +138,8 @@ class LavaLinearLayer(LinearAttentionLayer, LavaLayer):
     prefetch = LavaLayer.prefetch
     reorder_cache = LavaLayer.reorder_cache
     crop = LavaLayer.crop
+    batch_repeat_interleave = LavaLayer.batch_repeat_interleave
+    batch_select_indices = LavaLayer.batch_select_indices
 
     def __init__(self, stock: Any, *args: Any) -> None:
         LavaLayer.__init__(self, *args)
@@ -161,10 +151,3 @@ class LavaLinearLayer(LinearAttentionLayer, LavaLayer):
         """Prepare recurrent states; the store takes keys and values as they come."""
         if kwargs:
             LinearAttentionLayer.lazy_initialization(self, **kwargs)
-
-
-def unsupported(what: str) -> UnsupportedError:
-    """The error for what a `LavaCache` cannot do yet."""
-    return UnsupportedError(
-        what, expected="a plain transformers cache", got="a LavaCache", fix="Use DynamicCache, or go without it."
-    )

@@ -1,4 +1,4 @@
-"""What a `LavaCache` cannot do yet, refused by name before anything changes."""
+"""What a `LavaCache` and its layers cannot do yet, refused by name before anything changes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from lavakv.hf.layer import unsupported
+from lavakv.errors import UnsupportedError
 
 
-class Refusals:
-    """Mixed into `LavaCache` ahead of transformers' own methods."""
+def unsupported(what: str) -> UnsupportedError:
+    """The error for what a `LavaCache` cannot do yet."""
+    return UnsupportedError(
+        what, expected="a plain transformers cache", got="a LavaCache", fix="Use DynamicCache, or go without it."
+    )
+
+
+class CacheRefusals:
+    """Mixed into a cache ahead of transformers' own methods."""
 
     def reorder_cache(self, beam_idx: Tensor) -> NoReturn:
         """Unsupported yet."""
@@ -27,3 +34,15 @@ class Refusals:
     def batch_select_indices(self, indices: Tensor) -> NoReturn:
         """Unsupported yet."""
         raise unsupported("selecting sequences of a cache")
+
+
+class LayerRefusals(CacheRefusals):
+    """Mixed into a compressed layer ahead of transformers' own methods."""
+
+    def offload(self, *_: object) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("offloading")
+
+    def prefetch(self, *_: object) -> NoReturn:
+        """Unsupported yet."""
+        raise unsupported("offloading")

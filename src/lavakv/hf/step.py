@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.attention import AttentionPlan
 from lavakv.errors import InputError
+from lavakv.eviction.columns import Columns, host_readable
 from lavakv.eviction.plan import SequencePlan
-from lavakv.eviction.round import Round
-from lavakv.hf.columns import Columns, host_readable
 from lavakv.hf.given_mask import is_explicit, last_rows, visible_columns
 
 
@@ -19,18 +19,19 @@ class PromptStep:
 
     Attributes:
         real: bool `[B, columns]`, which columns are no padding.
-        eviction: the driver; made when the first keys arrive and tell their dtype.
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
-        num_layers: compressed layers that have brought their prompt.
     """
 
     def __init__(self, real: Tensor) -> None:
         self.real = real
-        self.eviction: Round | None = None
         self.hidden_states: Tensor | None = None
-        self.num_layers = 0
         self._window_rows: Tensor | None = None
         self._mask: Any = None
+
+    def pop_hidden_states(self) -> Tensor | None:
+        """What entered the layer under way, once: kept by reference until its attention is done."""
+        hidden_states, self.hidden_states = self.hidden_states, None
+        return hidden_states
 
     def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
@@ -55,34 +56,45 @@ class Masks(NamedTuple):
     past: Tensor | None = None
 
 
+NOTHING_HIDDEN = Masks()
+
+
 class AppendStep:
     """A forward on a cache that already holds its prompt.
 
     Args:
         num_queries: new columns `q`.
         columns: all columns seen, the new ones included.
-        mask_given: did the caller pass a mask?
+        mask_given: whether the caller passed a mask.
+
+    Attributes:
+        attention: which path each kind of layer takes.
     """
 
     def __init__(self, num_queries: int, columns: Columns, mask_given: bool) -> None:
+        self.attention = AttentionPlan()
         self._num_queries, self._columns, self._mask_given = num_queries, columns, mask_given
         self._built: tuple[Any, Masks] | None = None
 
-    def masks(self, mask: Any, tail_length: int) -> Masks:
+    def masks(self, mask: Any, tail_length: int, device: torch.device) -> Masks:
         """What the new queries see, by the mask that the model made or got; built once for all layers that share it.
 
         Without a mask, columns that were padding when they came stay hidden.
         """
-        if self._built is None or self._built[0] is not mask:
-            self._built = (mask, self._build(mask, tail_length))
-        return self._built[1]
+        built = self._built
+        if built is None or built[0] is not mask:
+            built = self._built = (mask, self._build(mask, tail_length))
+        found = built[1]
+        if found is NOTHING_HIDDEN:
+            return found
+        return Masks(*(part if part is None else part.to(device) for part in found))
 
     def _build(self, mask: Any, tail_length: int) -> Masks:
         columns, count = self._columns, self._num_queries
         real = columns.real
         seen = visible_columns(mask, count, real.shape[0], real.device)
         if seen is None and count == 1 and not columns.any_padding:
-            return Masks()
+            return NOTHING_HIDDEN
         if seen is not None and seen.shape[-1] != columns.length:
             raise InputError(
                 "attention_mask",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavakv.hf.modes import storing
+from lavakv.store.modes import storing
 
 
 class Columns:
@@ -13,8 +13,8 @@ class Columns:
 
     Attributes:
         length: columns seen.
-        any_padding: is one of them padding? True also where nobody looked.
-        brought_back: bool `[]` on a device, or None: did a mask show columns that no head ever held? Read it late.
+        any_padding: whether one of them is padding; true also where nobody looked.
+        brought_back: bool `[]` on a device, or None: whether a mask showed what no head ever held. Read it late.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Columns:
         Args:
             real: bool `[B, q]`.
             all_real: none is padding; saves looking.
-            tokens: int64 `[B, q]`, what `continuation.tokens_of` makes of ids or embeddings.
+            tokens: int64 `[B, q]`, what the engine tells tokens apart by: ids, or negative fingerprints of embeddings.
         """
         may_look = host_readable(real.device) or self.length == 0  # later forwards do not wait for a device
         end = self.length + real.shape[1]
@@ -59,6 +59,31 @@ class Columns:
         assert self._tokens is not None
         return self._tokens[:, : self.length]
 
+    def truncate(self, num_columns: int) -> None:
+        """Forget the last columns."""
+        self.length -= num_columns
+
+    def restore(self, real: Tensor, tokens: Tensor) -> None:
+        """Hold what `real` and `tokens` of another one were, bool and int64 `[B, columns]`."""
+        self._real, self._tokens, self.length = real.clone(), tokens.clone(), real.shape[1]
+        self.any_padding = not bool(real.all())
+
+    def tokens_and_padding(self) -> tuple[list[int], list[int]]:
+        """Real tokens and left padding of each sequence; read from the device."""
+        tokens: list[int] = self.real.sum(dim=1).tolist()
+        padding: list[int] = self.real.long().cumsum(dim=1).eq(0).sum(dim=1).tolist()
+        return tokens, padding
+
+    def real_between(self, sequence: int, first: int, last: int) -> Tensor:
+        """Columns of real tokens from `first` to before `last`, int64 on the columns' device."""
+        columns = torch.arange(first, last, device=self.real.device)
+        return columns[self.real[sequence, first:last]] if self.any_padding else columns
+
+    def original_positions(self, sequence: int, columns: Tensor) -> Tensor:
+        """Original token positions of columns of any shape; meaningless for padding and below 0."""
+        counts = self.real[sequence].long().cumsum(0) - 1
+        return counts.to(columns.device)[columns.clamp(min=0)]
+
     def positions(self, sequence: int, columns: Tensor) -> Tensor:
         """Original token positions of columns, padding left out; ascending if the columns are."""
         row = self.real[sequence]
@@ -76,5 +101,5 @@ def _grown(buffer: Tensor | None, length: int, end: int, like: Tensor) -> Tensor
 
 
 def host_readable(device: torch.device) -> bool:
-    """Can the host read tensors of this device without waiting for it?"""
+    """Whether the host can read tensors of this device without waiting for it."""
     return device.type == "cpu"

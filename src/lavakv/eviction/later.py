@@ -1,0 +1,103 @@
+"""A later round: what judges the candidates of layers that are ragged already, and the windows that scores look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lavakv.attention.request import AttentionSettings
+from lavakv.errors import InputError
+from lavakv.eviction.columns import Columns
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.round import Columns as CandidateColumns
+from lavakv.eviction.round import Round, Windows
+from lavakv.scoring.window import ScoringWindow
+from lavakv.store.base import LayerStore
+
+
+class Observation(NamedTuple):
+    """What judges the candidates of one layer: the last queries of all sequences.
+
+    Attributes:
+        queries: `[B, query_heads, w, head_dim]`, those of the last `w` columns, as the attention sees them.
+        settings: the model's scaling, softcap and sinks.
+        layer: index of the layer in the model, for messages.
+        output_weight: `[query_heads, value_dim, hidden]`, the output projection, or None where it is not known.
+        residual_norms: float32 `[B, w]`, norms of the residual stream that the queries were made from, or None.
+    """
+
+    queries: Tensor
+    settings: AttentionSettings
+    layer: int = 0
+    output_weight: Tensor | None = None
+    residual_norms: Tensor | None = None
+
+
+class LaterRound:
+    """A round over stores whose heads hold unequally many entries, all layers at hand.
+
+    Candidates are what the past of a head holds and what its tail holds before the window, padding left out.
+
+    Args:
+        plans: one a sequence.
+        stores: one a layer, all with the same columns.
+        columns: what is known of each column.
+    """
+
+    def __init__(self, plans: Sequence[SequencePlan], stores: Sequence[LayerStore], columns: Columns) -> None:
+        self._plans, self._stores, self._columns = list(plans), list(stores), columns
+        store = stores[0]
+        self._window = min(plans[0].window, store.tail_length)
+        first, last = store.num_columns - store.tail_length, store.num_columns - self._window
+        self._due = [columns.real_between(row, first, last) for row in range(len(plans))]
+        if columns.any_padding and not bool(columns.real[:, last:].all()):
+            raise InputError(
+                "columns",
+                expected=f"tokens in the last {self._window} columns of all sequences: they judge the others",
+                got="padding among them",
+                fix="Evict before padding comes behind the tokens of a sequence.",
+            )
+        counts = [one.past_counts() for one in stores]
+        caps = [
+            [torch.tensor(layer[row], device="cpu") + len(due) for layer in counts] for row, due in enumerate(self._due)
+        ]
+        self.round = Round(plans, stores, [one.num_heads for one in stores], caps=caps)
+
+    def layers(self, observations: Sequence[Observation]) -> Iterator[tuple[Windows, CandidateColumns]]:
+        """For each layer what `Round.add_all` takes, made when it is asked for."""
+        for index, (store, observed) in enumerate(zip(self._stores, observations, strict=True)):
+            found = [self._candidates(store, index, row, observed) for row in range(len(self._plans))]
+            yield [window for window, _ in found], [columns for _, columns in found]
+
+    def _candidates(
+        self, store: LayerStore, layer: int, row: int, observed: Observation
+    ) -> tuple[ScoringWindow | None, Tensor]:
+        """What to score of one sequence in one layer, and the column of each candidate, `[H, n]`."""
+        keys, values, columns, caps = store.candidates(row, self._due[row].to(store.device), self._window)
+        if self.round.shares.keeps_all(row):
+            return None, columns
+        heads, (scaling, softcap, sinks) = store.num_heads, observed.settings
+        weight, norms = observed.output_weight, observed.residual_norms
+        window = ScoringWindow(
+            queries=_by_kv_head(observed.queries[row], heads)[:, :, -self._window :],
+            keys=[keys],
+            values=[values],
+            scaling=scaling,
+            softcap=softcap,
+            sinks=None if sinks is None else sinks.view(heads, -1),
+            layer=observed.layer,
+            tokens_per_head=self._plans[row].tokens_per_head,
+            output_weight=None if weight is None else _by_kv_head(weight, heads),
+            residual_norms=None if norms is None else norms[row, -self._window :],
+            caps=torch.tensor(caps, device="cpu").to(store.device, non_blocking=True),
+            positions=self._columns.original_positions(row, columns),
+        )
+        return window, columns
+
+
+def _by_kv_head(per_query_head: Tensor, heads: int) -> Tensor:
+    """`[query_heads, ...]` to `[H, G, ...]`."""
+    return per_query_head.reshape(heads, -1, *per_query_head.shape[1:])

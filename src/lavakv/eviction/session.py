@@ -1,0 +1,223 @@
+"""What is known of a batch across layers and forwards, whatever the engine: phases, columns, stores, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lavakv.errors import CacheStateError
+from lavakv.eviction.columns import Columns
+from lavakv.eviction.later import LaterRound, Observation
+from lavakv.eviction.plan import SequencePlan
+from lavakv.eviction.records import Budgets, RankedLayer
+from lavakv.eviction.round import Ranker, Round, Windows
+from lavakv.policy import Policy
+from lavakv.store.base import LayerStore, StoreSnapshot
+from lavakv.store.modes import storing
+
+
+class Phase(Enum):
+    """Where a session stands."""
+
+    EMPTY = "empty"  # nothing read yet
+    READING = "reading"  # a forward is under way
+    HOLDING = "holding"  # what was read is held, compressed
+    BROKEN = "broken"  # a forward or a round failed half-way: what the stores hold does not fit together
+
+
+class SessionSnapshot(NamedTuple):
+    """All that a session holds between forwards, as plain tensors that later forwards leave alone.
+
+    Attributes:
+        real: bool `[B, columns]`, which columns are no padding.
+        tokens: int64 `[B, columns]`, what the engine tells tokens apart by.
+        budgets: what the last round decided.
+        stores: one a layer.
+    """
+
+    real: Tensor
+    tokens: Tensor
+    budgets: Budgets
+    stores: tuple[StoreSnapshot, ...]
+
+
+class Session:
+    """Drives the stores of all compressed layers through forwards and rounds.
+
+    The first forward is the prompt: `begin`, `plan`, `take` for each layer in order, `end`. Every later one is `begin`,
+    `append` for each layer, `end`. Between forwards `evict` runs a round over what is held, `truncate` cuts the end
+    off, `snapshot` and `restore` move it elsewhere.
+
+    Args:
+        stores: one a compressed layer, empty.
+        num_heads: KV heads of each.
+
+    Attributes:
+        phase: where the session stands.
+        columns: real tokens and padding of all columns seen.
+        budgets: what the last round decided, once the prompt is in.
+        num_taken: layers of the prompt that are in.
+    """
+
+    def __init__(self, stores: Sequence[LayerStore], num_heads: Sequence[int]) -> None:
+        self.stores, self._num_heads = list(stores), list(num_heads)
+        self.phase = Phase.EMPTY
+        self.columns = Columns()
+        self.budgets: Budgets | None = None
+        self.num_taken = 0
+        self._round: Round | None = None
+
+    @property
+    def batch(self) -> int:
+        """Sequences held, -1 while empty."""
+        return self.columns.real.shape[0] if self.columns.length else -1
+
+    @property
+    def tail_start(self) -> int:
+        """Columns before the tail, of which heads hold only survivors; 0 before the prompt is in."""
+        return 0 if self.budgets is None else self.columns.length - self.stores[0].tail_length
+
+    @property
+    def plans(self) -> list[SequencePlan] | None:
+        """What is known of each sequence of the prompt under way; None while it is not planned."""
+        return None if self._round is None else self._round.plans
+
+    def begin(self, real: Tensor, all_real: bool, tokens: Tensor) -> None:
+        """Start a forward; see `Columns.append` for what it brings.
+
+        Raises:
+            CacheStateError: an earlier forward did not finish.
+        """
+        self.require_sound()
+        self.columns.append(real, all_real, tokens)
+        self.phase = Phase.READING
+
+    def plan(self, plans: Sequence[SequencePlan], ranker: Ranker = RankedLayer.of) -> None:
+        """Say what each sequence of the prompt under way may keep."""
+        assert self.phase is Phase.READING
+        assert self.budgets is None
+        self._round = Round(plans, self.stores, self._num_heads, ranker)
+
+    @storing()
+    def take(self, keys: Tensor, values: Tensor, windows: Windows) -> None:
+        """Store and score the next layer's prompt, and evict what its share does not cover.
+
+        Args:
+            keys: `[B, H, columns, head_dim]`.
+            values: `[B, H, columns, value_dim]`.
+            windows: for each sequence what to score, or None where it keeps everything.
+        """
+        assert self._round is not None
+        self.stores[self.num_taken].hold(keys, values)
+        self.num_taken += 1
+        self.budgets = self._round.add_layer(windows)
+
+    @storing()
+    def take_all(self, layers: Iterable[tuple[Tensor, Tensor, Windows]]) -> None:
+        """The same for all layers at once, of a prompt that was read before."""
+        assert self._round is not None
+        windows = []
+        for store, (keys, values, own) in zip(self.stores, layers, strict=True):
+            store.hold(keys, values)
+            windows.append((own, None))
+        self.num_taken = len(windows)
+        self.budgets = self._round.add_all(windows)
+
+    def end(self, succeeded: bool) -> None:
+        """Close a forward."""
+        if self.phase is Phase.READING:
+            self.phase = Phase.HOLDING if succeeded else Phase.BROKEN
+        self._round = None
+
+    def lengths(self) -> Tensor:
+        """Entries held now, padding not counted, int64 `[layers, B, heads]` on the CPU; 0 for a head a layer lacks."""
+        real, most_heads = self.columns.real, max(self._num_heads)
+        lengths = torch.zeros(len(self.stores), self.batch, most_heads, dtype=torch.int64, device="cpu")
+        for row, store in enumerate(self.stores):
+            tail = real[:, -store.tail_length :].sum(dim=1).cpu()
+            lengths[row, :, : store.num_heads] = torch.tensor(store.past_counts(), device="cpu") + tail[:, None]
+        return lengths
+
+    def kept_positions(self, layer: int, sequence: int, head: int) -> Tensor:
+        """Original token positions that one head holds now, int64, ascending, on the CPU; `layer` counts the stores."""
+        store = self.stores[layer]
+        past = store.past_columns(sequence, head)
+        tail = torch.arange(self.columns.length - store.tail_length, self.columns.length, device=past.device)
+        return self.columns.positions(sequence, torch.cat([past, tail])).cpu()
+
+    def evict(self, observations: Sequence[Observation], budgets: Sequence[tuple[Policy, int]], window: int) -> Budgets:
+        """Run a round over everything held, so that each sequence is within its budget again.
+
+        Args:
+            observations: what judges the candidates, one a layer.
+            budgets: policy and mean entries per head, window included, of each sequence.
+            window: columns at the end that all heads keep.
+
+        Raises:
+            CacheStateError: there is nothing to evict from, or a forward did not finish.
+            LavaError: as the policies' scores raise it; the session is then unchanged.
+        """
+        self.require_sound()
+        if self.phase is not Phase.HOLDING:
+            raise CacheStateError(
+                "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
+            )
+        tokens, padding = self.columns.tokens_and_padding()
+        rows = zip(tokens, padding, budgets, strict=True)
+        plans = [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]
+        with storing(), torch.no_grad():
+            later = LaterRound(plans, self.stores, self.columns)
+            self.budgets = self._unless_broken(later, observations)
+        return self.budgets
+
+    def _unless_broken(self, later: LaterRound, observations: Sequence[Observation]) -> Budgets:
+        before = [store.num_columns - store.tail_length for store in self.stores]
+        try:
+            return later.round.add_all(later.layers(observations))
+        except BaseException:
+            if before != [store.num_columns - store.tail_length for store in self.stores]:
+                self.phase = Phase.BROKEN
+            raise
+
+    def truncate(self, num_columns: int) -> None:
+        """Forget the last columns, as if they had never come.
+
+        Raises:
+            InputError: they reach into what was evicted.
+        """
+        self.require_sound()
+        for store in self.stores:
+            store.truncate(num_columns)
+        self.columns.truncate(num_columns)
+
+    def snapshot(self) -> SessionSnapshot:
+        """What the session holds.
+
+        Raises:
+            CacheStateError: a forward did not finish.
+        """
+        self.require_sound()
+        assert self.budgets is not None
+        stores = tuple(store.snapshot() for store in self.stores)
+        return SessionSnapshot(self.columns.real.clone(), self.columns.tokens.clone(), self.budgets, stores)
+
+    @storing()
+    def restore(self, snapshot: SessionSnapshot) -> None:
+        """Hold what a snapshot of a session over as many layers holds."""
+        for store, held in zip(self.stores, snapshot.stores, strict=True):
+            store.restore(held)
+        self.columns = Columns()
+        self.columns.restore(snapshot.real, snapshot.tokens)
+        self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
+
+    def require_sound(self) -> None:
+        """Raise CacheStateError where a forward failed half-way or is under way."""
+        if self.phase in (Phase.READING, Phase.BROKEN):
+            raise CacheStateError(
+                "cache", expected="a cache whose last forward finished", got="one that stopped half-way",
+                fix="Call `cache.reset()` and send the prompt again.",
+            )  # fmt: skip
