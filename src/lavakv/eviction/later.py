@@ -53,18 +53,29 @@ class LaterRound:
         self._window = min(plans[0].window, store.tail_length)
         first, last = store.num_columns - store.tail_length, store.num_columns - self._window
         self._due = [columns.real_between(row, first, last) for row in range(len(plans))]
-        if columns.any_padding and not bool(columns.real[:, last:].all()):
-            raise InputError(
-                "columns",
-                expected=f"tokens in the last {self._window} columns of all sequences: they judge the others",
-                got="padding among them",
-                fix="Evict before padding comes behind the tokens of a sequence.",
-            )
         counts = [one.past_counts() for one in stores]
         caps = [
             [torch.tensor(layer[row], device="cpu") + len(due) for layer in counts] for row, due in enumerate(self._due)
         ]
         self.round = Round(plans, stores, [one.num_heads for one in stores], caps=caps)
+        self._check_window(last)
+
+    def _check_window(self, first: int) -> None:
+        """Check that the window of each sequence whose candidates compete holds tokens only.
+
+        Raises:
+            InputError: padding among the last columns.
+        """
+        if not self._columns.any_padding:
+            return
+        rows = [row for row in range(len(self._plans)) if not self.round.shares.keeps_all(row)]
+        if not bool(self._columns.real[rows, first:].all()):
+            raise InputError(
+                "columns",
+                expected=f"tokens in the last {self._window} columns of each sequence that evicts",
+                got="padding among them",
+                fix="Evict before padding comes behind the tokens of a sequence.",
+            )
 
     def layers(self, observations: Sequence[Observation]) -> Iterator[tuple[Windows, CandidateColumns]]:
         """For each layer what `Round.add_all` takes, made when it is asked for."""

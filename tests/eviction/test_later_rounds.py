@@ -1,0 +1,271 @@
+"""Rounds over layers that are ragged already: chunks of a prompt, later turns, long generations need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import lavakv
+from lavakv import CacheStateError, InputError, PolicyError
+from lavakv.budgets.naive import (
+    divide_naive,
+    head_budgets_naive,
+    layer_budgets_naive,
+    pool_counts_naive,
+    pooled_order_naive,
+    tiers_naive,
+)
+from lavakv.budgets.pyramid import pyramid_weights
+from lavakv.eviction.session import Phase, Session
+from lavakv.policy import Policy
+from lavakv.registry import get_policy
+from lavakv.scoring.tiers import TieredScores
+from lavakv.scoring.window import ScoringWindow
+from lavakv.store.masked import MaskedStore
+from lavakv.store.ragged import RaggedStore
+from tests.eviction.engine import Engine
+
+POLICIES = list(lavakv.policies())
+WITHOUT_PROMPT = [name for name in POLICIES if "prompt" not in get_policy(name).needs]
+
+
+@st.composite
+def engines(draw: st.DrawFn, policies: tuple[str, ...] = tuple(POLICIES)) -> tuple[Engine, list[int]]:
+    """A batch with padding, layers of unequal head counts, and how many columns each turn brings."""
+    heads = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    window, batch = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    turns = [draw(st.integers(6, 20)), *draw(st.lists(st.integers(4, 12), min_size=1, max_size=3))]
+    padding = [draw(st.integers(0, 5)) for _ in range(batch)]
+    budget = draw(st.integers(window + 1, 14))
+    policy = get_policy(draw(st.sampled_from(policies)))
+    return Engine(policy, heads, budget, window, padding, seed=draw(st.integers(0, 99))), turns
+
+
+def _run(engine: Engine, turns: list[int]) -> Engine:
+    for turn, columns in enumerate(turns):
+        engine.read(columns)
+        if turn:
+            engine.evict()
+    return engine
+
+
+@settings(max_examples=60, deadline=None)
+@given(engines())
+def test_totals_are_exact_and_the_window_is_kept(case: tuple[Engine, list[int]]) -> None:
+    engine, turns = case
+    for turn, columns in enumerate(turns):
+        engine.read(columns)
+        held_before = engine.session.lengths().sum(dim=(0, 2))
+        budgets = engine.evict() if turn else engine.session.budgets
+        assert budgets is not None
+        for row, padding in enumerate(engine.padding):
+            total = engine.budget * sum(engine.num_heads)
+            tokens = engine.num_columns - padding
+            expected = min(total, int(held_before[row]))
+            assert int(engine.session.lengths()[:, row].sum()) == expected
+            assert int(budgets.layer_entries[:, row].sum()) == expected
+            last = list(range(max(tokens - engine.window, 0), tokens))
+            for layer in engine.kept():
+                for positions in layer[row]:
+                    assert positions[-len(last) :] == last
+                    assert positions == sorted(set(positions))
+
+
+@settings(max_examples=40, deadline=None)
+@given(engines())
+def test_what_is_kept_was_held_before_and_both_stores_agree(case: tuple[Engine, list[int]]) -> None:
+    engine, turns = case
+    twin = replace(engine, store=MaskedStore)
+    for turn, columns in enumerate(turns):
+        engine.read(columns)
+        twin.read(columns)
+        before = engine.kept()
+        assert before == twin.kept()
+        if turn:
+            one, other = engine.evict(), twin.evict()
+            assert all(a.nan_to_num(-1.0).equal(b.nan_to_num(-1.0)) for a, b in zip(one, other, strict=True))
+        for then, now in zip(before, engine.kept(), strict=True):
+            for rows, left in zip(then, now, strict=True):
+                assert all(set(kept) <= set(held) for kept, held in zip(left, rows, strict=True))
+    assert engine.kept() == twin.kept()
+
+
+@settings(max_examples=40, deadline=None)
+@given(engines(tuple(WITHOUT_PROMPT)), st.sampled_from([RaggedStore, MaskedStore]))
+def test_a_prompt_is_the_round_whose_past_is_empty(
+    case: tuple[Engine, list[int]], store: type[RaggedStore] | type[MaskedStore]
+) -> None:
+    """Everything is kept of one and the general round evicts; the other takes the prompt's own, faster way."""
+    engine, (columns, *_) = case
+    later = replace(engine, store=store)
+    engine.read(columns)
+    later.read(columns, budget=columns)
+    assert all(len(positions) == columns - padding for layer in later.kept() for row, padding in
+               zip(layer, later.padding, strict=True) for positions in row)  # fmt: skip
+    later.evict()
+    assert later.kept() == engine.kept()
+
+
+def _scores(window: ScoringWindow) -> Tensor:
+    """Small whole numbers, many of them equal, that depend on the entry alone."""
+    return (torch.cat(list(window.keys), dim=1)[:, : window.num_evictable, 0] * 2).round().clamp(min=0)
+
+
+def _tiered(window: ScoringWindow) -> TieredScores:
+    scores = _scores(window)
+    return TieredScores(scores, torch.cat(list(window.values), dim=1)[:, : window.num_evictable, 0] > 0.8)
+
+
+RULES = {
+    "lava": Policy("lava", "", _scores),
+    "equal-heads": Policy("equal-heads", "", _scores, "equal", "equal"),
+    "pyramid": Policy("pyramid", "", _scores, "pooled", "pyramid"),
+    "tiers": Policy("tiers", "", _tiered, "pooled", "equal"),
+    "pool": Policy("pool", "", _tiered, "pooled", "pool", floor_share=0.4),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(engines(("lava",)), st.sampled_from(list(RULES)))
+def test_a_later_round_equals_the_loops(case: tuple[Engine, list[int]], rule: str) -> None:
+    engine, turns = case
+    engine.policy = RULES[rule]
+    for turn, columns in enumerate(turns):
+        engine.read(columns)
+        if turn:
+            before, budgets = engine.kept(), engine.evict()
+            for row in range(len(engine.padding)):
+                held = [layer[row] for layer in before]
+                expected = _naive(engine, row, held, budgets.layer_weights[:, row].tolist())
+                assert [layer[row] for layer in engine.kept()] == expected
+
+
+def _naive(engine: Engine, row: int, held: list[list[list[int]]], weights: list[float]) -> list[list[list[int]]]:
+    """What a sequence keeps of the positions that its heads hold, `[layers][H]`; the layers' entropies are given."""
+    policy, window, padding = engine.policy, engine.window, engine.padding[row]
+    total = (engine.budget - window) * sum(engine.num_heads)
+    candidates = [[positions[:-window] for positions in layer] for layer in held]
+    caps = [sum(map(len, layer)) for layer in candidates]
+    if sum(caps) <= total:
+        return held
+    layers = []
+    for index, layer in enumerate(candidates):
+        _, keys, values, *_ = engine.made_up(index)
+        columns = [[position + padding for position in positions] for positions in layer]
+        scores = [(keys[row, h, own, 0] * 2).round().clamp(min=0).tolist() for h, own in enumerate(columns)]
+        marks = [(values[row, h, own, 0] > 0.8).tolist() for h, own in enumerate(columns)]
+        least = policy.min_entries_per_head(engine.budget, window)
+        layers.append((scores, tiers_naive(scores, marks if policy.score is _tiered else None, least)))
+    if policy.layer_rule == "pool":
+        counts = pool_counts_naive(layers, total)
+    else:
+        if policy.layer_rule == "equal":
+            weights = [float(heads) for heads in engine.num_heads]
+        if policy.layer_rule == "pyramid":
+            weights = pyramid_weights(engine.budget - window, caps[0] // engine.num_heads[0], engine.num_heads)
+        totals = layer_budgets_naive(total, weights, caps)
+        counts = [_head_counts(policy, *layer, share) for layer, share in zip(layers, totals, strict=True)]
+    kept = []
+    for layer, own, (scores, tiers), positions in zip(candidates, counts, layers, held, strict=True):
+        rows = []
+        for head, count in enumerate(own):
+            best = [place for _, place in pooled_order_naive([scores[head]], [tiers[head]])][:count]
+            rows.append([*sorted(layer[head][place] for place in best), *positions[head][-window:]])
+        kept.append(rows)
+    return kept
+
+
+def _head_counts(policy: Policy, scores: list[list[float]], tiers: list[list[int]], total: int) -> list[int]:
+    if policy.head_rule == "equal":
+        return divide_naive(total, [1.0] * len(scores), [len(row) for row in scores])
+    return head_budgets_naive(scores, total, policy.floor_share, tiers)
+
+
+@settings(max_examples=30, deadline=None)
+@given(engines(("lava", "snapkv", "keydiff", "layer-defensivekv", "residual")), st.data())
+def test_permuting_heads_permutes_what_is_kept(case: tuple[Engine, list[int]], data: st.DataObject) -> None:
+    """Where the budget is not cut between heads that tie: real numbers do not, but equal shares and rounding may."""
+    engine, turns = case
+    engine.policy = replace(engine.policy, head_rule="pooled", layer_rule="pool", floor_share=0.0)
+    orders = [data.draw(st.permutations(range(heads))) for heads in engine.num_heads]
+    moved = replace(engine, order=orders)
+    _run(engine, turns)
+    _run(moved, turns)
+    for layer, order in enumerate(orders):
+        for row in range(len(engine.padding)):
+            assert moved.kept()[layer][row] == [engine.kept()[layer][row][head] for head in order]
+
+
+@settings(max_examples=30, deadline=None)
+@given(engines(), st.integers(0, 3), st.sampled_from([RaggedStore, MaskedStore]))
+def test_a_restored_session_goes_on_as_the_one_it_was(
+    case: tuple[Engine, list[int]], cut: int, store: type[RaggedStore] | type[MaskedStore]
+) -> None:
+    engine, turns = case
+    _run(engine, turns)
+    engine.read(5)
+    engine.session.truncate(cut)
+    engine.num_columns -= cut
+    twin = replace(engine, store=store)
+    twin.num_columns = engine.num_columns
+    twin.session.restore(engine.session.snapshot())
+    assert twin.kept() == engine.kept()
+    assert twin.session.lengths().equal(engine.session.lengths())
+    for one in (engine, twin):
+        one.read(4)
+        one.evict(engine.budget)
+    assert twin.kept() == engine.kept()
+
+
+def _filled() -> Engine:
+    engine = Engine(get_policy("lava"), [2, 2, 2], 8, 3, [0])
+    engine.read(20)
+    engine.read(6)
+    return engine
+
+
+def test_a_score_that_fails_leaves_everything_as_it_was() -> None:
+    engine = _filled()
+    before = engine.kept()
+
+    def failing(window: ScoringWindow) -> Tensor:
+        return window.mean_attention.amax(dim=1) * (float("nan") if window.layer == 2 else 1)
+
+    with pytest.raises(PolicyError, match="'broken' at layer 2: expected finite scores"):
+        engine.evict(policy=Policy("broken", "", failing))
+    assert engine.session.phase is Phase.HOLDING
+    assert engine.kept() == before
+    engine.evict()
+    assert engine.session.lengths().sum() == 8 * 6
+
+
+def test_nothing_can_be_evicted_from_an_empty_or_a_broken_session() -> None:
+    empty = Session([RaggedStore()], [2])
+    with pytest.raises(CacheStateError, match="got an empty cache"):
+        empty.evict([], [], 3)
+    engine = _filled()
+    engine.session.begin(torch.ones(1, 1, dtype=torch.bool), all_real=True, tokens=torch.zeros(1, 1).long())
+    for action in (engine.evict, engine.session.snapshot, lambda: engine.session.truncate(1)):
+        with pytest.raises(CacheStateError, match="half-way"):
+            action()
+    engine.session.end(succeeded=False)
+    assert engine.session.phase is Phase.BROKEN
+    with pytest.raises(CacheStateError, match="half-way"):
+        engine.evict()
+
+
+def test_a_window_with_padding_is_refused() -> None:
+    engine = _filled()
+    engine.session.begin(torch.zeros(1, 1, dtype=torch.bool), all_real=False, tokens=torch.zeros(1, 1).long())
+    for layer, store in enumerate(engine.session.stores):
+        store.append(*(part[:, :, -1:] for part in engine.made_up(layer)[1:3]))
+    engine.session.end(succeeded=True)
+    engine.num_columns += 1
+    with pytest.raises(InputError, match="tokens in the last 3 columns of each sequence that evicts"):
+        engine.evict()
+    assert engine.session.phase is Phase.HOLDING
