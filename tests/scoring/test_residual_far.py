@@ -17,12 +17,11 @@ from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import DEFAULT, FarRows, residual_far_score
 from lavakv.scoring.window import ScoringWindow
-from tests.scoring.bounds import expected
+from tests.scoring.bounds import exact_attention, expected
 from tests.scoring.cases import full_windows, naive, pairs, whole_prompt
 from tests.scoring.residual_bounds import (
     TINY,
     Known,
-    attention_of,
     distances_of,
     known_squares,
     over_rest,
@@ -47,7 +46,7 @@ def known_far_squares(window: ScoringWindow, rows: FarRows) -> Known:
     if not positions:
         return near
     whole = whole_prompt(window)
-    attention, relative = attention_of(whole)[:, :, positions], relative_error(whole)
+    attention, relative = exact_attention(whole)[:, :, positions], relative_error(whole)
     group, count = attention.shape[1:3]
     paid = Known(attention[..., :evictable], relative * attention[..., :evictable] + TINY)
     distances = distances_of(whole, attention, relative, group * count + 4).first(evictable)

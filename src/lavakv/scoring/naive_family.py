@@ -53,12 +53,17 @@ def cake_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 def cake_layer_weight_naive(window: NaiveWindow) -> float:
     """Twin of `cake_layer_weight`."""
+    return attention_spread_naive(window) * math.fsum(x for row in variance_naive(window) for x in row)
+
+
+def attention_spread_naive(window: NaiveWindow) -> float:
+    """Entropy of the attention to evictable positions, summed over rows and query heads."""
     terms: list[float] = []
     for query_head, queries in enumerate(window.queries):
         for row in range(len(queries)):
             attention = attention_row_naive(window, query_head, row)[: window.num_evictable]
             terms.extend(-share * math.log(share) for share in attention if share > 0)
-    return math.fsum(terms) * math.fsum(x for row in variance_naive(window) for x in row)
+    return math.fsum(terms)
 
 
 def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
@@ -88,6 +93,22 @@ def tova_score_naive(window: NaiveWindow) -> list[list[float]]:
     rows = [attention_row_naive(window, query_head, last) for query_head in range(len(window.queries))]
     mean = [math.fsum(row[i] for row in rows) / len(rows) for i in range(window.num_evictable)]
     return [list(mean) for _ in window.keys]
+
+
+def tova_by_position_naive(heads: Sequence[NaiveWindow], positions: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Twin of `tova_score` where heads hold different positions, `[kv_heads][held]`.
+
+    Args:
+        heads: windows of one KV head each.
+        positions: original positions of each one's candidates.
+    """
+    paid: dict[int, list[float]] = {}
+    for window, held in zip(heads, positions, strict=True):
+        for query_head in range(len(window.queries)):
+            row = attention_row_naive(window, query_head, len(window.queries[0]) - 1)
+            for position, share in zip(held, row, strict=False):
+                paid.setdefault(position, []).append(share)
+    return [[math.fsum(paid[position]) / len(paid[position]) for position in held] for held in positions]
 
 
 def streaming_llm_order_naive(num_evictable: int) -> list[int]:
