@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.scoring.naive import attention_row_naive
-from lavakv.scoring.naive_tiers import outright_room_naive
+from lavakv.scoring.naive.tiers import protected_mass_naive
+from lavakv.scoring.naive.window import attention_row_naive
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.cases import alone, entries, largest_difference, naive, plain_attention
 
@@ -114,11 +114,11 @@ def assert_best_protected(protected: Tensor, exact: Tensor, kept: int, error: fl
 
 
 def assert_protected(protected: Tensor, window: ScoringWindow, known: Attention) -> None:
-    """The most attended entries up to the room there is; which, only up to the error of the sums."""
+    """The most attended entries up to the mass that is protected; which, only up to the error of the sums."""
     assert window.tokens_per_head is not None
     limit = min(window.tokens_per_head - window.queries.shape[2], window.num_evictable)
     error = (window.num_tokens + 1) * known.mean_error + known.terms * EPSILON
-    for marks, (attended, room) in zip(protected, outright_room_naive(naive(window)), strict=True):
+    for marks, (attended, room) in zip(protected, protected_mass_naive(naive(window)), strict=True):
         kept = int(marks.sum())
         scores = torch.tensor(attended, dtype=torch.float64)[None]
         assert_best_protected(marks[None], scores, kept, 2 * known.mean_error)

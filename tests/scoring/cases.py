@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv.scoring.blocks import BLOCK_NUMBERS
-from lavakv.scoring.naive import NaiveWindow
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
+from lavakv.scoring.naive.window import NaiveWindow
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 
@@ -47,9 +47,9 @@ def pairs(draw: st.DrawFn, wholes: st.SearchStrategy[ScoringWindow]) -> tuple[Sc
     cuts = sorted(draw(st.lists(st.integers(0, whole.num_tokens), max_size=3)))
     heads, group, rows, head_dim = whole.queries.shape
     per_token = heads * max(group * rows, head_dim, whole.values[0].shape[2])
-    block = draw(st.sampled_from([BLOCK_NUMBERS, 1, per_token, 2 * per_token, 3 * per_token]))
+    block = draw(st.sampled_from([MAX_BLOCK_ELEMENTS, 1, per_token, 2 * per_token, 3 * per_token]))
     return whole, replace(
-        whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts), block_numbers=block
+        whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts), max_block_elements=block
     )
 
 

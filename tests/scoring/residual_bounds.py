@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.scoring.naive_residual import LEAST_REST, UNSEEN_SHARE
+from lavakv.scoring.naive.residual import MIN_REST, UNSEEN_SHARE
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import EPSILON, exact_attention
 from tests.scoring.cases import plain_attention
@@ -117,8 +117,8 @@ def _expected(attention: Tensor, relative: float, num_evictable: int) -> Known:
 
 def over_rest(expected: Known) -> Known:
     """`E / max(1 - E, 2^-10)`."""
-    rest = (1 - expected.exact).clamp(min=LEAST_REST)
-    least = (1 - expected.most - EPSILON).clamp(min=LEAST_REST)
+    rest = (1 - expected.exact).clamp(min=MIN_REST)
+    least = (1 - expected.most - EPSILON).clamp(min=MIN_REST)
     exact = expected.exact / rest
     return Known(exact, expected.most / least - exact)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lavakv.scoring import h2o, received
 from lavakv.scoring.cake import _variance_of_rows, cake_layer_weight, cake_score
 from lavakv.scoring.h2o import h2o_score
-from lavakv.scoring.naive_family import (
+from lavakv.scoring.naive.family import (
     average_pool_naive,
     cake_layer_weight_naive,
     h2o_score_naive,

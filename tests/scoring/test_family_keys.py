@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lavakv.ranking import rank
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
-from lavakv.scoring.naive_family import streaming_llm_order_naive
-from lavakv.scoring.naive_tiers import random_score_naive
+from lavakv.scoring.naive.family import streaming_llm_order_naive
+from lavakv.scoring.naive.tiers import random_score_naive
 from lavakv.scoring.random import random_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.window import ScoringWindow

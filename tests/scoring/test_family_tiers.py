@@ -8,8 +8,8 @@ from hypothesis import given
 
 from lavakv.scoring.criticalkv import criticalkv_score
 from lavakv.scoring.defensivekv import defensive_attention, defensivekv_score
-from lavakv.scoring.naive_family import snapkv_score_naive
-from lavakv.scoring.naive_tiers import (
+from lavakv.scoring.naive.family import snapkv_score_naive
+from lavakv.scoring.naive.tiers import (
     best_first_naive,
     criticalkv_score_naive,
     projected_norms_naive,
@@ -53,8 +53,8 @@ def test_criticalkv_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) 
     for window in pair:
         score = criticalkv_score(window)
         assert_near(score.values, exact, bound)
-        assert score.outright.tolist() == best_first_naive(snapkv_score(window).tolist(), kept)
-        assert_best_protected(score.outright, attended, min(kept, window.num_evictable), 2 * known.mean_error)
+        assert score.protected.tolist() == best_first_naive(snapkv_score(window).tolist(), kept)
+        assert_best_protected(score.protected, attended, min(kept, window.num_evictable), 2 * known.mean_error)
 
 
 @given(pieces)
@@ -71,19 +71,25 @@ def test_defensivekv_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow])
     for window in pair:
         score = defensivekv_score(window)
         assert_near(score.values, exact, bound)
-        assert_protected(score.outright, window, known)
+        assert_protected(score.protected, window, known)
 
 
 @pytest.mark.parametrize(("budget", "kept"), [(12, 4), (13, 4), (14, 5), (30, 13), (60, 26)])
 def test_half_of_the_budget_is_critical_and_ties_go_to_earlier_positions(budget: int, kept: int) -> None:
-    assert criticalkv_score(_flat(budget=budget)).outright.tolist() == [[True] * kept + [False] * (26 - kept)] * 2
+    assert criticalkv_score(_flat(budget=budget)).protected.tolist() == [[True] * kept + [False] * (26 - kept)] * 2
 
 
 @pytest.mark.parametrize(("budget", "kept"), [(5, 1), (12, 8), (24, 20), (30, 24), (60, 24)])
-def test_nine_tenths_of_the_attention_stay_outright_as_far_as_the_budget_goes(budget: int, kept: int) -> None:
+def test_nine_tenths_of_the_attention_are_protected_as_far_as_the_budget_goes(budget: int, kept: int) -> None:
     """The window's rows see 27 to 30 tokens; 23 entries hold less than 0.9 with the window's share, 24 hold more."""
     shares = [sum(1 / seen for seen in range(27, 31)) / 4 * count for count in (23, 24)]
     own = sum((seen - 26) / seen for seen in range(27, 31)) / 4
     assert shares[0] + own < 0.9 < shares[1] + own
     score = defensivekv_score(_flat(budget=budget))
-    assert score.outright.tolist() == [[True] * kept + [False] * (26 - kept)] * 2
+    assert score.protected.tolist() == [[True] * kept + [False] * (26 - kept)] * 2
+
+
+def test_the_old_name_of_what_is_protected_can_still_be_read() -> None:
+    score = criticalkv_score(_flat())
+    with pytest.deprecated_call(match="protected"):
+        assert score.outright is score.protected

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lavakv.scoring import pooling
 from lavakv.scoring.lava import lava_score
-from lavakv.scoring.naive import max_pool_naive
-from lavakv.scoring.naive_family import average_pool_naive
+from lavakv.scoring.naive.family import average_pool_naive
+from lavakv.scoring.naive.window import max_pool_naive
 from lavakv.scoring.pooling import Places, average_pool, average_pool_blocks, max_pool
 from tests.scoring.bounds import EPSILON, assert_near, largest
 from tests.scoring.cases import full_windows

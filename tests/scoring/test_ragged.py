@@ -21,9 +21,13 @@ from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
 from lavakv.scoring.lava import eviction_loss, lava_score
-from lavakv.scoring.naive import normalized_entropy_naive
-from lavakv.scoring.naive_family import attention_spread_naive, tova_by_position_naive, variance_naive
-from lavakv.scoring.naive_tiers import best_first_naive, random_score_naive
+from lavakv.scoring.naive.family import (
+    attention_spread_naive,
+    normalized_entropy_naive,
+    tova_by_position_naive,
+    variance_naive,
+)
+from lavakv.scoring.naive.tiers import best_first_naive, random_score_naive
 from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
@@ -107,11 +111,11 @@ def test_scores_in_tiers_protect_no_empty_place(pair: tuple[ScoringWindow, Scori
             one, cap = alone(pair[0], head), cap_of(pair[0], head)
             for score, twin in ((critical, twins.criticalkv), (defensive, twins.defensivekv)):
                 assert_near(score.values[head, None, :cap], *twin(one, known))
-                assert not bool(score.outright[head, cap:].any())
+                assert not bool(score.protected[head, cap:].any())
             kept = int(0.5 * (window.tokens_per_head - window.queries.shape[2]))
             attended = snapkv_score(window)[head, None, :cap].tolist()
-            assert critical.outright[head, None, :cap].tolist() == best_first_naive(attended, kept)
-            assert_protected(defensive.outright[head, None, :cap], one, known)
+            assert critical.protected[head, None, :cap].tolist() == best_first_naive(attended, kept)
+            assert_protected(defensive.protected[head, None, :cap], one, known)
 
 
 @given(pieces)
@@ -151,7 +155,8 @@ def test_what_lies_in_empty_places_changes_nothing(policy: str) -> None:
             results = []
             for one in (clean, dirty):
                 chunks = {"keys": one.keys[0].split(sizes, dim=1), "values": one.values[0].split(sizes, dim=1)}
-                results.append(FAMILY[policy].score(replace(one, **chunks, block_numbers=window.block_numbers)))
+                cut_up = replace(one, **chunks, max_block_elements=window.max_block_elements)
+                results.append(FAMILY[policy].score(cut_up))
             for one, other in zip(*map(parts, results), strict=True):
                 assert bool(other.isfinite().all())
                 assert one.masked_fill(clean.empty, 0).equal(other.masked_fill(clean.empty, 0))

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.cake import VARIANCE_WEIGHT
-from lavakv.scoring.naive import eviction_loss_naive, lava_score_naive, value_norms_naive
-from lavakv.scoring.naive_family import (
+from lavakv.scoring.naive.family import (
     cake_score_naive,
+    eviction_loss_naive,
     group_mean_naive,
+    lava_score_naive,
     mean_attention_naive,
     snapkv_score_naive,
     variance_naive,
     vatp_score_naive,
 )
-from lavakv.scoring.naive_tiers import (
+from lavakv.scoring.naive.tiers import (
     criticalkv_score_naive,
     defensive_attention_naive,
     defensivekv_score_naive,
@@ -26,6 +27,7 @@ from lavakv.scoring.naive_tiers import (
     knorm_score_naive,
     projected_norms_naive,
 )
+from lavakv.scoring.naive.window import value_norms_naive
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import EPSILON, Attention, expected, largest, projected_error, variance_error
 from tests.scoring.cases import naive

@@ -24,10 +24,11 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
     plain = rows.softcap is not None or rows.visible is not None or rows.caps is not None or len(rows.keys) > 1
     if plain or not num_columns or not fallback.expected_on(rows.queries.device):
         return None
-    return fallback.run(_signature(rows), refusal(rows.queries, rows.keys[0]), lambda: _kernels(rows, num_columns))
+    reason = _unsupported_reason(rows.queries, rows.keys[0])
+    return fallback.run(_signature(rows), reason, lambda: _kernels(rows, num_columns))
 
 
-def refusal(queries: Tensor, keys: Tensor) -> str | None:
+def _unsupported_reason(queries: Tensor, keys: Tensor) -> str | None:
     """The reason why the kernels cannot take these tensors, or None if they can.
 
     Args:

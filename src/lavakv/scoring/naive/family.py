@@ -1,12 +1,13 @@
-"""The truth about the family's scores by attention, keys and positions, in loops over plain Python numbers."""
+"""Reference implementation of the scores by attention and by position, and of their entropy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from lavakv.scoring.naive import (
+from lavakv.scoring.naive.window import (
     NaiveWindow,
+    Rows,
     attention_row_naive,
     max_pool_naive,
     mean_attention_naive,
@@ -30,7 +31,7 @@ def group_mean_naive(window: NaiveWindow, rows: Sequence[Sequence[float]]) -> li
 
 
 def snapkv_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `snapkv_score`."""
+    """Reference implementation of `snapkv_score`."""
     return group_mean_naive(window, [max_pool_naive(row, 7) for row in mean_attention_naive(window)])
 
 
@@ -45,14 +46,14 @@ def variance_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def cake_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `cake_score`."""
+    """Reference implementation of `cake_score`."""
     pairs = zip(mean_attention_naive(window), variance_naive(window), strict=True)
     mixed = [[mean + 200 * variance for mean, variance in zip(*pair, strict=True)] for pair in pairs]
     return group_mean_naive(window, [average_pool_naive(row, 5) for row in mixed])
 
 
 def cake_layer_weight_naive(window: NaiveWindow) -> float:
-    """Twin of `cake_layer_weight`."""
+    """Reference implementation of `cake_layer_weight`."""
     return attention_spread_naive(window) * math.fsum(x for row in variance_naive(window) for x in row)
 
 
@@ -67,7 +68,7 @@ def attention_spread_naive(window: NaiveWindow) -> float:
 
 
 def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `vatp_score`."""
+    """Reference implementation of `vatp_score`."""
     attention, scores = mean_attention_naive(window), []
     for head, norms in enumerate(value_norms_naive(window.values)):
         weighted = [[a * norm for a, norm in zip(attention[q], norms, strict=False)] for q in window.group(head)]
@@ -77,7 +78,7 @@ def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def h2o_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `h2o_score`: every row of the prompt, one after the other."""
+    """Reference implementation of `h2o_score`: every row of the prompt, one after the other."""
     assert window.prompt_queries is not None
     whole = window._replace(queries=window.prompt_queries, visible=window.prompt_visible)
     received = []
@@ -88,7 +89,7 @@ def h2o_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def tova_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `tova_score`."""
+    """Reference implementation of `tova_score`."""
     last = len(window.queries[0]) - 1
     rows = [attention_row_naive(window, query_head, last) for query_head in range(len(window.queries))]
     mean = [math.fsum(row[i] for row in rows) / len(rows) for i in range(window.num_evictable)]
@@ -96,7 +97,7 @@ def tova_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def tova_by_position_naive(heads: Sequence[NaiveWindow], positions: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Twin of `tova_score` where heads hold different positions, `[kv_heads][held]`.
+    """Reference implementation of `tova_score` where heads hold different positions, `[kv_heads][held]`.
 
     Args:
         heads: windows of one KV head each.
@@ -115,3 +116,34 @@ def streaming_llm_order_naive(num_evictable: int) -> list[int]:
     """Positions in the order `streaming_llm_score` keeps them: the first four, then the latest."""
     first = list(range(min(4, num_evictable)))
     return first + [i for i in reversed(range(num_evictable)) if i not in first]
+
+
+def lava_score_naive(window: NaiveWindow, kernel_size: int = 7) -> list[list[float]]:
+    """LAVa's score, `[kv_heads][n]` (method, steps 2 to 4)."""
+    pooled = [max_pool_naive(row, kernel_size) for row in mean_attention_naive(window)]
+    evictable = range(window.num_evictable)
+    scores = []
+    for head, norms in enumerate(value_norms_naive(window.values)):
+        largest = max(norms[: window.num_evictable], default=0.0)
+        scores.append([largest * max(pooled[query_head][i] for query_head in window.group(head)) for i in evictable])
+    return scores
+
+
+def eviction_loss_naive(window: NaiveWindow) -> list[list[float]]:
+    """What evicting each entry adds to the paper's bound, `[kv_heads][n]`."""
+    attention = mean_attention_naive(window)
+    evictable = range(window.num_evictable)
+    return [
+        [max(norms) * max(attention[query_head][i] for query_head in window.group(head)) for i in evictable]
+        for head, norms in enumerate(value_norms_naive(window.values))
+    ]
+
+
+def normalized_entropy_naive(scores: Rows) -> float:
+    """Entropy of a layer's scores as a share of its maximum, 0 where nothing is spread (method, step 5)."""
+    flat = [score for head in scores for score in head]
+    total = math.fsum(flat)
+    if len(flat) < 2 or total == 0:
+        return 0.0
+    shares = [score / total for score in flat if score > 0]
+    return -math.fsum(share * math.log(share) for share in shares) / math.log(len(flat))
