@@ -42,7 +42,7 @@ class BlockCounts(NamedTuple):
 
 
 def blocks_for(num_tokens: int, page_tokens: int) -> int:
-    """Blocks that so many tokens take before eviction, `ceil(num_tokens / page_tokens)`."""
+    """Blocks of a request before eviction, `ceil(num_tokens / page_tokens)`."""
     _require_page(page_tokens)
     return -(-num_tokens // page_tokens)
 
@@ -62,7 +62,7 @@ def pages_held(counts: Tensor, page_tokens: int) -> Tensor:
 
 
 def max_pages(num_entries: int, num_heads: int, page_tokens: int) -> int:
-    """The most pages that so many entries take, however they are split over the heads.
+    """The most pages that a number of entries takes, however they are split over the heads.
 
     Args:
         num_entries: entries of all heads together; for example `worst_case_entries(...).peak`.

@@ -79,13 +79,13 @@ class WindowRows(NamedTuple):
 
 
 def empty_places(caps: Tensor, start: int, stop: int, num_places: int) -> Tensor:
-    """Which of the places from `start` to `stop` hold nothing, bool `[H, stop - start]`.
+    """Mark the empty places from `start` to `stop`, bool `[H, stop - start]`.
 
     Args:
         caps: int64 `[H]`: the first `caps[h]` of a head's places hold candidates.
-        start: first place asked for.
-        stop: place behind the last one asked for.
-        num_places: places for candidates; the window's entries behind them are never empty.
+        start: first place.
+        stop: place after the last one.
+        num_places: places for candidates; the window's entries after them are never empty.
     """
     places = torch.arange(start, stop, device=caps.device)
     return (places >= caps[:, None]) & (places < num_places)

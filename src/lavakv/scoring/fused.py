@@ -1,4 +1,4 @@
-"""Which path the window's mean attention takes: the Triton kernels where they fit, plain blocks everywhere else."""
+"""Chooses the path of the window's mean attention: the Triton kernels where they fit, plain blocks elsewhere."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def _kernels(rows: WindowRows, num_columns: int) -> Tensor:
 
 
 def _signature(rows: WindowRows) -> tuple[object, ...]:
-    """What a kernel is compiled for; one that fails for this is not tried again for the same."""
+    """Key of a compiled kernel; one that fails is not tried again for the same key."""
     return rows.queries.device, rows.queries.dtype, *rows.queries.shape[1:]

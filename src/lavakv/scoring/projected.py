@@ -1,4 +1,4 @@
-"""Norms of values behind the attention's output projection."""
+"""Norms of values after the attention's output projection."""
 
 from __future__ import annotations
 

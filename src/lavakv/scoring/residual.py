@@ -37,7 +37,7 @@ class _Sums(NamedTuple):
     surprise: Tensor
 
 
-_Distances: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # what `summed_distances` takes behind the weights
+_Distances: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # arguments of `summed_distances` after the weights
 
 
 def residual_score(window: ScoringWindow) -> Tensor:
@@ -67,7 +67,7 @@ def residual_squares(window: ScoringWindow) -> Tensor:
 
 
 def _surprise_shares(window: ScoringWindow) -> Sequence[float | Tensor]:
-    """What each KV head's unseen energy counts: a part of it for each of its entries."""
+    """Weight of each KV head's unseen energy: `SURPRISE_SHARE` divided by its number of entries."""
     if window.caps is None:
         return [SURPRISE_SHARE / window.num_tokens] * len(window.queries)
     return (SURPRISE_SHARE / (window.caps + window.queries.shape[2]).double()).float().unbind()

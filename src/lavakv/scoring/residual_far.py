@@ -124,7 +124,7 @@ def _add(totals: Tensor, batch: _QueryBatch, known: list[tuple[Tensor, Tensor]],
 
 
 def _outputs(batch: ScoringWindow) -> list[Tensor]:
-    """What the rows put out, a tensor `[G, rows, value_dim]` a KV head."""
+    """Attention outputs of the rows, a tensor `[G, rows, value_dim]` for each KV head."""
     totals: list[Tensor] = []
     for attention, values in zip(batch.blocks(), batch.value_blocks(), strict=True):
         block = [seen @ part.float() for seen, part in zip(attention, values, strict=True)]

@@ -19,11 +19,11 @@ from lavakv.scoring.prompt import PromptRows
 
 @dataclass(frozen=True)
 class ScoringWindow:
-    """What a score may look at: one sequence in one layer, padding already cut away.
+    """Input of a score: one sequence in one layer, without padding.
 
     Shapes: `H` KV heads, `G` query heads a KV head, `w` window queries, `N` places, `n = N - w` of them for candidates.
     In a prompt every place holds the token of that number. In a later round heads hold unequally many candidates:
-    `caps` says how many, and the places behind them are empty. Attention to an empty place is zero and so are all norms
+    `caps` says how many, and the places after them are empty. Attention to an empty place is zero and so are all norms
     there, whatever finite numbers its key and value hold; scores leave any finite number there.
 
     Attributes:
@@ -72,10 +72,10 @@ class ScoringWindow:
             tokens_per_head: the budget.
             output_weight: as in the attributes; the same for all policies that need it.
         """
-        twin = copy.copy(self)
-        object.__setattr__(twin, "tokens_per_head", tokens_per_head)
-        object.__setattr__(twin, "output_weight", output_weight)
-        return twin
+        window = copy.copy(self)
+        object.__setattr__(window, "tokens_per_head", tokens_per_head)
+        object.__setattr__(window, "output_weight", output_weight)
+        return window
 
     @property
     def num_tokens(self) -> int:
@@ -97,7 +97,7 @@ class ScoringWindow:
 
     @property
     def places(self) -> Places | None:
-        """What pooling needs to know of the places, or None where every place holds a candidate."""
+        """The places as pooling takes them, or None where every place holds a candidate."""
         return None if self.empty is None else Places(self.empty, self.candidate_positions, pooling.BY_POSITION)
 
     @property

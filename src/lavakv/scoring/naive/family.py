@@ -22,7 +22,7 @@ def average_pool_naive(row: Sequence[float], kernel_size: int) -> list[float]:
 
 
 def group_mean_naive(window: NaiveWindow, rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """From a row a query head to a row a KV head: the mean over its group."""
+    """Means over the query heads of each KV head, `[kv_heads][n]`."""
     means = []
     for head in range(len(window.keys)):
         group = window.group(head)
@@ -130,7 +130,7 @@ def lava_score_naive(window: NaiveWindow, kernel_size: int = 7) -> list[list[flo
 
 
 def eviction_loss_naive(window: NaiveWindow) -> list[list[float]]:
-    """What evicting each entry adds to the paper's bound, `[kv_heads][n]`."""
+    """Increase of the paper's bound when an entry is evicted, `[kv_heads][n]`."""
     attention = mean_attention_naive(window)
     evictable = range(window.num_evictable)
     return [

@@ -18,7 +18,7 @@ def residual_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def residual_squares_naive(window: NaiveWindow) -> list[list[float]]:
-    """The same before the root, `[kv_heads][n]`: squared changes of the residual stream, summed over a group."""
+    """`residual_score_naive` before the root, `[kv_heads][n]`: squared changes of the stream, summed over a group."""
     squares, share = [], UNSEEN_SHARE / len(window.keys[0])
     for head in range(len(window.keys)):
         parts = [changes_naive(window, query_head) for query_head in window.group(head)]
@@ -48,7 +48,7 @@ def squared_share_naive(share: float) -> float:
 
 
 def distances_naive(window: NaiveWindow, query_head: int, attention: Sequence[float]) -> list[float]:
-    """Squared length, behind the output projection, of each value less what the row puts out."""
+    """Squared length, after the output projection, of each value less the row's output."""
     assert window.output_weight is not None
     weight, values = window.output_weight[query_head], window.values[query_head // len(window.group(0))]
     output = [math.fsum(a * x for a, x in zip(attention, column, strict=True)) for column in zip(*values, strict=True)]
@@ -60,7 +60,7 @@ def distances_naive(window: NaiveWindow, query_head: int, attention: Sequence[fl
 
 
 def projected_naive(vector: Sequence[float], weight: Rows) -> list[float]:
-    """A vector `[value_dim]` behind one query head's piece of the output projection."""
+    """A vector `[value_dim]` after one query head's output projection."""
     return [math.fsum(x * w for x, w in zip(vector, column, strict=True)) for column in zip(*weight, strict=True)]
 
 
@@ -115,7 +115,7 @@ def residual_far_squares_naive(
 
 
 def positions_naive(num_evictable: int, max_rows: int, skipped: float) -> list[int]:
-    """The distant rows: the last of each of so many equal parts of what is not skipped."""
+    """Distant rows: the last of each of `max_rows` equal parts of what is not skipped."""
     places = list(range(int(skipped * num_evictable), num_evictable))
     count = min(max_rows, len(places))
     return [places[len(places) * part // count - 1] for part in range(1, count + 1)]

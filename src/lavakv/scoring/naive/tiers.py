@@ -10,7 +10,7 @@ from lavakv.scoring.naive.window import NaiveWindow, Rows, attention_row_naive, 
 
 
 def projected_norms_naive(window: NaiveWindow) -> list[list[float]]:
-    """Group mean of the L1 norm of each evictable value behind the output projection, `[kv_heads][n]`."""
+    """Group mean of the L1 norm of each evictable value after the output projection, `[kv_heads][n]`."""
     assert window.output_weight is not None
     norms = []
     for query_head, weight in enumerate(window.output_weight):

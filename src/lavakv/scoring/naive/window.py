@@ -25,7 +25,7 @@ class NaiveWindow(NamedTuple):
         output_weight: `[query_heads][value_dim][hidden]`, or None.
         prompt_queries: `[query_heads][N][head_dim]`, or None.
         prompt_visible: `[N][N]`, what each row of the prompt sees, or None for causal.
-        residual_norms: `[w]`, L2 norm of the residual stream behind each window query, or None.
+        residual_norms: `[w]`, L2 norm of the residual stream that each window query is made from, or None.
     """
 
     queries: Sequence[Rows]
@@ -54,7 +54,7 @@ class NaiveWindow(NamedTuple):
 
 
 def attention_row_naive(window: NaiveWindow, query_head: int, row: int) -> list[float]:
-    """What one window query pays to each of the `N` positions; the rest, if any, goes to the sink."""
+    """Attention of one window query to each of the `N` positions; the rest, if any, goes to the sink."""
     keys = window.keys[query_head // (len(window.queries) // len(window.keys))]
     logits = []
     for position, key in enumerate(keys):
