@@ -130,7 +130,7 @@ def test_scores_of_any_dtype_become_float32() -> None:
     tiered = policy_scores(Policy("mine", "test", lambda _: TieredScores(GOOD.double(), GOOD > 0.5)), WINDOW)
     assert isinstance(tiered, TieredScores)
     assert tiered.values.dtype == torch.float32
-    assert torch.equal(tiered.outright, GOOD > 0.5)
+    assert torch.equal(tiered.protected, GOOD > 0.5)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lavakv.budgets.naive import pooled_order_naive, tiers_naive
 from lavakv.order import best_first_order, grouped_order
 from lavakv.ranking import rank
-from lavakv.scoring.naive_tiers import best_first_naive
+from lavakv.scoring.naive.tiers import best_first_naive
 from lavakv.scoring.tiers import TieredScores, best_first
 from tests.budgets.strategies import tied_scores
 

@@ -25,7 +25,7 @@ def test_the_pool_equals_sorting_everything(layers: list[tuple[Tensor, bool]], s
     for scores, tiered in layers:
         ranking = rank(_score(scores, tiered), guaranteed)
         pool.add(len(scores), ranking.pooled_heads, ranking.pooled_scores, ranking.pooled_tiers)
-        marks = marked(scores).outright.tolist() if tiered else None
+        marks = marked(scores).protected.tolist() if tiered else None
         known.append((scores.tolist(), tiers_naive(scores.tolist(), marks, guaranteed)))
         counts = [count for layer in pool_counts_naive(known, size) for count in layer]
         assert pool.counts().tolist() == counts

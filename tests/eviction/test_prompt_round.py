@@ -13,7 +13,7 @@ from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.round import Round
 from lavakv.registry import get_policy
-from lavakv.scoring.naive import eviction_loss_naive
+from lavakv.scoring.naive.family import eviction_loss_naive
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore

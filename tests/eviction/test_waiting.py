@@ -91,7 +91,7 @@ def test_no_number_of_the_newest_layer_is_read(name: str, blocks: int | None) ->
         for layer, store in enumerate(stores):
             prompt, earlier = _prompt(), waits.started
             window = prompt.window(0, plans[0], None, layer)
-            window = window if blocks is None else replace(window, block_numbers=blocks)
+            window = window if blocks is None else replace(window, max_block_elements=blocks)
             store.hold(prompt.keys, prompt.values)
             budgets = eviction.add_layer([window, None])
             assert (budgets is None) == (layer < LAYERS - 1)

@@ -84,7 +84,7 @@ def test_chunks_give_what_one_call_gives(monkeypatch) -> None:
     torch.manual_seed(0)
     layer = LowRank(nn.Linear(48, 20))
     at_once = measure(layer, 48, torch.float32, CPU)
-    monkeypatch.setattr("lavakv.hf.measured.BLOCK_NUMBERS", 48 * 7)
+    monkeypatch.setattr("lavakv.hf.measured.MAX_BLOCK_ELEMENTS", 48 * 7)
     assert torch.allclose(measure(layer, 48, torch.float32, CPU).weight, at_once.weight, rtol=0, atol=1e-6)
 
 

@@ -26,7 +26,7 @@ def _watched(tokens: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -
             take(self, prompt)
 
     def small(self: LayerPrompt, *args: object) -> ScoringWindow:
-        return replace(window(self, *args), block_numbers=BLOCK)
+        return replace(window(self, *args), max_block_elements=BLOCK)
 
     model = lavakv.enable(zoo.tiny("llama", dtype, max_position_embeddings=5000))
     cache = lavakv.LavaCache(model.config, budget=64, window=WINDOW)

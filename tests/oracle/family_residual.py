@@ -7,7 +7,7 @@ import torch
 from tests.oracle.family_view import Ranking, View
 
 UNSEEN_SHARE = 0.003
-LEAST_REST = 2.0**-10
+MIN_REST = 2.0**-10
 
 
 def residual(view: View, keep: int) -> Ranking:
@@ -32,7 +32,7 @@ def _changes(view: View, head: int, query: int) -> tuple[torch.Tensor, torch.Ten
     for row in range(view.window):
         distances = _distances(view, head, query, row)
         share = expected[row, : view.num_evictable]
-        known += weights[row] * (share / (1 - share).clamp(min=LEAST_REST)).square() * distances
+        known += weights[row] * (share / (1 - share).clamp(min=MIN_REST)).square() * distances
         unseen += weights[row] * distances
     return known, surprise(view.seen[query]) * unseen
 

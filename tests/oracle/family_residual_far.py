@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.oracle.family_residual import LEAST_REST, row_weights, squares
+from tests.oracle.family_residual import MIN_REST, row_weights, squares
 from tests.oracle.family_view import Ranking, View
 
 FAR_SHARE = 0.1
@@ -55,7 +55,7 @@ def _far_changes(view: View, head: int, query: int) -> torch.Tensor:
         num_far = max(place - NEAR, 0)  # the entries i with place - i > NEAR
         share = row[:num_far]
         changes = (values[:num_far] - output).square().sum(dim=1)
-        total[:num_far] += (share / (1 - share).clamp(min=LEAST_REST)).square() * changes
+        total[:num_far] += (share / (1 - share).clamp(min=MIN_REST)).square() * changes
     return total
 
 

@@ -117,15 +117,15 @@ class Ranking:
     """Scores of the evictable positions by KV head, and the positions that a policy keeps outright."""
 
     scores: list[list[float]]
-    outright: list[set[int]] = field(default_factory=list)
+    protected: list[set[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.outright = self.outright or [set() for _ in self.scores]
+        self.protected = self.protected or [set() for _ in self.scores]
         assert all(math.isfinite(score) for row in self.scores for score in row)
 
     def rank(self, head: int, place: int) -> tuple[bool, float, int, int]:
         """Sorts a layer's entries, best first."""
-        return place not in self.outright[head], -self.scores[head][place], head, place
+        return place not in self.protected[head], -self.scores[head][place], head, place
 
     def best_first(self, head: int) -> list[int]:
         """A head's positions, best first."""

@@ -130,7 +130,7 @@ def test_defensivekv_keeps_what_carries_attention(layers, keep: int) -> None:
         ranking = family.POLICIES["defensivekv"].score(view, keep)
         for head in view.heads:
             mean = torch.stack([view.whole[query] for query in view.queries_of(head)]).mean(dim=(0, 1))
-            carriers = sorted(ranking.outright[head], key=lambda place: mean[place])
+            carriers = sorted(ranking.protected[head], key=lambda place: mean[place])
             held = mean[EVICTABLE:].sum() + mean[carriers].sum()
             assert len(carriers) == keep or held >= 0.9
             assert not carriers or held - mean[carriers[0]] < 0.9

@@ -29,7 +29,7 @@ def test_select_equals_its_naive_twin(
     budget = data.draw(st.integers(window + 1, window + evictable + 2))
     weights = weights_of(policy, layers, budget - window) if evictable else []
     scores = [controlled_scores(policy, layer) for layer in layers]
-    outright = [score.outright.tolist() for score in scores if isinstance(score, TieredScores)] or None
+    outright = [score.protected.tolist() for score in scores if isinstance(score, TieredScores)] or None
     expected = select_naive(policy, [layer.tolist() for layer in layers], weights, budget, window, outright)
     assert kept_rows(selected(policy, layers, budget, window), layers) == expected
 

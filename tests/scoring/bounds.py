@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.scoring.naive import attention_row_naive
+from lavakv.scoring.naive.tiers import protected_mass_naive
+from lavakv.scoring.naive.window import attention_row_naive
 from lavakv.scoring.window import ScoringWindow
-from tests.scoring.cases import largest_difference, naive, plain_attention
+from tests.scoring.cases import alone, entries, largest_difference, naive, plain_attention
 
 EPSILON = torch.finfo(torch.float32).eps
 
@@ -45,12 +46,21 @@ def attention(window: ScoringWindow) -> Attention:
     The 8 ulp are those of the tests of the window: sums and roundings that are not PyTorch's softmax.
     """
     heads, group, rows, _ = window.queries.shape
-    twin = naive(window)
-    shares = [[attention_row_naive(twin, q, row) for row in range(rows)] for q in range(heads * group)]
-    exact = torch.tensor(shares, dtype=torch.float64).view(heads, group, rows, window.num_tokens)
+    exact = exact_attention(window)
     evidence = max(largest_difference(plain, exact) for plain in plain_attention(window))
     assert evidence < 1e-4, "the evidence itself is wrong"
     return Attention(exact, 2 * evidence + 8 * EPSILON * float(exact.max()), heads * group * rows + window.num_tokens)
+
+
+def exact_attention(window: ScoringWindow) -> Tensor:
+    """By loops, each head alone, float64 `[H, G, w, N]`; zero in empty places."""
+    heads, group, rows, _ = window.queries.shape
+    exact = torch.zeros(heads, group, rows, window.num_tokens, dtype=torch.float64)
+    for head in range(heads):
+        one = alone(window, head)
+        shares = [[attention_row_naive(naive(one), q, row) for row in range(rows)] for q in range(group)]
+        exact[head][..., entries(window, head)] = torch.tensor(shares, dtype=torch.float64)
+    return exact
 
 
 def variance_error(window: ScoringWindow, known: Attention) -> float:
@@ -92,3 +102,26 @@ def assert_near(fast: Tensor, exact: Tensor, bound: float) -> None:
     assert fast.dtype == torch.float32
     assert fast.shape == exact.shape
     assert largest_difference(fast, exact) <= bound
+
+
+def assert_best_protected(protected: Tensor, exact: Tensor, kept: int, error: float) -> None:
+    """So many a head, and none left out that is better by more than the error."""
+    assert protected.dtype == torch.bool
+    assert protected.sum(dim=1).tolist() == [kept] * len(exact)
+    for marks, scores in zip(protected, exact, strict=True):
+        worst = float(scores[marks].min()) if kept else math.inf
+        assert largest(scores[~marks].clamp(min=worst) - worst if kept else scores[:0]) <= error
+
+
+def assert_protected(protected: Tensor, window: ScoringWindow, known: Attention) -> None:
+    """The most attended entries up to the mass that is protected; which, only up to the error of the sums."""
+    assert window.tokens_per_head is not None
+    limit = min(window.tokens_per_head - window.queries.shape[2], window.num_evictable)
+    error = (window.num_tokens + 1) * known.mean_error + known.terms * EPSILON
+    for marks, (attended, room) in zip(protected, protected_mass_naive(naive(window)), strict=True):
+        kept = int(marks.sum())
+        scores = torch.tensor(attended, dtype=torch.float64)[None]
+        assert_best_protected(marks[None], scores, kept, 2 * known.mean_error)
+        before = [math.fsum(sorted(attended, reverse=True)[:count]) for count in range(window.num_evictable)]
+        assert sum(total < room - error for total in before[:limit]) <= kept
+        assert kept <= sum(total < room + error for total in before[:limit])

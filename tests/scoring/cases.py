@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv.scoring.blocks import BLOCK_NUMBERS
-from lavakv.scoring.naive import NaiveWindow
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
+from lavakv.scoring.naive.window import NaiveWindow
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 
@@ -47,9 +47,9 @@ def pairs(draw: st.DrawFn, wholes: st.SearchStrategy[ScoringWindow]) -> tuple[Sc
     cuts = sorted(draw(st.lists(st.integers(0, whole.num_tokens), max_size=3)))
     heads, group, rows, head_dim = whole.queries.shape
     per_token = heads * max(group * rows, head_dim, whole.values[0].shape[2])
-    block = draw(st.sampled_from([BLOCK_NUMBERS, 1, per_token, 2 * per_token, 3 * per_token]))
+    block = draw(st.sampled_from([MAX_BLOCK_ELEMENTS, 1, per_token, 2 * per_token, 3 * per_token]))
     return whole, replace(
-        whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts), block_numbers=block
+        whole, keys=_cut(whole.keys[0], cuts), values=_cut(whole.values[0], cuts), max_block_elements=block
     )
 
 
@@ -76,6 +76,58 @@ def full_windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
         ),
         residual_norms=10 ** (4 * torch.rand(rows, generator=generator) - 1),
     )
+
+
+@st.composite
+def ragged_windows(draw: st.DrawFn) -> ScoringWindow:
+    """Heads with unequally many candidates, none and all included, of any positions; anything in empty places."""
+    window = draw(full_windows())
+    heads, _, rows, _ = window.queries.shape
+    count, generator = window.num_evictable, torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    caps = torch.tensor(draw(st.lists(st.integers(0, count), min_size=heads, max_size=heads)))
+    positions = torch.rand(heads, 2 * count + 1, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values
+    visible = window.visible
+    if visible is not None and draw(st.booleans()):
+        visible = torch.rand(heads, 1, rows, window.num_tokens, generator=generator) < 0.6
+        visible[..., torch.arange(rows), count + torch.arange(rows)] = True
+    settings = {"caps": caps, "positions": draw(st.sampled_from([None, positions])), "prompt": None, "layer": 3}
+    return with_garbage(replace(window, visible=visible, **settings), draw(st.sampled_from([0.0, 1.0, 1e30, 3e38])))
+
+
+def with_garbage(window: ScoringWindow, size: float) -> ScoringWindow:
+    """The same with numbers of this size in the empty places."""
+    empty = (torch.arange(window.num_evictable) >= window.caps[:, None])[..., None]
+    positions, filled = window.positions, []
+    for tensor in (window.keys[0], window.values[0]):
+        garbage = size * torch.where(torch.arange(tensor.shape[2]) % 2 == 0, 1.0, -1.0)
+        before = torch.where(empty, garbage, tensor[:, : window.num_evictable])
+        filled.append(torch.cat([before, tensor[:, window.num_evictable :]], dim=1))
+    if positions is not None:
+        positions = torch.where(empty[..., 0], int(min(size, 2**62)), positions)
+    return replace(window, keys=[filled[0]], values=[filled[1]], positions=positions)
+
+
+def entries(window: ScoringWindow, head: int) -> Tensor:
+    """Places of a head that hold something, the window's included."""
+    count = window.num_evictable
+    cap = count if window.caps is None else int(window.caps[head])
+    return torch.cat([torch.arange(cap), torch.arange(count, window.num_tokens)])
+
+
+def alone(window: ScoringWindow, head: int) -> ScoringWindow:
+    """One head without its empty places, as if there were no other."""
+    held, one = entries(window, head), slice(head, head + 1)
+    visible = window.visible
+    if visible is not None:
+        visible = (visible if visible.ndim == 2 else visible[head, 0])[:, held]
+    cut = {
+        "keys": [torch.cat(list(window.keys), dim=1)[one, held]],
+        "values": [torch.cat(list(window.values), dim=1)[one, held]],
+        "sinks": None if window.sinks is None else window.sinks[one],
+        "output_weight": None if window.output_weight is None else window.output_weight[one],
+        "positions": None if window.positions is None else window.positions[one, held[: -window.queries.shape[2]]],
+    }
+    return replace(window, queries=window.queries[one], visible=visible, caps=None, prompt=None, **cut)
 
 
 def naive(window: ScoringWindow) -> NaiveWindow:
@@ -113,6 +165,9 @@ def plain_attention(window: ScoringWindow) -> list[Tensor]:
         logits = torch.tanh(logits / window.softcap) * window.softcap
     causal = torch.ones(logits.shape[2:], dtype=torch.bool).tril(window.num_evictable)
     logits = logits.masked_fill(~(causal if window.visible is None else window.visible), -torch.inf)
+    if window.caps is not None:
+        empty = torch.arange(window.num_evictable) >= window.caps[:, None]
+        logits[..., : window.num_evictable].masked_fill_(empty[:, None, None], -torch.inf)
     if window.sinks is not None:
         logits = torch.cat([logits, window.sinks[..., None, None].expand(*logits.shape[:3], 1)], dim=-1)
     return [shares[..., :tokens] for shares in (logits.softmax(-1), logits.log_softmax(-1).exp())]

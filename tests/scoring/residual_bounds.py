@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.scoring.naive import attention_row_naive
-from lavakv.scoring.naive_residual import LEAST_REST, UNSEEN_SHARE
+from lavakv.scoring.naive.residual import MIN_REST, UNSEEN_SHARE
 from lavakv.scoring.window import ScoringWindow
-from tests.scoring.bounds import EPSILON
-from tests.scoring.cases import naive, plain_attention
+from tests.scoring.bounds import EPSILON, exact_attention
+from tests.scoring.cases import plain_attention
 
 TINY = 2.0**-100  # attention below it may be rounded to nothing; its fourth root is 2**-25 at most
 
@@ -42,10 +41,10 @@ class Known(NamedTuple):
         return Known(self.exact, self.error + times * EPSILON * self.most)
 
 
-def known_squares(window: ScoringWindow) -> Known:
-    """Squares of the scores, `[H, n]`, from the exact attention."""
+def known_squares(window: ScoringWindow, relative: float | None = None) -> Known:
+    """Squares of the scores, `[H, n]`, from the exact attention; its `relative_error` is worked out if not given."""
     _, group, rows, _ = window.queries.shape
-    attention, relative = attention_of(window), relative_error(window)
+    attention, relative = exact_attention(window), relative_error(window) if relative is None else relative
     seen = attention[..., : window.num_evictable]
     distances = distances_of(window, attention, relative, group * rows + 4).first(window.num_evictable)
     weights = row_weights_of(window)
@@ -66,20 +65,12 @@ def row_weights_of(window: ScoringWindow) -> Known:
     return Known(ramp[:, None], 0 * ramp[:, None]).rounded(6)
 
 
-def attention_of(window: ScoringWindow) -> Tensor:
-    """Exact, `[H, G, w, N]`."""
-    heads, group, rows, _ = window.queries.shape
-    twin = naive(window)
-    shares = [[attention_row_naive(twin, query, row) for row in range(rows)] for query in range(heads * group)]
-    return torch.tensor(shares, dtype=torch.float64).view(heads, group, rows, window.num_tokens)
-
-
 def relative_error(window: ScoringWindow) -> float:
     """Of each attention above `TINY`: twice what PyTorch's own shows; 8 ulp of 1 and of the largest logit on top.
 
     Those are the roundings of denominators that are merged in the log domain, where chunks are.
     """
-    exact, keys = attention_of(window), torch.cat(list(window.keys), dim=1).double()
+    exact, keys = exact_attention(window), torch.cat(list(window.keys), dim=1).double()
     logits = torch.einsum("hgwd,hkd->hgwk", window.queries.double().abs(), keys.abs()) * window.scaling
     large = exact > TINY
     ratios = [plain.double()[large] / exact[large] - 1 for plain in plain_attention(window)]
@@ -126,8 +117,8 @@ def _expected(attention: Tensor, relative: float, num_evictable: int) -> Known:
 
 def over_rest(expected: Known) -> Known:
     """`E / max(1 - E, 2^-10)`."""
-    rest = (1 - expected.exact).clamp(min=LEAST_REST)
-    least = (1 - expected.most - EPSILON).clamp(min=LEAST_REST)
+    rest = (1 - expected.exact).clamp(min=MIN_REST)
+    least = (1 - expected.most - EPSILON).clamp(min=MIN_REST)
     exact = expected.exact / rest
     return Known(exact, expected.most / least - exact)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lavakv.apply import LayerWeight, policy_scores
 from lavakv.registry import get_policy
 from lavakv.scoring import received
-from lavakv.scoring.blocks import BLOCK_NUMBERS
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.lava import eviction_loss
 from lavakv.scoring.pooling import average_pool, average_pool_blocks
 from lavakv.scoring.prompt import PromptRows
@@ -44,11 +44,11 @@ def test_pooling_of_blocks_is_pooling_of_all(sizes: list[int], kernel: int, seed
     assert torch.equal(torch.cat(pooled, dim=-1), average_pool(rows, kernel))
 
 
-@pytest.mark.parametrize("numbers", [BLOCK_NUMBERS, 2**12])
+@pytest.mark.parametrize("numbers", [MAX_BLOCK_ELEMENTS, 2**12])
 def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
-    window = replace(_window(500, torch.float32), block_numbers=numbers)
+    window = replace(_window(500, torch.float32), max_block_elements=numbers)
     first, again = list(window.blocks()), list(window.blocks())
-    assert (len(first) == 1) == window.is_one_block == (numbers == BLOCK_NUMBERS)
+    assert (len(first) == 1) == window.is_one_block == (numbers == MAX_BLOCK_ELEMENTS)
     assert all(
         (one is other) == window.is_one_block and one.equal(other) for one, other in zip(first, again, strict=True)
     )
@@ -62,7 +62,7 @@ def test_no_score_needs_the_whole_attention_or_all_keys_in_float32(name: str) ->
     """4,096 evictable tokens, blocks of 64 KiB; float64 and the neighbours' columns need a little over twice that."""
     peaks = []
     for tokens in (2048, 4096):
-        window = replace(_window(tokens + ROWS, torch.bfloat16), block_numbers=2**14)
+        window = replace(_window(tokens + ROWS, torch.bfloat16), max_block_elements=2**14)
         with Allocations() as watch:
             _all_of(name, window)
         row = HEADS * GROUP * tokens * 8  # indices of pooling
@@ -75,7 +75,7 @@ def test_no_score_needs_the_whole_attention_or_all_keys_in_float32(name: str) ->
 @pytest.mark.parametrize("name", ["residual", "residual-far"])
 def test_heads_larger_than_the_window_need_no_room_for_every_query_head(name: str) -> None:
     """Of 8 query heads, 4 rows and values of 64 numbers, a block holds one copy of the values."""
-    window = replace(_window(1500, torch.float32, heads=1, group=8, rows=4, dim=64), block_numbers=2**14)
+    window = replace(_window(1500, torch.float32, heads=1, group=8, rows=4, dim=64), max_block_elements=2**14)
     with Allocations() as watch:
         policy_scores(get_policy(name), window)
     assert watch.largest <= 4 * max(2**14, 8 * 1500, 8 * 64 * 64)  # a block, a number a query head, Gram matrices
@@ -86,7 +86,7 @@ def test_h2o_takes_fewer_rows_the_longer_the_prompt() -> None:
     queries = 4 * HEADS * GROUP * ROWS * DIM  # the window's, in float32
     received.kernel()  # checks itself once, which is not to be counted
     for tokens, numbers in ((300, 2**13), (600, 2**13), (600, 2**16), (100, 1)):
-        window = replace(_window(tokens, torch.float32), block_numbers=numbers)
+        window = replace(_window(tokens, torch.float32), max_block_elements=numbers)
         with Allocations() as watch:
             _all_of("h2o", window)
         assert watch.largest <= max(2 * 4 * max(numbers, GROUP * (tokens + 1)), queries)

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lavakv.scoring.entropy import head_statistics, normalized_entropy
-from lavakv.scoring.naive import normalized_entropy_naive
+from lavakv.scoring.naive.family import normalized_entropy_naive
 
 EPSILON = torch.finfo(torch.float64).eps
 number = st.one_of(st.just(0.0), st.floats(2.0**-99, 2.0**99, width=32), st.sampled_from([1.0, 0.5]))

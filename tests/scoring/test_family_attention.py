@@ -8,24 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv.scoring import h2o, received
-from lavakv.scoring.cake import VARIANCE_WEIGHT, _variance_of_rows, cake_layer_weight, cake_score
+from lavakv.scoring.cake import _variance_of_rows, cake_layer_weight, cake_score
 from lavakv.scoring.h2o import h2o_score
-from lavakv.scoring.naive import value_norms_naive
-from lavakv.scoring.naive_family import (
+from lavakv.scoring.naive.family import (
     average_pool_naive,
     cake_layer_weight_naive,
-    cake_score_naive,
     h2o_score_naive,
-    snapkv_score_naive,
     tova_score_naive,
     variance_naive,
-    vatp_score_naive,
 )
 from lavakv.scoring.pooling import average_pool
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.tova import tova_score
 from lavakv.scoring.vatp import vatp_score
 from lavakv.scoring.window import ScoringWindow
+from tests.scoring import twins
 from tests.scoring.bounds import EPSILON, assert_near, attention, entropy_error, expected, largest, variance_error
 from tests.scoring.cases import full_windows, naive, pairs, whole_prompt
 
@@ -34,9 +31,9 @@ pieces = pairs(full_windows())
 
 @given(pieces)
 def test_snapkv_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    exact, known = expected(snapkv_score_naive(naive(pair[0])), pair[0]), attention(pair[0])
+    exact, bound = twins.snapkv(pair[0], attention(pair[0]))
     for window in pair:
-        assert_near(snapkv_score(window), exact, known.mean_error)
+        assert_near(snapkv_score(window), exact, bound)
 
 
 @given(pieces)
@@ -48,24 +45,16 @@ def test_tova_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> Non
 
 @given(pieces)
 def test_vatp_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    twin = naive(pair[0])
-    exact, known = expected(vatp_score_naive(twin), pair[0]), attention(pair[0])
-    norm = max(max(row) for row in value_norms_naive(twin.values))
-    # One rounding a term of the norm and one for the product, relative to the largest product.
-    rounding = (pair[0].values[0].shape[-1] + 1) * EPSILON * known.largest * norm
+    exact, bound = twins.vatp(pair[0], attention(pair[0]))
     for window in pair:
-        assert_near(vatp_score(window), exact, known.mean_error * norm + rounding)
+        assert_near(vatp_score(window), exact, bound)
 
 
 @given(pieces)
 def test_cake_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    exact, known = expected(cake_score_naive(naive(pair[0])), pair[0]), attention(pair[0])
-    bound = known.mean_error + VARIANCE_WEIGHT * variance_error(pair[0], known)
-    mixed = known.largest + VARIANCE_WEIGHT * max(max(row, default=0) for row in variance_naive(naive(pair[0])))
-    # Sum and product of the mixture, five terms of pooling, the group's mean.
-    rounding = (8 + pair[0].queries.shape[1]) * EPSILON * mixed
+    exact, bound = twins.cake(pair[0], attention(pair[0]))
     for window in pair:
-        assert_near(cake_score(window), exact, bound + rounding)
+        assert_near(cake_score(window), exact, bound)
 
 
 @given(pieces)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from lavakv.ranking import rank
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
-from lavakv.scoring.naive_family import streaming_llm_order_naive
-from lavakv.scoring.naive_tiers import keydiff_score_naive, knorm_score_naive, random_score_naive
+from lavakv.scoring.naive.family import streaming_llm_order_naive
+from lavakv.scoring.naive.tiers import random_score_naive
 from lavakv.scoring.random import random_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.window import ScoringWindow
-from tests.scoring.bounds import EPSILON, assert_near, expected, largest
-from tests.scoring.cases import full_windows, naive, pairs
+from tests.scoring import twins
+from tests.scoring.bounds import EPSILON, assert_near, attention, largest
+from tests.scoring.cases import full_windows, pairs
 
 pieces = pairs(full_windows())
 
@@ -30,23 +31,14 @@ def _blank(heads: int, num_evictable: int, layer: int = 0) -> ScoringWindow:
 
 @given(pieces)
 def test_knorm_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    exact = expected(knorm_score_naive(naive(pair[0])), pair[0])
-    terms = pair[0].keys[0].shape[-1] + 2  # squares and their sum, halved by the root; the root itself
+    exact, bound = twins.knorm(pair[0], attention(pair[0]))
     for window in pair:
-        assert_near(knorm_score(window), exact, terms * EPSILON * largest(exact))
+        assert_near(knorm_score(window), exact, bound)
 
 
 @given(pieces)
 def test_keydiff_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    exact, keys = expected(keydiff_score_naive(naive(pair[0])), pair[0]), pair[0].keys[0].double()
-    anchor = torch.nn.functional.normalize(keys, dim=-1).mean(dim=1).norm(dim=-1)
-    size, tokens = keys.shape[-1], keys.shape[1]
-    # The anchor is a mean of unit vectors; where they cancel, its direction is as uncertain as its length is short.
-    bound = (
-        (3 * size + tokens + 8) * math.sqrt(size) * EPSILON * (1 + 1 / anchor[anchor > 0]).amax().item()
-        if bool((anchor > 0).any())
-        else 0.0
-    )
+    exact, bound = twins.keydiff(pair[0], attention(pair[0]))
     for window in pair:
         assert_near(keydiff_score(window), exact, bound)
         assert largest(keydiff_score(window)) <= 1 + 4 * EPSILON

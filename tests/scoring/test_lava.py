@@ -8,9 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lavakv
-from lavakv.scoring.blocks import BLOCK_NUMBERS
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.lava import eviction_loss, lava_score
-from lavakv.scoring.naive import eviction_loss_naive, lava_score_naive, max_pool_naive, mean_attention_naive
+from lavakv.scoring.naive.family import eviction_loss_naive, lava_score_naive
+from lavakv.scoring.naive.window import max_pool_naive, mean_attention_naive
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.cases import chunked, largest_difference, naive, plain_attention_error, windows
@@ -54,7 +55,7 @@ def test_pooling_equals_pytorchs(row: list[float], kernel: int) -> None:
 
 @given(chunked())
 def test_the_public_function_scores_what_the_window_scores(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    window = replace(pair[1], block_numbers=BLOCK_NUMBERS)
+    window = replace(pair[1], max_block_elements=MAX_BLOCK_ELEMENTS)
     scored = lavakv.scores(
         "lava",
         window.queries.flatten(0, 1),

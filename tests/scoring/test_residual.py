@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv.scoring.naive_residual import residual_score_naive, residual_squares_naive
+from lavakv.scoring.naive.residual import residual_score_naive, residual_squares_naive
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import expected

@@ -12,17 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv.scoring.naive_residual_far import positions_naive, residual_far_squares_naive
+from lavakv.scoring.naive.residual import positions_naive, residual_far_squares_naive
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.residual import residual_score
-from lavakv.scoring.residual_far import DEFAULT, FarRows, residual_far_score
+from lavakv.scoring.residual_far import DEFAULT, DistantQueries, residual_far_score
 from lavakv.scoring.window import ScoringWindow
-from tests.scoring.bounds import expected
+from tests.scoring.bounds import exact_attention, expected
 from tests.scoring.cases import full_windows, naive, pairs, whole_prompt
 from tests.scoring.residual_bounds import (
     TINY,
     Known,
-    attention_of,
     distances_of,
     known_squares,
     over_rest,
@@ -32,22 +31,22 @@ from tests.scoring.residual_bounds import (
 from tests.scoring.test_residual import peaked
 
 settings = st.builds(
-    FarRows,
-    most=st.sampled_from([1, 2, 3, 40]),
+    DistantQueries,
+    max_rows=st.sampled_from([1, 2, 3, 40]),
     skipped=st.sampled_from([0.0, 0.25, 0.5]),
     distance=st.sampled_from([0, 1, 3, 8]),
     share=st.sampled_from([0.1, 3.0]),
 )
 
 
-def known_far_squares(window: ScoringWindow, rows: FarRows) -> Known:
+def known_far_squares(window: ScoringWindow, rows: DistantQueries) -> Known:
     """Squares of the scores, `[H, n]`: the window's, and every rounding of the far rows' carried through."""
     near, evictable = known_squares(window), window.num_evictable
     positions = rows.positions(evictable)
     if not positions:
         return near
     whole = whole_prompt(window)
-    attention, relative = attention_of(whole)[:, :, positions], relative_error(whole)
+    attention, relative = exact_attention(whole)[:, :, positions], relative_error(whole)
     group, count = attention.shape[1:3]
     paid = Known(attention[..., :evictable], relative * attention[..., :evictable] + TINY)
     distances = distances_of(whole, attention, relative, group * count + 4).first(evictable)
@@ -60,7 +59,7 @@ def known_far_squares(window: ScoringWindow, rows: FarRows) -> Known:
 
 
 @given(pairs(peaked()), settings)
-def test_squared_scores_equal_the_loops(pair: tuple[ScoringWindow, ScoringWindow], rows: FarRows) -> None:
+def test_squared_scores_equal_the_loops(pair: tuple[ScoringWindow, ScoringWindow], rows: DistantQueries) -> None:
     squares = expected(residual_far_squares_naive(naive(pair[0]), *rows), pair[0])
     known = known_far_squares(pair[0], rows)
     torch.testing.assert_close(known.exact, squares, rtol=1e-6, atol=0, msg="the bound is of something else")
@@ -72,11 +71,11 @@ def test_squared_scores_equal_the_loops(pair: tuple[ScoringWindow, ScoringWindow
 
 
 @given(st.integers(0, 400), settings)
-def test_positions(num_evictable: int, rows: FarRows) -> None:
+def test_positions(num_evictable: int, rows: DistantQueries) -> None:
     """Ascending, none twice, as many as there may be, the last one the last evictable, gaps alike but for one."""
     found = rows.positions(num_evictable)
-    assert found == positions_naive(num_evictable, rows.most, rows.skipped)
-    assert len(found) == min(rows.most, num_evictable - int(rows.skipped * num_evictable))
+    assert found == positions_naive(num_evictable, rows.max_rows, rows.skipped)
+    assert len(found) == min(rows.max_rows, num_evictable - int(rows.skipped * num_evictable))
     if found:
         assert rows.places(num_evictable, torch.device("cpu")).tolist() == found
         assert found[-1] == num_evictable - 1
@@ -110,7 +109,7 @@ def test_rows_far_behind_by_hand() -> None:
     """Position 0 is seen by row 2, which is near, and by row 5, which is not; row 5 pays it a third."""
     visible = torch.eye(7, dtype=torch.bool)
     visible[2, 0] = visible[5, 0] = visible[5, 1] = True
-    scores = residual_far_score(_window(visible), FarRows(most=2, skipped=0.0, distance=3, share=1.0))[0]
+    scores = residual_far_score(_window(visible), DistantQueries(max_rows=2, skipped=0.0, distance=3, share=1.0))[0]
     output = 5 / 3
     squares = [(1 / 2 * (value - output)) ** 2 / 4 for value in (3, 1)]  # a third of three: half of the rest
     assert scores.square().tolist() == pytest.approx([*squares, 0, 0, 0, 0], rel=1e-6, abs=1e-7)
@@ -121,7 +120,7 @@ def test_what_is_near_is_left_out_and_the_border_belongs_to_it() -> None:
     visible[-1, :-1] = False
     window = _window(visible)
     for distance, seen in ((3, 2), (4, 1), (5, 0)):  # row 5 is the only one asked
-        scores = residual_far_score(window, FarRows(most=1, skipped=0.0, distance=distance, share=1.0))[0]
+        scores = residual_far_score(window, DistantQueries(max_rows=1, skipped=0.0, distance=distance, share=1.0))[0]
         assert (scores > 0).tolist() == [place < seen for place in range(6)]
 
 
@@ -139,8 +138,8 @@ def test_few_far_rows_count_as_an_eighth_of_all() -> None:
         residual_norms=torch.ones(1),
         prompt=PromptRows(queries[:, None]),
     )
-    wide = residual_far_score(window, FarRows(most=41, skipped=0.0, distance=39, share=1.0))[0].square()
-    alone = residual_far_score(window, FarRows(most=1, skipped=0.0, distance=39, share=1.0))[0].square()
+    wide = residual_far_score(window, DistantQueries(max_rows=41, skipped=0.0, distance=39, share=1.0))[0].square()
+    alone = residual_far_score(window, DistantQueries(max_rows=1, skipped=0.0, distance=39, share=1.0))[0].square()
     assert alone[0] > 1e-6
     assert wide[0] == pytest.approx(alone[0].item() * 8 / 41, rel=1e-5)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lavakv.scoring.naive import attention_row_naive, mean_attention_naive, value_norms_naive
+from lavakv.scoring.naive.window import attention_row_naive, mean_attention_naive, value_norms_naive
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.cases import chunked, largest_difference, naive, plain_attention_error, windows
 

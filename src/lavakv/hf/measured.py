@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lavakv.scoring.blocks import BLOCK_NUMBERS
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 
 _CHECKED_ROWS, _CHECKED_ENTRIES = 64, 4  # few entries, so that rounding explains little of what a row gives
 _LARGEST_STEP = 2.0**12
@@ -66,7 +66,7 @@ class _Rows(NamedTuple):
     def measured(self) -> Measured:
         """The layer's weight, and how far it is from all that the layer does."""
         base = self._run(self._inputs(1))[0]
-        count = min(max(BLOCK_NUMBERS // max(self.num_inputs, base.shape[0]), 1), self.num_inputs)
+        count = min(max(MAX_BLOCK_ELEMENTS // max(self.num_inputs, base.shape[0]), 1), self.num_inputs)
         rows = self._one_hot(0, count, 1.0)
         step = 1.0 if self.background else _step(base, rows)
         weight = torch.empty(self.num_inputs, base.shape[0], dtype=base.dtype, device=base.device)

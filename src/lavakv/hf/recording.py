@@ -16,11 +16,11 @@ from lavakv.eviction.records import RankedLayer
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.policy import Policy
-from lavakv.scoring.blocks import BLOCK_NUMBERS
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.window import ScoringWindow
 
-_BLOCK_NUMBERS = (
-    4 * BLOCK_NUMBERS
+_MAX_BLOCK_ELEMENTS = (
+    4 * MAX_BLOCK_ELEMENTS
 )  # attention up to this size stays for the next policy; the queries, kept too, are larger
 
 
@@ -50,7 +50,7 @@ class RecordedPrompt(LayerPrompt):
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
             window = replace(super().window(sequence, plan, visible, layer), output_weight=None)
-            self.windows[plan.window] = replace(window, block_numbers=_BLOCK_NUMBERS)
+            self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
         return self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer))
 
     def prefix(self, num_tokens: int) -> RecordedPrompt:

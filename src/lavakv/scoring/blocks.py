@@ -1,4 +1,4 @@
-"""The window's attention, one block of keys after the other: what exists at once does not grow with the prompt."""
+"""The window's attention in blocks of keys, so that memory does not grow with the prompt."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lavakv.scoring.logits import QueryRows, masked_logits
 
-BLOCK_NUMBERS = 2**24  # 64 MiB of float32
+MAX_BLOCK_ELEMENTS = 2**24  # 64 MiB of float32
 
 
 class WindowRows(NamedTuple):
-    """The window's queries and all that their attention follows from; see `ScoringWindow` for the meanings.
+    """The window's queries and everything their attention depends on; see `ScoringWindow` for the meanings.
 
     Attributes:
         queries: `[H, G, w, head_dim]`.
@@ -79,13 +79,13 @@ class WindowRows(NamedTuple):
 
 
 def empty_places(caps: Tensor, start: int, stop: int, num_places: int) -> Tensor:
-    """Which of the places from `start` to `stop` hold nothing, bool `[H, stop - start]`.
+    """Mark the empty places from `start` to `stop`, bool `[H, stop - start]`.
 
     Args:
         caps: int64 `[H]`: the first `caps[h]` of a head's places hold candidates.
-        start: first place asked for.
-        stop: place behind the last one asked for.
-        num_places: places for candidates; the window's entries behind them are never empty.
+        start: first place.
+        stop: place after the last one.
+        num_places: places for candidates; the window's entries after them are never empty.
     """
     places = torch.arange(start, stop, device=caps.device)
     return (places >= caps[:, None]) & (places < num_places)

@@ -15,7 +15,7 @@ EPSILON = 1e-4
 def criticalkv_score(window: ScoringWindow) -> TieredScores:
     """Keep half by SnapKV's score `s`, the rest by `(s + 1e-4) mean_q ||V[i] W_O,q||_1`.
 
-    Outright are each head's first `floor(0.5 (b - w))`. Needs the budget and the output projection.
+    Protected are each head's first `floor(0.5 (b - w))` by `s`. Needs the budget and the output projection.
     """
     assert window.tokens_per_head is not None
     attention = snapkv_score(window)

@@ -13,17 +13,17 @@ from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
 KERNEL_SIZE = 5
-OUTRIGHT_MASS = 0.9
+PROTECTED_MASS = 0.9
 
 
 def defensivekv_score(window: ScoringWindow) -> TieredScores:
-    """Worst-case attention times normalised `mean_q ||V W_O||_1`; what makes up 90 % of the attention stays outright.
+    """Worst-case attention times normalised `mean_q ||V W_O||_1`; what makes up 90 % of the attention is protected.
 
     Needs the budget and the output projection.
     """
     projected = window.projected_norms.mean(dim=1)
     share = projected / projected.sum(dim=1, keepdim=True).clamp(min=torch.finfo(projected.dtype).tiny)
-    return TieredScores(defensive_attention(window) * share, _outright(window))
+    return TieredScores(defensive_attention(window) * share, _protected(window))
 
 
 def defensive_attention(window: ScoringWindow) -> Tensor:
@@ -45,14 +45,14 @@ def _worst_case(window: ScoringWindow) -> Tensor:
 
 
 def _pooled(window: ScoringWindow) -> Callable[[], Iterable[Tensor]]:
-    """The pooled rows, as often as asked for: kept where they are one block, else worked out each time."""
+    """A function that yields the pooled rows; they are kept where they are one block, else computed at each call."""
     if window.is_one_block:
         kept = [average_pool(block, KERNEL_SIZE, window.places) for block in window.evictable_blocks()]
         return lambda: kept
     return lambda: average_pool_blocks(window.evictable_blocks(), KERNEL_SIZE, window.places)
 
 
-def _outright(window: ScoringWindow) -> Tensor:
+def _protected(window: ScoringWindow) -> Tensor:
     """Each head's entries of most mean attention that reach 90 % with the window's own, at most `b - w`."""
     assert window.tokens_per_head is not None
     order = window.remember(
@@ -61,7 +61,7 @@ def _outright(window: ScoringWindow) -> Tensor:
     ordered = _group_mean(window).gather(1, order)
     own = window.remember("own_attention", lambda: _own(window))
     before = ordered.cumsum(dim=1) - ordered
-    wanted = before < (OUTRIGHT_MASS - own.double())[:, None]
+    wanted = before < (PROTECTED_MASS - own.double())[:, None]
     wanted[:, window.tokens_per_head - window.queries.shape[2] :] = False
     found = torch.zeros_like(wanted).scatter(1, order, wanted)
     return found if window.empty is None else found & ~window.empty

@@ -1,4 +1,4 @@
-"""Which path the window's mean attention takes: the Triton kernels where they fit, plain blocks everywhere else."""
+"""Chooses the path of the window's mean attention: the Triton kernels where they fit, plain blocks elsewhere."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
     plain = rows.softcap is not None or rows.visible is not None or rows.caps is not None or len(rows.keys) > 1
     if plain or not num_columns or not fallback.expected_on(rows.queries.device):
         return None
-    return fallback.run(_signature(rows), refusal(rows.queries, rows.keys[0]), lambda: _kernels(rows, num_columns))
+    reason = _unsupported_reason(rows.queries, rows.keys[0])
+    return fallback.run(_signature(rows), reason, lambda: _kernels(rows, num_columns))
 
 
-def refusal(queries: Tensor, keys: Tensor) -> str | None:
+def _unsupported_reason(queries: Tensor, keys: Tensor) -> str | None:
     """The reason why the kernels cannot take these tensors, or None if they can.
 
     Args:
@@ -46,5 +47,5 @@ def _kernels(rows: WindowRows, num_columns: int) -> Tensor:
 
 
 def _signature(rows: WindowRows) -> tuple[object, ...]:
-    """What a kernel is compiled for; one that fails for this is not tried again for the same."""
+    """Key of a compiled kernel; one that fails is not tried again for the same key."""
     return rows.queries.device, rows.queries.dtype, *rows.queries.shape[1:]

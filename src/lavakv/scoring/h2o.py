@@ -28,27 +28,27 @@ def h2o_score(window: ScoringWindow) -> Tensor:
     queries, visible = window.prompt
     heads, num_tokens = keys.shape[:2]
     received = torch.zeros(heads, num_tokens, dtype=torch.float32, device=keys.device)
-    row_numbers = queries.shape[1] * (num_tokens + 1)
-    num_rows = max(min(BLOCK_ROWS, num_tokens, window.block_numbers // row_numbers), 1)
-    room = received.new_empty(2, num_rows * row_numbers)
+    row_elements = queries.shape[1] * (num_tokens + 1)
+    num_rows = max(min(BLOCK_ROWS, num_tokens, window.max_block_elements // row_elements), 1)
+    workspace = received.new_empty(2, num_rows * row_elements)
     for start in range(0, num_tokens, num_rows):
         stop = min(start + num_rows, num_tokens)
         seen = num_tokens if visible is not None else stop
         shown = None if visible is None else visible(start, stop)
         for head in range(heads):
             rows = QueryRows(queries[head : head + 1, :, start:stop], start, shown)
-            _add(received[head, :seen], window, rows, head, keys[head : head + 1, :seen], room)
+            _add(received[head, :seen], window, rows, head, keys[head : head + 1, :seen], workspace)
     return received[:, : window.num_evictable]
 
 
-def _add(received: Tensor, window: ScoringWindow, rows: QueryRows, head: int, keys: Tensor, room: Tensor) -> None:
+def _add(received: Tensor, window: ScoringWindow, rows: QueryRows, head: int, keys: Tensor, workspace: Tensor) -> None:
     """Add what some rows of a head pay, to `[tokens]`."""
     group = rows.queries.shape[1]
     if rows.visible is None and window.sinks is None and received.device.type == "cpu":
-        logits = plain_logits(rows, keys, window.scaling, window.softcap, room[0])[0]
+        logits = plain_logits(rows, keys, window.scaling, window.softcap, workspace[0])[0]
         if add_causal(logits, rows.first, 1 / group, received):
             return
     sinks = None if window.sinks is None else window.sinks[head : head + 1]
-    logits = masked_logits(rows, keys, window.scaling, window.softcap, sinks, room[0])
-    paid = torch.softmax(logits, dim=-1, out=room[1, : logits.numel()].view(logits.shape))
+    logits = masked_logits(rows, keys, window.scaling, window.softcap, sinks, workspace[0])
+    paid = torch.softmax(logits, dim=-1, out=workspace[1, : logits.numel()].view(logits.shape))
     received += paid[0, ..., : len(received)].sum(dim=(0, 1)) / group

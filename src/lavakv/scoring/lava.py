@@ -25,7 +25,7 @@ def lava_score(window: ScoringWindow) -> Tensor:
 
 
 def eviction_loss(window: ScoringWindow) -> Tensor:
-    """What evicting each entry adds to the paper's bound: `max_k ||V_h[k]||_1 * max_q a_q[i]`, nothing pooled.
+    """Increase of the paper's bound when an entry is evicted: `max_k ||V_h[k]||_1 * max_q a_q[i]`, nothing pooled.
 
     Returns:
         float32 `[H, n]`, 0 in empty places; the maximum runs over all entries, window included.

@@ -31,7 +31,7 @@ def masked_logits(
     scaling: float,
     softcap: float | None,
     sinks: Tensor | None,
-    room: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """Logits in float32, -inf where a row does not see and where a place is empty.
 
@@ -41,12 +41,12 @@ def masked_logits(
         scaling: factor on query-key products.
         softcap: logit softcap, or None.
         sinks: `[H, G]` to append as a last column, or None.
-        room: float32 `[>= H * G * rows * tokens]`, memory to write to: fresh pages cost more than the product.
+        workspace: float32 `[>= H * G * rows * tokens]`, memory to write to: new pages cost more than the product.
 
     Returns:
         `[H, G, rows, tokens]`, one column more with sinks.
     """
-    logits = plain_logits(rows, keys, scaling, softcap, room)
+    logits = plain_logits(rows, keys, scaling, softcap, workspace)
     if rows.visible is not None:
         logits.masked_fill_(~rows.visible, float("-inf"))
     else:
@@ -61,13 +61,13 @@ def masked_logits(
 
 
 def plain_logits(
-    rows: QueryRows, keys: Tensor, scaling: float, softcap: float | None, room: Tensor | None = None
+    rows: QueryRows, keys: Tensor, scaling: float, softcap: float | None, workspace: Tensor | None = None
 ) -> Tensor:
-    """The same where every row sees every key, `[H, G, rows, tokens]`."""
+    """Logits in float32 where every row sees every key, `[H, G, rows, tokens]`; arguments as `masked_logits`."""
     heads, group, num_rows, _ = rows.queries.shape
     packed = rows.queries.float().reshape(heads, group * num_rows, -1) * scaling
     shape = (heads, group * num_rows, keys.shape[1])
-    target = None if room is None else room[: math.prod(shape)].view(shape)
+    target = None if workspace is None else workspace[: math.prod(shape)].view(shape)
     logits = torch.bmm(packed, keys.float().transpose(1, 2), out=target).view(heads, group, num_rows, -1)
     if softcap is not None:
         logits = logits.div_(softcap).tanh_().mul_(softcap)
@@ -75,6 +75,6 @@ def plain_logits(
 
 
 def _causal(rows: QueryRows, start: int, keys: Tensor) -> Tensor:
-    """Bool `[rows, tokens - start]`: may a row see the keys from `start` on?"""
+    """Whether a row sees each key from `start` on, bool `[rows, tokens - start]`."""
     positions = torch.arange(rows.first, rows.first + rows.queries.shape[2], device=keys.device)
     return torch.arange(start, keys.shape[1], device=keys.device) <= positions[:, None]

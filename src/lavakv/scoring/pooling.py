@@ -15,7 +15,7 @@ _BEYOND_REACH = -(2**40)
 
 
 class Places(NamedTuple):
-    """What the places of a table hold where some are empty. What is pooled must be zero there, and comes out zero.
+    """Places of a table some of which are empty. Rows to pool must be zero there; pooled rows are.
 
     Pooling takes neighbouring places together, or, by position, only those whose positions differ by at most half the
     kernel. In a prompt, where place and position are the same, both are equal.
@@ -88,7 +88,7 @@ def average_pool_blocks(blocks: Iterable[Tensor], kernel_size: int, places: Plac
 
 
 def over_places(per_head: Tensor, ndim: int) -> Tensor:
-    """`[H, n]` as `[H, 1, ..., 1, n]` of so many dimensions."""
+    """View `[H, n]` as `[H, 1, ..., 1, n]` with `ndim` dimensions."""
     return per_head.reshape(per_head.shape[0], *[1] * (ndim - 2), per_head.shape[1])
 
 

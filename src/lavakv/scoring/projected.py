@@ -1,23 +1,23 @@
-"""Norms of values behind the attention's output projection."""
+"""Norms of values after the attention's output projection."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_CACHED_TOKENS = 256  # projected values of so many tokens stay in a core's cache
+_CACHED_TOKENS = 256  # projected values of this many tokens fit a core's cache
 
 
-def projected_norms(values: Tensor, weight: Tensor, block_numbers: int) -> Tensor:
-    """`||V_h[i] W_O,q||_1`, float32 `[H, G, tokens]`; a query head at a time and few tokens, never all at once.
+def projected_norms(values: Tensor, weight: Tensor, max_block_elements: int) -> Tensor:
+    """`||V_h[i] W_O,q||_1`, float32 `[H, G, tokens]`, computed for one query head and few tokens at a time.
 
     Args:
         values: `[H, tokens, value_dim]`.
         weight: `[H, G, value_dim, hidden]`.
-        block_numbers: float32 numbers that projected values may take at once on a GPU, which wants large products.
+        max_block_elements: float32 elements of projected values at a time on a GPU, where large products are faster.
     """
     heads, group, _, hidden = weight.shape
-    tokens = max(block_numbers // hidden, 1) if values.is_cuda else _CACHED_TOKENS
+    tokens = max(max_block_elements // hidden, 1) if values.is_cuda else _CACHED_TOKENS
     norms = [
         _of_query_head(values[head], weight[head, query], tokens) for head in range(heads) for query in range(group)
     ]
@@ -25,7 +25,7 @@ def projected_norms(values: Tensor, weight: Tensor, block_numbers: int) -> Tenso
 
 
 def _of_query_head(values: Tensor, weight: Tensor, tokens: int) -> Tensor:
-    """`[N]` of values `[N, value_dim]` and a projection `[value_dim, hidden]`, so many tokens at a time."""
+    """`[N]` of values `[N, value_dim]` and a projection `[value_dim, hidden]`, that many tokens at a time."""
     projection = weight.float()
     parts = [torch.matmul(part.float(), projection).abs().sum(-1) for part in torch.split(values, tokens)]
     return torch.cat(parts)

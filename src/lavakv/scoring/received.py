@@ -1,4 +1,4 @@
-"""Attention that rows pay, added up over rows from their logits: on a CPU without writing out the softmax."""
+"""Attention summed over rows, from their logits: on a CPU by a C kernel that does not write out the softmax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Shape = ctypes.c_int64 * 4
 
 
 def add_causal(logits: Tensor, first: int, share: float, received: Tensor) -> bool:
-    """Add what causal rows pay to each position, if the C kernel is there for it; else nothing happens.
+    """Add what causal rows pay to each position by the C kernel; without one, do nothing.
 
     Args:
         logits: contiguous float32 `[G, rows, tokens]` on the CPU, not masked; overwritten.
@@ -23,7 +23,7 @@ def add_causal(logits: Tensor, first: int, share: float, received: Tensor) -> bo
         received: float32 `[tokens]`, contiguous, added to.
 
     Returns:
-        Was it done?
+        Whether it was done.
     """
     found = kernel() if logits.device.type == "cpu" else None
     if found is not None:
@@ -36,14 +36,14 @@ def _add(found: Library, logits: Tensor, first: int, share: float, received: Ten
     assert received.is_contiguous()
     assert logits.dtype == received.dtype == torch.float32
     group, rows, tokens = logits.shape
-    room = torch.empty(group * rows, dtype=torch.float32, device="cpu")
+    workspace = torch.empty(group * rows, dtype=torch.float32, device="cpu")
     found.lavakv_add_received(
-        _Shape(group * rows, rows, first, tokens), share, logits.data_ptr(), room.data_ptr(), received.data_ptr()
+        _Shape(group * rows, rows, first, tokens), share, logits.data_ptr(), workspace.data_ptr(), received.data_ptr()
     )
 
 
 def _is_right(found: Library) -> bool:
-    """Does it agree with PyTorch on a small question, where a wrong build would be far off?"""
+    """Whether it agrees with PyTorch on a small input; a wrong build would be far off."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     logits = torch.randn(3, 20, 300, generator=generator, dtype=torch.float32, device="cpu")
     hidden = torch.ones(20, 300, dtype=torch.bool, device="cpu").triu(281)

@@ -1,4 +1,4 @@
-"""lavakv's own score: what leaving one entry out would change in the residual stream, now and for unseen queries.
+"""lavakv's own score: the change of the residual stream when one entry is left out, for seen and unseen queries.
 
 Derivation and measurements: `docs/method.md`, "Beyond LAVa".
 """
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
-from lavakv.scoring.leaving_out import grams, row_weights, squared_lengths, squared_shares, summed_distances
+from lavakv.scoring.leave_one_out import grams, row_weights, squared_lengths, squared_shares, summed_distances
 from lavakv.scoring.window import ScoringWindow
 
-DRIFT_GAIN = 2.0  # queries to come have moved on further than the window's halves are apart
-SURPRISE_SHARE = 0.003  # of a row's energy on what no other row looks at, what is expected on entries nobody looked at
+DRIFT_GAIN = 2.0  # later queries drift further than the window's halves differ
+SURPRISE_SHARE = 0.003  # part of a row's energy on entries only it attends to, expected on entries none attended to
 
 
 class _Sums(NamedTuple):
-    """What the entries of one KV head have in common; each adds up over positions.
+    """Sums over the entries of one KV head; each adds up over blocks of positions.
 
     Attributes:
         outputs: attention times values, `[G, w, value_dim]`.
@@ -37,7 +37,7 @@ class _Sums(NamedTuple):
     surprise: Tensor
 
 
-_Distances: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # what `summed_distances` takes behind the weights
+_Distances: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # arguments of `summed_distances` after the weights
 
 
 def residual_score(window: ScoringWindow) -> Tensor:
@@ -50,7 +50,7 @@ def residual_score(window: ScoringWindow) -> Tensor:
 
 
 def residual_squares(window: ScoringWindow) -> Tensor:
-    """The same before the root."""
+    """`residual_score` before the root, float32 `[H, n]`."""
     assert window.residual_norms is not None
     weights, left = row_weights(window.residual_norms), squared_lengths(window)
     heads = list(zip(_sums(window), grams(window), _surprise_shares(window), strict=True))
@@ -67,14 +67,14 @@ def residual_squares(window: ScoringWindow) -> Tensor:
 
 
 def _surprise_shares(window: ScoringWindow) -> Sequence[float | Tensor]:
-    """What each KV head's unseen energy counts: a part of it for each of its entries."""
+    """Weight of each KV head's unseen energy: `SURPRISE_SHARE` divided by its number of entries."""
     if window.caps is None:
         return [SURPRISE_SHARE / window.num_tokens] * len(window.queries)
     return (SURPRISE_SHARE / (window.caps + window.queries.shape[2]).double()).float().unbind()
 
 
 def _sums(window: ScoringWindow) -> list[_Sums]:
-    """Of each KV head, over all blocks."""
+    """Sums of each KV head over all blocks."""
     left = window.num_evictable
     totals: list[_Sums] = []
     for attention, values in zip(window.blocks(), window.value_blocks(), strict=True):
@@ -85,7 +85,7 @@ def _sums(window: ScoringWindow) -> list[_Sums]:
 
 
 def _block_sums(attention: Tensor, values: Tensor, num_evictable: int) -> _Sums:
-    """Of one head's attention `[G, w, tokens]` to values `[tokens, value_dim]`, the first of them evictable."""
+    """Sums of one head's attention `[G, w, tokens]` to values `[tokens, value_dim]`, the first of them evictable."""
     seen = attention[..., :num_evictable]
     return _Sums(attention @ values, attention.sum(dim=-1), _flat(attention).sum(dim=-1), _moved(seen), _surprise(seen))
 
@@ -99,14 +99,14 @@ def _energy(sums: _Sums, seen: Tensor, weights: Tensor, surprise_share: float | 
 
 
 def _expected(sums: _Sums, seen: Tensor) -> Tensor:
-    """Attention that queries to come will pay: the window's, flattened as far as it drifts, `[G, w, tokens]`."""
-    scale = sums.mass / sums.flat.clamp(min=torch.finfo(seen.dtype).tiny)  # a sink may take everything
+    """Expected attention of later queries: the window's, flattened as far as it drifts, `[G, w, tokens]`."""
+    scale = sums.mass / sums.flat.clamp(min=torch.finfo(seen.dtype).tiny)  # a sink may take all of it
     drift = (DRIFT_GAIN * sums.moved / 2).clamp(max=1)
     return torch.lerp(seen, _flat(seen).mul_(scale[..., None]), drift[:, None, None])
 
 
 def _flat(attention: Tensor) -> Tensor:
-    """Attention to the power of 1/4, not normalised: how a row that is less sure of itself would look."""
+    """Attention to the power of 1/4, not normalised: that of a less certain row."""
     return attention.sqrt().sqrt_()
 
 

@@ -1,4 +1,4 @@
-"""Checks that the tensors of one scoring window belong together, before broadcasting could hide that they do not."""
+"""Shape checks of one scoring window's tensors: broadcasting could hide a mismatch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lavakv.errors import InputError
 
 
 def require_shapes(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Insist on one sequence's queries, keys and values.
+    """Check that queries, keys and values are those of one sequence.
 
     Raises:
         InputError: wrong ranks, chunks cut differently, heads or sizes that do not fit, more queries than tokens.
@@ -26,7 +26,7 @@ def require_shapes(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Te
 
 
 def require_extras(sinks: Tensor | None, visible: Tensor | None, q_window: Tensor, num_tokens: int) -> None:
-    """Insist on one sink a query head, and on a mask of the window by the prompt.
+    """Check for one sink a query head, and a mask of the window's rows by the prompt.
 
     Raises:
         InputError: another shape, or a mask that is not bool.
@@ -51,7 +51,7 @@ def require_extras(sinks: Tensor | None, visible: Tensor | None, q_window: Tenso
 def require_whole(
     output_weight: Tensor | None, prompt_queries: Tensor | None, q_window: Tensor, num_tokens: int, value_dim: int
 ) -> None:
-    """Insist on a projection of every query head's values, and on the queries of the whole prompt.
+    """Check for a projection of every query head's values, and the queries of the whole prompt.
 
     Raises:
         InputError: another shape.
@@ -75,10 +75,10 @@ def require_whole(
 
 
 def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
-    """Insist on one norm a window query, not all of them zero.
+    """Check for one norm a window query, not all of them zero.
 
     Raises:
-        InputError: another shape, only zeros, or a norm that is negative or not finite (looked at on the CPU only).
+        InputError: another shape, only zeros, or a norm that is negative or not finite (checked on the CPU only).
     """
     if residual_norms is None:
         return
@@ -88,7 +88,7 @@ def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
     if not fits:
         raise InputError(
             "residual_norms",
-            expected=f"a norm for each of the window's {num_rows} queries, zero or more, and one that is more",
+            expected=f"a norm for each of the window's {num_rows} queries, non-negative, at least one positive",
             got=f"shape {tuple(residual_norms.shape)}",
             fix="Pass the L2 norms of the layer's input at these tokens.",
         )

@@ -1,22 +1,29 @@
-"""Scores of a layer whose policy keeps some entries outright, before it compares the others."""
+"""Scores of a layer whose policy protects some entries, which it keeps before it compares the others."""
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 from torch import Tensor
 
 
 class TieredScores(NamedTuple):
-    """Two tiers: every entry kept outright ranks before every other one.
+    """Two tiers: every protected entry ranks before every other one.
 
     Attributes:
         values: float32 `[H, n]`; orders the entries of a tier.
-        outright: bool `[H, n]`.
+        protected: bool `[H, n]`.
     """
 
     values: Tensor
-    outright: Tensor
+    protected: Tensor
+
+    @property
+    def outright(self) -> Tensor:
+        """Deprecated name of `protected`."""
+        warnings.warn("lavakv: TieredScores.outright is called protected now", DeprecationWarning, stacklevel=2)
+        return self.protected
 
 
 def best_first(values: Tensor, counts: Tensor) -> Tensor:

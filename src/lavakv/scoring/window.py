@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring import pooling
-from lavakv.scoring.blocks import BLOCK_NUMBERS, WindowRows, empty_places, joined, token_blocks
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS, WindowRows, empty_places, joined, token_blocks
 from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
@@ -19,11 +19,11 @@ from lavakv.scoring.prompt import PromptRows
 
 @dataclass(frozen=True)
 class ScoringWindow:
-    """What a score may look at: one sequence in one layer, padding already cut away.
+    """Input of a score: one sequence in one layer, without padding.
 
     Shapes: `H` KV heads, `G` query heads a KV head, `w` window queries, `N` places, `n = N - w` of them for candidates.
     In a prompt every place holds the token of that number. In a later round heads hold unequally many candidates:
-    `caps` says how many, and the places behind them are empty. Attention to an empty place is zero and so are all norms
+    `caps` says how many, and the places after them are empty. Attention to an empty place is zero and so are all norms
     there, whatever finite numbers its key and value hold; scores leave any finite number there.
 
     Attributes:
@@ -41,7 +41,7 @@ class ScoringWindow:
         prompt: all rows of the prompt, for scores that look beyond the window, or None. Only where no place is empty.
         residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from (0 for a
             stream of zeros), or None where it is not known.
-        block_numbers: float32 numbers that a block of attention, or of widened keys or values, may have.
+        max_block_elements: float32 elements of a block of attention, or of keys or values in float32, at most.
         caps: int64 `[H]` on the queries' device: the first `caps[h]` of the `n` places before the window hold the
             candidates of head `h`, the others are empty. None means that all hold one.
         positions: int64 `[H, n]` on the queries' device, the original position of each candidate, ascending in each
@@ -60,7 +60,7 @@ class ScoringWindow:
     output_weight: Tensor | None = None
     prompt: PromptRows | None = None
     residual_norms: Tensor | None = None
-    block_numbers: int = BLOCK_NUMBERS
+    max_block_elements: int = MAX_BLOCK_ELEMENTS
     caps: Tensor | None = None
     positions: Tensor | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -72,10 +72,10 @@ class ScoringWindow:
             tokens_per_head: the budget.
             output_weight: as in the attributes; the same for all policies that need it.
         """
-        twin = copy.copy(self)
-        object.__setattr__(twin, "tokens_per_head", tokens_per_head)
-        object.__setattr__(twin, "output_weight", output_weight)
-        return twin
+        window = copy.copy(self)
+        object.__setattr__(window, "tokens_per_head", tokens_per_head)
+        object.__setattr__(window, "output_weight", output_weight)
+        return window
 
     @property
     def num_tokens(self) -> int:
@@ -97,7 +97,7 @@ class ScoringWindow:
 
     @property
     def places(self) -> Places | None:
-        """What pooling needs to know of the places, or None where every place holds a candidate."""
+        """The places as pooling takes them, or None where every place holds a candidate."""
         return None if self.empty is None else Places(self.empty, self.candidate_positions, pooling.BY_POSITION)
 
     @property
@@ -115,20 +115,20 @@ class ScoringWindow:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of a block, so that neither its attention nor its keys or values in float32 pass `block_numbers`."""
+        """Tokens of a block whose attention, and keys and values in float32, stay within `max_block_elements`."""
         heads, group, rows, head_dim = self.queries.shape
-        return max(self.block_numbers // (heads * max(group * rows, head_dim, self.values[0].shape[2])), 1)
+        return max(self.max_block_elements // (heads * max(group * rows, head_dim, self.values[0].shape[2])), 1)
 
     @property
     def is_one_block(self) -> bool:
-        """Is the attention to all positions small enough to be kept?"""
+        """Whether the attention to all places is one block, which is computed once and kept."""
         return len(self.keys) == 1 and self.num_tokens <= self.block_tokens
 
     @property
     def attention(self) -> Tensor:
         """`A`: what each window query pays to each position, window included, float32 `[H, G, w, N]`.
 
-        All of it at once: for prompts of more than a block, scores had better use `reduce` or `blocks`.
+        All of it at once: where it is more than a block, `reduce` and `blocks` need less memory.
         """
         return joined(self.blocks())
 
@@ -148,7 +148,7 @@ class ScoringWindow:
         return self.remember("projected_norms", self._projected_norms)
 
     def remember(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Compute something once for this window and all its twins of other budgets."""
+        """Compute a tensor once for this window and its copies for other budgets."""
         if name not in self._computed:
             self._computed[name] = compute()
         return self._computed[name]
@@ -156,7 +156,7 @@ class ScoringWindow:
     def blocks(self) -> Iterator[Tensor]:
         """`A` in blocks of consecutive positions, float32 `[H, G, w, tokens]`, `N` in all; read only.
 
-        A prompt of one block is worked out once and remembered, a longer one in each pass anew.
+        One block is computed once and kept, several are computed at each call.
         """
         rows = self._rows()
         if self.is_one_block:
@@ -209,5 +209,5 @@ class ScoringWindow:
 
     def _projected_norms(self) -> Tensor:
         assert self.output_weight is not None
-        norms = joined(projected_norms(chunk, self.output_weight, self.block_numbers) for chunk in self.values)
+        norms = joined(projected_norms(chunk, self.output_weight, self.max_block_elements) for chunk in self.values)
         return self.without_empty(norms[..., : self.num_evictable])

@@ -18,7 +18,7 @@ MAX_SPLITS = 256
 
 
 def mean_attention(rows: WindowRows, num_columns: int) -> Tensor:
-    """The window's mean attention to the first `num_columns` positions; the fast twin of the plain reduction.
+    """The window's mean attention to the first `num_columns` positions, as the plain reduction gives it.
 
     Args:
         rows: the window, causal, without softcap, its keys in one chunk.
@@ -71,7 +71,7 @@ class Launch(NamedTuple):
 
 
 def launch_for(head_dim: int, itemsize: int) -> Launch:
-    """What fits the supported GPUs; float32 products go without tensor cores and need more registers."""
+    """Launch settings that fit the supported GPUs; float32 products go without tensor cores and need more registers."""
     if itemsize == 4:
         return Launch(16, 8)
     return Launch(64 if head_dim <= 128 else 32, 4)

@@ -1,4 +1,4 @@
-"""What leaving an entry out changes in the residual stream: `a / (1 - a) * (y - v) W_O`, relative to the stream's norm.
+"""Change of the residual stream when one entry is left out, `a / (1 - a) * (y - v) W_O`, relative to its norm.
 
 Derivation: `docs/method.md`, "Beyond LAVa".
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 from lavakv.scoring.blocks import joined
 from lavakv.scoring.window import ScoringWindow
 
-LEAST_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
-_LEAST_REST = 2.0**-10
+MIN_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
+_MIN_REST = 2.0**-10
 
 
 def row_weights(residual_norms: Tensor) -> Tensor:
@@ -20,13 +20,13 @@ def row_weights(residual_norms: Tensor) -> Tensor:
 
     A row whose stream is zero has no relative change and is left out. NaN where all are, for the caller to refuse.
     """
-    there = residual_norms >= LEAST_NORM
+    there = residual_norms >= MIN_NORM
     ramp = there * torch.arange(1, len(residual_norms) + 1, device=residual_norms.device, dtype=torch.float32)
     return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
 
 
 def grams(window: ScoringWindow) -> Tensor:
-    """Gram matrices of the pieces of `W_O`, float32 `[H, G, value_dim, value_dim]`; worked out once for a window."""
+    """Gram matrices of the pieces of `W_O`, float32 `[H, G, value_dim, value_dim]`; computed once for a window."""
     return window.remember("grams", lambda: _grams(window))
 
 
@@ -36,7 +36,7 @@ def _grams(window: ScoringWindow) -> Tensor:
 
 
 def squared_lengths(window: ScoringWindow) -> Tensor:
-    """`||V_h[i] W_O,q||^2` of every position, float32 `[H, G, N]`; worked out once for a window."""
+    """`||V_h[i] W_O,q||^2` of every position, float32 `[H, G, N]`; computed once for a window."""
     return window.remember("squared_lengths", lambda: _squared_lengths(window))
 
 
@@ -49,7 +49,7 @@ def _squared_lengths(window: ScoringWindow) -> Tensor:
 
 
 def _squared(values: Tensor, gram: Tensor) -> Tensor:
-    """`[G, tokens]`; one query head at a time, as each needs room for all values again."""
+    """`[G, tokens]`; one query head at a time, as each needs memory for all values again."""
     return torch.stack([(values @ one).mul_(values).sum(dim=-1) for one in gram])
 
 
@@ -77,5 +77,5 @@ def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Ten
 
 
 def squared_shares(attention: Tensor) -> Tensor:
-    """`(a / (1 - a))^2`, with a thousandth left at least; same shape."""
-    return (attention / (1 - attention).clamp(min=_LEAST_REST)).square_()
+    """`(a / (1 - a))^2`, `1 - a` at least 2**-10; same shape."""
+    return (attention / (1 - attention).clamp(min=_MIN_REST)).square_()

@@ -1,4 +1,4 @@
-"""The truth about scores, one number at a time in plain Python. Slow on purpose: tests measure the fast ones by it."""
+"""Reference implementation of the window's attention, pooling and value norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Rows = Sequence[Sequence[float]]
 
 
 class NaiveWindow(NamedTuple):
-    """Twin of `ScoringWindow` in nested lists: one sequence in one layer.
+    """`ScoringWindow` in nested lists: one sequence in one layer.
 
     Attributes:
         queries: `[query_heads][w][head_dim]`, the last `w` queries; query heads of one KV head stand together.
@@ -25,7 +25,7 @@ class NaiveWindow(NamedTuple):
         output_weight: `[query_heads][value_dim][hidden]`, or None.
         prompt_queries: `[query_heads][N][head_dim]`, or None.
         prompt_visible: `[N][N]`, what each row of the prompt sees, or None for causal.
-        residual_norms: `[w]`, L2 norm of the residual stream behind each window query, or None.
+        residual_norms: `[w]`, L2 norm of the residual stream that each window query is made from, or None.
     """
 
     queries: Sequence[Rows]
@@ -54,7 +54,7 @@ class NaiveWindow(NamedTuple):
 
 
 def attention_row_naive(window: NaiveWindow, query_head: int, row: int) -> list[float]:
-    """What one window query pays to each of the `N` positions; the rest, if any, goes to the sink."""
+    """Attention of one window query to each of the `N` positions; the rest, if any, goes to the sink."""
     keys = window.keys[query_head // (len(window.queries) // len(window.keys))]
     logits = []
     for position, key in enumerate(keys):
@@ -88,34 +88,3 @@ def max_pool_naive(row: Sequence[float], kernel_size: int) -> list[float]:
 def value_norms_naive(values: Sequence[Rows]) -> list[list[float]]:
     """L1 norm of every value vector, `[kv_heads][N]`."""
     return [[math.fsum(abs(x) for x in vector) for vector in head] for head in values]
-
-
-def lava_score_naive(window: NaiveWindow, kernel_size: int = 7) -> list[list[float]]:
-    """LAVa's score, `[kv_heads][n]` (method, steps 2 to 4)."""
-    pooled = [max_pool_naive(row, kernel_size) for row in mean_attention_naive(window)]
-    evictable = range(window.num_evictable)
-    scores = []
-    for head, norms in enumerate(value_norms_naive(window.values)):
-        largest = max(norms[: window.num_evictable], default=0.0)
-        scores.append([largest * max(pooled[query_head][i] for query_head in window.group(head)) for i in evictable])
-    return scores
-
-
-def eviction_loss_naive(window: NaiveWindow) -> list[list[float]]:
-    """What evicting each entry adds to the paper's bound, `[kv_heads][n]`."""
-    attention = mean_attention_naive(window)
-    evictable = range(window.num_evictable)
-    return [
-        [max(norms) * max(attention[query_head][i] for query_head in window.group(head)) for i in evictable]
-        for head, norms in enumerate(value_norms_naive(window.values))
-    ]
-
-
-def normalized_entropy_naive(scores: Rows) -> float:
-    """Entropy of a layer's scores as a share of its maximum, 0 where nothing is spread (method, step 5)."""
-    flat = [score for head in scores for score in head]
-    total = math.fsum(flat)
-    if len(flat) < 2 or total == 0:
-        return 0.0
-    shares = [score / total for score in flat if score > 0]
-    return -math.fsum(share * math.log(share) for share in shares) / math.log(len(flat))

@@ -1,16 +1,16 @@
-"""The truth about the scores in two tiers, the scores by keys and the noise, in loops over plain Python numbers."""
+"""Reference implementation of the scores in two tiers, by keys and of noise."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from lavakv.scoring.naive import NaiveWindow, Rows, attention_row_naive, mean_attention_naive
-from lavakv.scoring.naive_family import average_pool_naive, group_mean_naive, snapkv_score_naive
+from lavakv.scoring.naive.family import average_pool_naive, group_mean_naive, snapkv_score_naive
+from lavakv.scoring.naive.window import NaiveWindow, Rows, attention_row_naive, mean_attention_naive
 
 
 def projected_norms_naive(window: NaiveWindow) -> list[list[float]]:
-    """Group mean of the L1 norm of each evictable value behind the output projection, `[kv_heads][n]`."""
+    """Group mean of the L1 norm of each evictable value after the output projection, `[kv_heads][n]`."""
     assert window.output_weight is not None
     norms = []
     for query_head, weight in enumerate(window.output_weight):
@@ -25,7 +25,7 @@ def _projected_norm(value: Sequence[float], weight: Rows) -> float:
 
 
 def best_first_naive(scores: Rows, count: int) -> list[list[bool]]:
-    """Twin of `best_first` for one count of all heads."""
+    """Reference implementation of `best_first` for one count of all heads."""
     marked = []
     for row in scores:
         best = sorted(range(len(row)), key=lambda i: (-row[i], i))[:count]
@@ -34,7 +34,7 @@ def best_first_naive(scores: Rows, count: int) -> list[list[bool]]:
 
 
 def criticalkv_score_naive(window: NaiveWindow) -> tuple[list[list[float]], int]:
-    """Twin of `criticalkv_score`: values, and how many a head keeps outright by SnapKV's score."""
+    """Reference implementation of `criticalkv_score`: values, and how many entries each head protects."""
     assert window.tokens_per_head is not None
     pairs = zip(snapkv_score_naive(window), projected_norms_naive(window), strict=True)
     values = [[(score + 1e-4) * norm for score, norm in zip(*pair, strict=True)] for pair in pairs]
@@ -42,7 +42,7 @@ def criticalkv_score_naive(window: NaiveWindow) -> tuple[list[list[float]], int]
 
 
 def defensive_attention_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `defensive_attention`."""
+    """Reference implementation of `defensive_attention`."""
     worst = []
     for head in range(len(window.keys)):
         rows = [row for query_head in window.group(head) for row in _pooled_rows(window, query_head)]
@@ -64,7 +64,7 @@ def _pooled_rows(window: NaiveWindow, query_head: int) -> list[list[float]]:
 
 
 def defensivekv_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of the values of `defensivekv_score`."""
+    """Reference implementation of the values of `defensivekv_score`."""
     scores = []
     for attention, norms in zip(defensive_attention_naive(window), projected_norms_naive(window), strict=True):
         total = math.fsum(norms)
@@ -72,23 +72,23 @@ def defensivekv_score_naive(window: NaiveWindow) -> list[list[float]]:
     return scores
 
 
-def outright_room_naive(window: NaiveWindow) -> list[tuple[list[float], float]]:
-    """For each KV head its mean attention, and the sum of it that is kept outright: 0.9 less the window's share."""
-    rooms, count = [], len(window.queries[0])
+def protected_mass_naive(window: NaiveWindow) -> list[tuple[list[float], float]]:
+    """For each KV head its mean attention, and how much of it is protected: 0.9 less the window's share."""
+    masses, count = [], len(window.queries[0])
     for head, attention in enumerate(group_mean_naive(window, mean_attention_naive(window))):
         rows = [attention_row_naive(window, q, row) for q in window.group(head) for row in range(count)]
         own = math.fsum(share for row in rows for share in row[window.num_evictable :]) / len(rows)
-        rooms.append((attention, 0.9 - own))
-    return rooms
+        masses.append((attention, 0.9 - own))
+    return masses
 
 
 def knorm_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `knorm_score`."""
+    """Reference implementation of `knorm_score`."""
     return [[-math.hypot(*key) for key in head[: window.num_evictable]] for head in window.keys]
 
 
 def keydiff_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `keydiff_score`; a key or anchor of length zero has the cosine 0."""
+    """Reference implementation of `keydiff_score`; a key or anchor of length zero has the cosine 0."""
     scores = []
     for head in window.keys:
         unit = [[x / (math.hypot(*key) or 1.0) for x in key] for key in head]
@@ -100,7 +100,7 @@ def keydiff_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def random_score_naive(seed: int, layer: int, head: int, position: int) -> float:
-    """Twin of one entry of `random_score`."""
+    """Reference implementation of one entry of `random_score`."""
     state = 0
     for part in (seed, layer, head, position):
         state = (state * 31 + part + 1) % 2**32

@@ -1,24 +1,24 @@
-"""The truth about `residual`'s score, in loops over plain Python numbers."""
+"""Reference implementation of `residual` and `residual-far`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from lavakv.scoring.naive import NaiveWindow, Rows, attention_row_naive
+from lavakv.scoring.naive.window import NaiveWindow, Rows, attention_row_naive
 
 UNSEEN_SHARE = 0.003
-LEAST_REST = 2.0**-10
-LEAST_NORM = 2.0**-63
+MIN_REST = 2.0**-10
+MIN_NORM = 2.0**-63
 
 
 def residual_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `residual_score`."""
+    """Reference implementation of `residual_score`."""
     return [[math.sqrt(square) for square in row] for row in residual_squares_naive(window)]
 
 
 def residual_squares_naive(window: NaiveWindow) -> list[list[float]]:
-    """The same before the root, `[kv_heads][n]`: squared changes of the residual stream, summed over a group."""
+    """`residual_score_naive` before the root, `[kv_heads][n]`: squared changes of the stream, summed over a group."""
     squares, share = [], UNSEEN_SHARE / len(window.keys[0])
     for head in range(len(window.keys)):
         parts = [changes_naive(window, query_head) for query_head in window.group(head)]
@@ -44,11 +44,11 @@ def changes_naive(window: NaiveWindow, query_head: int) -> tuple[list[float], li
 
 def squared_share_naive(share: float) -> float:
     """By what leaving an entry out multiplies its squared distance from the output."""
-    return (share / max(1 - share, LEAST_REST)) ** 2
+    return (share / max(1 - share, MIN_REST)) ** 2
 
 
 def distances_naive(window: NaiveWindow, query_head: int, attention: Sequence[float]) -> list[float]:
-    """Squared length, behind the output projection, of each value less what the row puts out."""
+    """Squared length, after the output projection, of each value less the row's output."""
     assert window.output_weight is not None
     weight, values = window.output_weight[query_head], window.values[query_head // len(window.group(0))]
     output = [math.fsum(a * x for a, x in zip(attention, column, strict=True)) for column in zip(*values, strict=True)]
@@ -60,14 +60,14 @@ def distances_naive(window: NaiveWindow, query_head: int, attention: Sequence[fl
 
 
 def projected_naive(vector: Sequence[float], weight: Rows) -> list[float]:
-    """A vector `[value_dim]` behind one query head's piece of the output projection."""
+    """A vector `[value_dim]` after one query head's output projection."""
     return [math.fsum(x * w for x, w in zip(vector, column, strict=True)) for column in zip(*weight, strict=True)]
 
 
 def row_weights_naive(window: NaiveWindow) -> list[float]:
     """Weights of the window's rows: the later the more, over the square of the stream's norm; 0 where that is zero."""
     assert window.residual_norms is not None
-    places = [place if norm >= LEAST_NORM else 0 for place, norm in enumerate(window.residual_norms, start=1)]
+    places = [place if norm >= MIN_NORM else 0 for place, norm in enumerate(window.residual_norms, start=1)]
     whole = sum(places) or math.nan
     return [place / whole / (norm**2 or 1.0) for place, norm in zip(places, window.residual_norms, strict=True)]
 
@@ -99,3 +99,37 @@ def surprise_naive(seen: Rows) -> float:
             others = [other for place, other in enumerate(column) if place != row]
             squares.append(max(0.0, share - math.fsum(others) / max(len(others), 1)) ** 2)
     return math.fsum(squares) / len(seen)
+
+
+def residual_far_squares_naive(
+    window: NaiveWindow, max_rows: int = 128, skipped: float = 0.25, distance: int = 128, share: float = 0.1
+) -> list[list[float]]:
+    """Reference implementation of `residual_far_score` before the root; settings as in `DistantQueries`."""
+    scale = share * math.fsum(row_weights_naive(window))
+    squares = residual_squares_naive(window)
+    rows = positions_naive(window.num_evictable, max_rows, skipped)
+    for head, row in enumerate(squares):
+        for position in range(window.num_evictable):
+            row[position] += scale * far_change_naive(window, head, position, rows, distance)
+    return squares
+
+
+def positions_naive(num_evictable: int, max_rows: int, skipped: float) -> list[int]:
+    """Distant rows: the last of each of `max_rows` equal parts of what is not skipped."""
+    places = list(range(int(skipped * num_evictable), num_evictable))
+    count = min(max_rows, len(places))
+    return [places[len(places) * part // count - 1] for part in range(1, count + 1)]
+
+
+def far_change_naive(window: NaiveWindow, head: int, position: int, rows: list[int], distance: int) -> float:
+    """Mean squared change over the rows that are more than `distance` behind, an eighth of all of them at least."""
+    assert window.prompt_queries is not None
+    whole = window._replace(queries=window.prompt_queries, visible=window.prompt_visible)
+    far = [row for row in rows if row - position > distance]
+    changes = []
+    for query_head in window.group(head):
+        for row in far:
+            attention = attention_row_naive(whole, query_head, row)
+            apart = distances_naive(whole, query_head, attention)[position]
+            changes.append(squared_share_naive(attention[position]) * apart)
+    return math.fsum(changes) / max(len(far), len(rows) / 8)

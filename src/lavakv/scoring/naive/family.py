@@ -1,12 +1,13 @@
-"""The truth about the family's scores by attention, keys and positions, in loops over plain Python numbers."""
+"""Reference implementation of the scores by attention and by position, and of their entropy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from lavakv.scoring.naive import (
+from lavakv.scoring.naive.window import (
     NaiveWindow,
+    Rows,
     attention_row_naive,
     max_pool_naive,
     mean_attention_naive,
@@ -21,7 +22,7 @@ def average_pool_naive(row: Sequence[float], kernel_size: int) -> list[float]:
 
 
 def group_mean_naive(window: NaiveWindow, rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """From a row a query head to a row a KV head: the mean over its group."""
+    """Means over the query heads of each KV head, `[kv_heads][n]`."""
     means = []
     for head in range(len(window.keys)):
         group = window.group(head)
@@ -30,7 +31,7 @@ def group_mean_naive(window: NaiveWindow, rows: Sequence[Sequence[float]]) -> li
 
 
 def snapkv_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `snapkv_score`."""
+    """Reference implementation of `snapkv_score`."""
     return group_mean_naive(window, [max_pool_naive(row, 7) for row in mean_attention_naive(window)])
 
 
@@ -45,24 +46,29 @@ def variance_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def cake_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `cake_score`."""
+    """Reference implementation of `cake_score`."""
     pairs = zip(mean_attention_naive(window), variance_naive(window), strict=True)
     mixed = [[mean + 200 * variance for mean, variance in zip(*pair, strict=True)] for pair in pairs]
     return group_mean_naive(window, [average_pool_naive(row, 5) for row in mixed])
 
 
 def cake_layer_weight_naive(window: NaiveWindow) -> float:
-    """Twin of `cake_layer_weight`."""
+    """Reference implementation of `cake_layer_weight`."""
+    return attention_spread_naive(window) * math.fsum(x for row in variance_naive(window) for x in row)
+
+
+def attention_spread_naive(window: NaiveWindow) -> float:
+    """Entropy of the attention to evictable positions, summed over rows and query heads."""
     terms: list[float] = []
     for query_head, queries in enumerate(window.queries):
         for row in range(len(queries)):
             attention = attention_row_naive(window, query_head, row)[: window.num_evictable]
             terms.extend(-share * math.log(share) for share in attention if share > 0)
-    return math.fsum(terms) * math.fsum(x for row in variance_naive(window) for x in row)
+    return math.fsum(terms)
 
 
 def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `vatp_score`."""
+    """Reference implementation of `vatp_score`."""
     attention, scores = mean_attention_naive(window), []
     for head, norms in enumerate(value_norms_naive(window.values)):
         weighted = [[a * norm for a, norm in zip(attention[q], norms, strict=False)] for q in window.group(head)]
@@ -72,7 +78,7 @@ def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def h2o_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `h2o_score`: every row of the prompt, one after the other."""
+    """Reference implementation of `h2o_score`: every row of the prompt, one after the other."""
     assert window.prompt_queries is not None
     whole = window._replace(queries=window.prompt_queries, visible=window.prompt_visible)
     received = []
@@ -83,14 +89,61 @@ def h2o_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 
 def tova_score_naive(window: NaiveWindow) -> list[list[float]]:
-    """Twin of `tova_score`."""
+    """Reference implementation of `tova_score`."""
     last = len(window.queries[0]) - 1
     rows = [attention_row_naive(window, query_head, last) for query_head in range(len(window.queries))]
     mean = [math.fsum(row[i] for row in rows) / len(rows) for i in range(window.num_evictable)]
     return [list(mean) for _ in window.keys]
 
 
+def tova_by_position_naive(heads: Sequence[NaiveWindow], positions: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Reference implementation of `tova_score` where heads hold different positions, `[kv_heads][held]`.
+
+    Args:
+        heads: windows of one KV head each.
+        positions: original positions of each one's candidates.
+    """
+    paid: dict[int, list[float]] = {}
+    for window, held in zip(heads, positions, strict=True):
+        for query_head in range(len(window.queries)):
+            row = attention_row_naive(window, query_head, len(window.queries[0]) - 1)
+            for position, share in zip(held, row, strict=False):
+                paid.setdefault(position, []).append(share)
+    return [[math.fsum(paid[position]) / len(paid[position]) for position in held] for held in positions]
+
+
 def streaming_llm_order_naive(num_evictable: int) -> list[int]:
     """Positions in the order `streaming_llm_score` keeps them: the first four, then the latest."""
     first = list(range(min(4, num_evictable)))
     return first + [i for i in reversed(range(num_evictable)) if i not in first]
+
+
+def lava_score_naive(window: NaiveWindow, kernel_size: int = 7) -> list[list[float]]:
+    """LAVa's score, `[kv_heads][n]` (method, steps 2 to 4)."""
+    pooled = [max_pool_naive(row, kernel_size) for row in mean_attention_naive(window)]
+    evictable = range(window.num_evictable)
+    scores = []
+    for head, norms in enumerate(value_norms_naive(window.values)):
+        largest = max(norms[: window.num_evictable], default=0.0)
+        scores.append([largest * max(pooled[query_head][i] for query_head in window.group(head)) for i in evictable])
+    return scores
+
+
+def eviction_loss_naive(window: NaiveWindow) -> list[list[float]]:
+    """Increase of the paper's bound when an entry is evicted, `[kv_heads][n]`."""
+    attention = mean_attention_naive(window)
+    evictable = range(window.num_evictable)
+    return [
+        [max(norms) * max(attention[query_head][i] for query_head in window.group(head)) for i in evictable]
+        for head, norms in enumerate(value_norms_naive(window.values))
+    ]
+
+
+def normalized_entropy_naive(scores: Rows) -> float:
+    """Entropy of a layer's scores as a share of its maximum, 0 where nothing is spread (method, step 5)."""
+    flat = [score for head in scores for score in head]
+    total = math.fsum(flat)
+    if len(flat) < 2 or total == 0:
+        return 0.0
+    shares = [score / total for score in flat if score > 0]
+    return -math.fsum(share * math.log(share) for share in shares) / math.log(len(flat))

@@ -1,0 +1,116 @@
+"""Scores by loops, each with how far a float32 score may be from them: `[H, n]` float64 and a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.cake import VARIANCE_WEIGHT
+from lavakv.scoring.naive.family import (
+    cake_score_naive,
+    eviction_loss_naive,
+    group_mean_naive,
+    lava_score_naive,
+    mean_attention_naive,
+    snapkv_score_naive,
+    variance_naive,
+    vatp_score_naive,
+)
+from lavakv.scoring.naive.tiers import (
+    criticalkv_score_naive,
+    defensive_attention_naive,
+    defensivekv_score_naive,
+    keydiff_score_naive,
+    knorm_score_naive,
+    projected_norms_naive,
+)
+from lavakv.scoring.naive.window import value_norms_naive
+from lavakv.scoring.window import ScoringWindow
+from tests.scoring.bounds import EPSILON, Attention, expected, largest, projected_error, variance_error
+from tests.scoring.cases import naive
+
+Twin = Callable[[ScoringWindow, Attention], tuple[Tensor, float]]
+
+
+def snapkv(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    return expected(snapkv_score_naive(naive(window)), window), known.mean_error
+
+
+def window_received(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """`h2o` where only the window's rows are at hand."""
+    rows = window.queries.shape[2]
+    means = group_mean_naive(naive(window), mean_attention_naive(naive(window)))
+    return rows * expected(means, window), rows * known.mean_error
+
+
+def lava(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    return _weighted_by_norm(lava_score_naive(naive(window)), window, known)
+
+
+def loss(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    return _weighted_by_norm(eviction_loss_naive(naive(window)), window, known)
+
+
+def vatp(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    return _weighted_by_norm(vatp_score_naive(naive(window)), window, known)
+
+
+def cake(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    exact = expected(cake_score_naive(naive(window)), window)
+    bound = known.mean_error + VARIANCE_WEIGHT * variance_error(window, known)
+    mixed = known.largest + VARIANCE_WEIGHT * max(max(row, default=0) for row in variance_naive(naive(window)))
+    # Sum and product of the mixture, five terms of pooling, the group's mean.
+    return exact, bound + (8 + window.queries.shape[1]) * EPSILON * mixed
+
+
+def criticalkv(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    exact = expected(criticalkv_score_naive(naive(window))[0], window)
+    norms, error = expected(projected_norms_naive(naive(window)), window), projected_error(window)
+    size = known.largest + 1e-4
+    bound = (known.mean_error + EPSILON * size) * (largest(norms) + error) + size * error + EPSILON * largest(exact)
+    return exact, bound
+
+
+def defensive_attention(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """Attention pooled and brought back to its sum: at most fivefold, and by the two sums' errors."""
+    bound = (5 + 6 * window.num_evictable) * known.mean_error + (known.terms + 12) * EPSILON
+    return expected(defensive_attention_naive(naive(window)), window), bound
+
+
+def defensivekv(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    attended, attended_error = defensive_attention(window, known)
+    exact, count = expected(defensivekv_score_naive(naive(window)), window), window.num_evictable
+    norms, error = expected(projected_norms_naive(naive(window)), window), projected_error(window)
+    totals = norms.sum(dim=1)
+    least = float(totals[totals > 0].min()) if bool((totals > 0).any()) else 1.0
+    # A share moves with its own norm and with the sum of all, by the error of each against that sum.
+    share_error = (count + 1) * error / least + (count + 3) * EPSILON
+    bound = attended_error * (1 + share_error) + largest(attended) * share_error
+    return exact, bound + EPSILON * largest(exact)
+
+
+def knorm(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    exact = expected(knorm_score_naive(naive(window)), window)
+    terms = window.keys[0].shape[-1] + 2  # squares and their sum, halved by the root; the root itself
+    return exact, terms * EPSILON * largest(exact)
+
+
+def keydiff(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """The anchor is a mean of unit vectors; where they cancel, its direction is as uncertain as its length is short."""
+    exact, keys = expected(keydiff_score_naive(naive(window)), window), window.keys[0].double()
+    anchor = torch.nn.functional.normalize(keys, dim=-1).mean(dim=1).norm(dim=-1)
+    size, tokens = keys.shape[-1], keys.shape[1]
+    if not bool((anchor > 0).any()):
+        return exact, 0.0
+    shortest = float((1 + 1 / anchor[anchor > 0]).amax())
+    return exact, (3 * size + tokens + 8) * math.sqrt(size) * EPSILON * shortest
+
+
+def _weighted_by_norm(scores: list[list[float]], window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """Attention times a value's norm: a rounding a term of the norm, one for the product, of the largest product."""
+    norm = max(max(row) for row in value_norms_naive(naive(window).values))
+    rounding = (window.values[0].shape[-1] + 1) * EPSILON * known.largest * norm
+    return expected(scores, window), known.mean_error * norm + rounding
