@@ -142,15 +142,15 @@ def test_anew_puts_aside_what_another_version_wrote(command, tmp_path, capsys) -
 def test_an_interruption_says_what_is_kept(command, tmp_path, capsys, monkeypatch) -> None:
     from lavakv.evaluation import run as module
 
-    assembled, calls = module.assembled, []
+    new_record, calls = module.new_record, []
 
     def interrupted(*arguments: object) -> dict:
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return assembled(*arguments)
+        return new_record(*arguments)
 
-    monkeypatch.setattr(module, "assembled", interrupted)
+    monkeypatch.setattr(module, "new_record", interrupted)
     assert run(command) == 130
     said = " ".join(capsys.readouterr().err.split())
     assert "Stopped. 3 of 5 records are in" in said

@@ -21,6 +21,7 @@ from lavakv.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from lavakv.evaluation.executor import Executor
     from lavakv.evaluation.folder import Claim
+    from lavakv.evaluation.record import Record
     from lavakv.evaluation.run import Evaluation
     from lavakv.evaluation.settings import EvalSettings
 
@@ -83,7 +84,7 @@ def run_evaluation(
             folder.changes(early_identity(settings, tasks))  # finds another version's run before a model is loaded
         with starting():
             from lavakv.evaluation.run import Evaluation
-            from lavakv.evaluation.summary import summarize
+            from lavakv.evaluation.scores import summarize
         settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
         executor = executors.start(settings)
         with working("Preparing prompts"):
@@ -117,8 +118,8 @@ def _tell_what_moved(claim: Claim, out: Path) -> None:
         notes.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]]:
-    from lavakv.evaluation.forecast import Forecast
+def _run_with_progress(evaluation: Evaluation, out: Path) -> list[Record]:
+    from lavakv.evaluation.cost import Forecast
 
     forecast, done = Forecast(evaluation.waiting(), evaluation.num_workers), len(evaluation.finished)
     if done:
@@ -126,7 +127,7 @@ def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]
     with progress(_TimeLeft()) as bar:
         row = bar.add_task("Records", total=evaluation.num_records, completed=done, left=None)
 
-        def note(record: dict[str, Any]) -> None:
+        def note(record: Record) -> None:
             forecast.note(record)
             bar.update(row, advance=1, description=record["task"], left=forecast.seconds_left)
 
@@ -159,8 +160,7 @@ def run_rescoring(out: Path, as_json: bool) -> None:
     if not out.is_dir():
         raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
     from lavakv.evaluation.folder import locked
-    from lavakv.evaluation.rescore import rescore
-    from lavakv.evaluation.summary import summarize
+    from lavakv.evaluation.scores import rescore, summarize
 
     with locked(out) as folder, working("Scoring"):
         records, changed = rescore(folder)

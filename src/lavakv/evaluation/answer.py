@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lavakv.evaluation.clock import TokenClock
 from lavakv.evaluation.encode import max_answer_tokens
+from lavakv.evaluation.kept import kept_by_sequence
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import LavaCache, enabled
 from lavakv.hf.contract import cache_argument
@@ -98,8 +99,7 @@ def answer(
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    room = max_answer_tokens(model.config, ids.shape[1], sampling.max_new_tokens)
-    total = ids.shape[1] * sum(geometry_of(model.config).num_heads)
+    max_new_tokens = max_answer_tokens(model.config, ids.shape[1], sampling.max_new_tokens)
     cache = variant.new_cache(model.config)
     clock = TokenClock(tokenizer, on_text)
     ids = ids.to(model.device)
@@ -111,19 +111,27 @@ def answer(
             **cache_argument(model, cache),
             streamer=clock,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            max_new_tokens=room,
+            max_new_tokens=max_new_tokens,
             **sampling.options(),
         )
     new = output[0, ids.shape[1] :]
-    kept = int(cache.budgets().layer_entries.sum()) if isinstance(cache, LavaCache) else total
+    kept_entries, kept_fraction = _kept(model.config, cache, ids.shape[1])
     return Answer(
         text=tokenizer.decode(new, skip_special_tokens=True).strip(),
         prompt_tokens=ids.shape[1],
         new_tokens=len(new),
-        kept_entries=kept,
-        kept_fraction=kept / total,
+        kept_entries=kept_entries,
+        kept_fraction=kept_fraction,
         kv_bytes=sum(layer_bytes(layer) for layer in cache.layers),
         prefill_seconds=clock.prefill_seconds,
         decode_seconds=clock.decode_seconds,
         cache=cache,
     )
+
+
+def _kept(config: Any, cache: Any, num_tokens: int) -> tuple[int, float]:
+    """Entries of the prompt that a cache holds, and their share; the stock cache holds all of them."""
+    if isinstance(cache, LavaCache):
+        (kept,) = kept_by_sequence(cache, config, num_tokens)
+        return kept.entries, kept.fraction
+    return num_tokens * sum(geometry_of(config).num_heads), 1.0

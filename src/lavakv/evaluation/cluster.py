@@ -14,6 +14,7 @@ from lavakv.evaluation.examine import examine
 from lavakv.evaluation.executor import Assignment, Executor
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import about
+from lavakv.evaluation.record import Measurement
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.models.load import LoadedModel, load, resolve
 
@@ -55,7 +56,7 @@ class RayExecutor(Executor):
         about_model: dict[str, Any] = self._get(self._remote(_about).remote(self._model))
         return about_model
 
-    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """See `Executor`; prompts come in the order in which they are done."""
         examined = self._remote(_examined)
         waiting = {examined.remote(self._model, assignment): assignment.prompt for assignment in assignments}
@@ -118,5 +119,5 @@ def _about(model: ModelKey) -> dict[str, Any]:
     return about(_loaded(model).model)
 
 
-def _examined(model: ModelKey, assignment: Assignment) -> list[dict[str, Any]]:
+def _examined(model: ModelKey, assignment: Assignment) -> list[Measurement]:
     return list(examine(_loaded(model), assignment.prompt, assignment.groups))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from lavakv.evaluation.examine import examine
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import about
+from lavakv.evaluation.record import Measurement
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import LoadedModel
 
@@ -38,7 +39,7 @@ class Executor(ABC):
         """The model's dtype, kind of device and hub revision."""
 
     @abstractmethod
-    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """Work off assignments. Yields each prompt with what `examine` measured, once for each of its variants.
 
         Raises:
@@ -60,7 +61,7 @@ class SerialExecutor(Executor):
         """See `Executor`."""
         return about(self._loaded.model)
 
-    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """See `Executor`."""
         for prompt, groups in assignments:
             for measured in examine(self._loaded, prompt, groups):

@@ -13,8 +13,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from lavakv.errors import ResultsError
 from lavakv.evaluation.archive import EARLIER, RUN, SUMMARY, archive_run, undo_partial_archive
 from lavakv.evaluation.differences import Difference, can_restart, describe, differences
-from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.jsonl import JsonLog, cannot_write, write_json, write_lines
+from lavakv.evaluation.record import SCHEMA, Record
 from lavakv.evaluation.record_keys import RecordKey
 from lavakv.evaluation.records import FILE, read_finished
 
@@ -138,10 +138,10 @@ class RunFolder:
         earlier = self.archive() if restart or changed else None
         stored = self.settings()
         if stored is None:
-            write_json(self.path / RUN, settings)
+            self.write_settings(settings)
         return Claim(settings if stored is None else stored, earlier, changed)
 
-    def records(self) -> dict[RecordKey, dict[str, Any]]:
+    def records(self) -> dict[RecordKey, Record]:
         """The finished records.
 
         Raises:
@@ -153,9 +153,13 @@ class RunFolder:
         """The open file of records, to add to."""
         return JsonLog(self.path / FILE)
 
-    def rewrite(self, records: list[dict[str, Any]]) -> None:
+    def rewrite(self, records: list[Record]) -> None:
         """Put records in another order or with other scores, all or nothing."""
         write_lines(self.path / FILE, records)
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write what its records were computed with."""
+        write_json(self.path / RUN, settings)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run reports about itself."""

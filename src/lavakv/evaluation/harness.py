@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import UnsupportedError
+from lavakv.evaluation.runner import PromptRunner
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import enable
 from lavakv.hf.contract import cache_argument
-from lavakv.hf.recorder import record
 from lavakv.models.load import load
 
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -80,25 +80,18 @@ class LavaLM(HFLM):
         self, context: list[int], group: list[tuple[int, Request]], found: dict[int, tuple[float, bool]]
     ) -> None:
         longest = max(len(request[2]) for _, request in group)
-        room = self.max_length - longest + 1  # as the harness does: what does not fit is cut from the left
-        recording = record(self.model, torch.tensor([context[-room:]], device=self.device))
+        most = self.max_length - longest + 1  # as the harness does: what does not fit is cut from the left
+        runner = PromptRunner(self.model, torch.tensor([context[-most:]]))
         for index, (texts, _, continuation) in group:
             target = torch.tensor(continuation, device=self.device)
-            logits = recording.next_logits[None]
+            logits = runner.recording.next_logits[None]
             if len(continuation) > 1:
-                cache = self._filled(recording)
-                more = self.model(target[None, :-1], **cache_argument(self.model, cache)).logits[0]
-                logits = torch.cat([logits, more])
+                cache = runner.fill([self._variant])
+                logits = torch.cat([logits, runner.feed(cache, target[None, :-1], len(continuation) - 1)[0]])
             scores = logits.float().log_softmax(dim=-1)
             total = float(scores.gather(1, target[:, None]).sum())
             found[index] = (total, bool((scores.argmax(dim=-1) == target).all()))
             self.cache_hook.add_partial("loglikelihood", texts, found[index])
-
-    def _filled(self, recording: Any) -> Any:
-        variant = self._variant
-        if variant.policy is None:
-            variant = Variant("lava", budget=recording.inputs.shape[1], window=variant.window)
-        return recording.fill(variant.new_cache(self.config))
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Refused: whole texts are read in one piece, so there is no cache to compress.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.evaluation.prompt import Prompt, head_and_tail, prompt_hash
+from lavakv.evaluation.prompt import SHOWN_CHARACTERS, Prompt, prompt_hash
+from lavakv.evaluation.record import PromptPart
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.hf.positions import max_positions
 from lavakv.models.chat import ChatTemplate
@@ -46,7 +47,7 @@ class PromptMaker:
         whole = self._wrapped(task, example, shorter)
         context, question = self._split(what, task, example, whole)
         self._check_fits(what, example, len(context) + len(question), task.max_new_tokens)
-        about = {
+        about: PromptPart = {
             "task": task.name,
             "task_version": task.version,
             "benchmark": task.benchmark,
@@ -62,7 +63,8 @@ class PromptMaker:
             "mode": self._settings.mode,
             "answers": list(example.answers),
             "classes": list(example.classes),
-            **head_and_tail(whole),
+            "prompt_head": whole[:SHOWN_CHARACTERS],
+            "prompt_tail": whole[-SHOWN_CHARACTERS:],
         }
         newline = frozenset(self._newline()) if task.stops_at_newline else frozenset()
         return Prompt(about, context, question, task.max_new_tokens, newline, tuple(task.stop_strings))

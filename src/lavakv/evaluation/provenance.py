@@ -7,12 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lavakv._version import __version__
-from lavakv.evaluation.fields import SCHEMA
+from lavakv.evaluation.record import SCHEMA, Provenance
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.tasks.task import Task
 
 
-def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: Sequence[str]) -> dict[str, Any]:
+def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: Sequence[str]) -> Provenance:
     """The `run` object of every record, ready for JSON.
 
     Args:

@@ -9,18 +9,17 @@ from typing import Any
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import ResultsError
 from lavakv.evaluation.executor import Assignment, Executor
-from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance
+from lavakv.evaluation.record import SCHEMA, Measurement, Provenance, Record, new_record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
-from lavakv.evaluation.records import assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
 from lavakv.evaluation.workload import workload
 from lavakv.tasks.task import Task
 
-Listener = Callable[[dict[str, Any]], None]
+Listener = Callable[[Record], None]
 
 
 class Evaluation:
@@ -95,7 +94,7 @@ class Evaluation:
                 left.append(Assignment(prompt, groups))
         return left
 
-    def run(self, listener: Listener | None = None) -> list[dict[str, Any]]:
+    def run(self, listener: Listener | None = None) -> list[Record]:
         """Compute and write what is missing. Returns all records, in the order of the file.
 
         Args:
@@ -107,7 +106,9 @@ class Evaluation:
         log = self._folder.log()
         try:
             for prompt, measured in self._executor.answers(self.waiting()):
-                key = RecordKey(prompt.key, measured["policy"], measured["budget"], prompt.about["mode"])
+                key = RecordKey(
+                    prompt.key, measured.outcome["policy"], measured.outcome["budget"], prompt.about["mode"]
+                )
                 if key in self.finished:
                     continue
                 record = self._record(prompt, measured)
@@ -119,13 +120,13 @@ class Evaluation:
             log.close()
         return self._in_order()
 
-    def _record(self, prompt: Prompt, measured: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(self, prompt: Prompt, measured: Measurement) -> Record:
         start = time.perf_counter()
         about = prompt.about
-        score = self._tasks[about["task"]].score(about["answers"], about["classes"], measured["prediction"])
-        return assembled(about, measured, score, time.perf_counter() - start, self._run)
+        score = self._tasks[about["task"]].score(about["answers"], about["classes"], measured.outcome["prediction"])
+        return new_record(about, measured, score, time.perf_counter() - start, self._run)
 
-    def _in_order(self) -> list[dict[str, Any]]:
+    def _in_order(self) -> list[Record]:
         """All records by prompt and variant; the file is put in this order where workers left it in another."""
         keys = [self._key(prompt, variant) for prompt in self.prompts for variant in self._variants]
         ordered = [self.finished[key] for key in keys]
@@ -156,14 +157,14 @@ class Evaluation:
         return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.about["mode"])
 
 
-def _described(run: Mapping[str, Any], tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:
+def _described(run: Provenance, tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:
     """What `run.json` holds."""
     return {
         "schema": SCHEMA,
         "tasks": {name: task.version for name, task in tasks.items()},
         "policies": list(dict.fromkeys(variant.label for variant in variants)),
         "budgets": list(dict.fromkeys(variant.budget_label for variant in variants)),
-        "run": dict(run),
+        "run": run,
     }
 
 
