@@ -36,10 +36,10 @@ def test_a_folder_of_another_version(out, model_dir) -> None:
     stored["run"]["versions"]["lavakv"] = "0.0.1"
     (out / "run.json").write_text(json.dumps(stored))
     for changes in ({}, {"budgets": (25,)}):
-        with pytest.raises(lavakv.ResultsError, match=r"versions.lavakv was 0.0.1, is .* untouched.* or --anew"):
+        with pytest.raises(lavakv.ResultsError, match=r"versions.lavakv was 0.0.1, is .* untouched.* or --restart"):
             madeup.run(madeup.settings(model_dir, **changes), out)
     _edit(out / "run.json", schema=0)
-    with pytest.raises(lavakv.ResultsError, match=r"schema 0. It is another version's"):
+    with pytest.raises(lavakv.ResultsError, match=r"schema 0. Another version wrote it"):
         madeup.run(madeup.settings(model_dir), out)
 
 

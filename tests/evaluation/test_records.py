@@ -14,7 +14,6 @@ from lavakv.evaluation.record import Provenance, Record, Seconds
 from lavakv.evaluation.records import read_finished, read_records
 from lavakv.report.run import read_run
 
-
 HEAD_ENTRIES = "expected head_entries to be a list, each item a list, each item a whole number or null"
 
 

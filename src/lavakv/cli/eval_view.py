@@ -1,4 +1,4 @@
-"""How an evaluation's summary is shown."""
+"""Printing an evaluation's summary, and the list of tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lavakv.cli.console import results
+from lavakv.cli.console import print_json, results
 
 _PADDING = (0, 2, 0, 0)
 _WORDS = {"task", "policy", "on", "by", "holds"}
@@ -80,3 +80,17 @@ def _verdict(cost: dict[str, Any]) -> str:
 
 def _ratio(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.3f}"
+
+
+def show_tasks(as_json: bool) -> None:
+    """Print all tasks, with a line about each."""
+    from lavakv.tasks import task_names
+
+    known = dict(task_names())
+    if as_json:
+        print_json(known)
+        return
+    table = Table(box=None, padding=_PADDING, show_header=False)
+    for name, line in known.items():
+        table.add_row(name, line)
+    results.print(table)

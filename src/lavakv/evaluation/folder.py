@@ -85,15 +85,15 @@ class RunFolder:
         file = self.path / RUN
         if not file.exists():
             if (self.path / FILE).exists():
-                raise _unusable(self.path, f"{FILE} without {RUN}", "Give another --out, or --anew to put it aside.")
+                raise _unusable(self.path, f"{FILE} without {RUN}", "Give another --out, or --restart to archive it.")
             return None
         try:
             stored = json.loads(file.read_bytes())
         except ValueError as error:
-            raise _unusable(file, str(error), "Restore it, give another --out, or --anew to put it aside.") from error
+            raise _unusable(file, str(error), "Restore it, give another --out, or --restart to archive it.") from error
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
             got = f"schema {stored.get('schema')!r}" if isinstance(stored, dict) else type(stored).__name__
-            raise _unusable(file, got, "It is another version's: give another --out, or --anew to put it aside.")
+            raise _unusable(file, got, "Another version wrote it: give another --out, or --restart to archive it.")
         return stored
 
     def changes(self, wanted: Mapping[str, Any]) -> list[Difference]:
@@ -111,8 +111,8 @@ class RunFolder:
             raise ResultsError(
                 str(self.path), expected="a new folder, or a run by the same versions on the same device",
                 got=describe(found),
-                fix="Its records are untouched. Go on with what wrote them, give another --out, "
-                f"or --anew to start anew (the old records move to {EARLIER}/).",
+                fix="Its records are untouched. Resume with what wrote them, give another --out, "
+                f"or --restart to archive them in {EARLIER}/ and start a new run.",
             )  # fmt: skip
         return [each for each in found if each.is_setting]
 

@@ -143,13 +143,13 @@ class Evaluation:
                 raise ResultsError(
                     str(self._folder.path), expected="records of the same prompts",
                     got=f"another prompt for {_named(key.prompt)}",
-                    fix="The data or the tokenizer changed: give another --out, or --anew to start anew.",
+                    fix="The data or the tokenizer changed: give another --out, or --restart for a new run.",
                 )  # fmt: skip
             if key not in ours:
                 raise ResultsError(
                     str(self._folder.path), expected="records of this run alone",
                     got=f"one of {key.policy}, {key.budget}, {key.mode}, for {_named(key.prompt)}",
-                    fix="Take records of other runs out, give another --out, or --anew to start anew.",
+                    fix="Take records of other runs out, give another --out, or --restart for a new run.",
                 )  # fmt: skip
 
     @staticmethod
