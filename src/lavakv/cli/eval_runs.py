@@ -34,7 +34,7 @@ class ExecutorChoice:
     cpus: int = 1
 
     def check(self) -> None:
-        """Raise MissingExtraError if a cluster is asked for and Ray is missing."""
+        """Raise MissingExtraError if a cluster is requested and Ray is missing."""
         if self.ray and find_spec("ray") is None:
             raise MissingExtraError("--ray", expected="ray", got="none", fix="Install it: pip install 'lavakv[ray]'.")
 
@@ -61,14 +61,14 @@ def run_evaluation(
     restart: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate, and show what came out.
+    """Evaluate, and print the results.
 
     Args:
         settings: what to compute.
         passed: names of the settings that the user gave.
         out: results folder.
         executors: what runs the model.
-        policies: value of `--policies`; plugins that "all" finds and that cannot be loaded are left out.
+        policies: value of `--policies`; plugins of "all" that cannot be loaded are skipped.
         restart: archive what is in the folder.
         as_json: print one JSON document.
     """
@@ -153,9 +153,11 @@ class _TimeLeft(ProgressColumn):
 
 
 def run_rescoring(out: Path, as_json: bool) -> None:
-    """Score the records of a folder again, and show what changed."""
+    """Score the records of a folder again, and print how many scores changed."""
     if not out.is_dir():
-        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
+        raise InputError(
+            "--out", expected="a folder of results", got=f"{out}, which is not a folder", fix="Check the path."
+        )
     from lavakv.evaluation.folder import locked
     from lavakv.evaluation.scores import rescore, summarize
 

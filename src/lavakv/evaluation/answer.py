@@ -1,4 +1,4 @@
-"""One prompt, one variant, one answer, measured."""
+"""Generating one answer from one prompt and one variant, compressed while the prompt is read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sampling:
     seed: int = 0
 
     def options(self) -> dict[str, Any]:
-        """How to choose, as arguments of `generate`."""
+        """Arguments of transformers' `generate`."""
         if self.temperature == 0:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return {"do_sample": True, "temperature": self.temperature}
@@ -44,7 +44,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came out, and what it took.
+    """A generated text and its measurements.
 
     Attributes:
         text: generated text, special tokens left out.
@@ -93,7 +93,7 @@ def answer(
         ids: int64 `[1, N]`.
         variant: full cache or policy and budget.
         sampling: how tokens are chosen, and how many.
-        on_text: gets the text as it is generated.
+        on_text: called with each piece of text as it is generated.
 
     Raises:
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.

@@ -27,8 +27,7 @@ class RayExecutor(Executor):
 
     Args:
         settings: which model, and how to load it.
-        address: of a running cluster; None takes what RAY_ADDRESS or a cluster on this machine offers, else starts one
-            here.
+        address: of a running cluster; None uses RAY_ADDRESS or a cluster on this machine, else starts one.
         cpus: CPU cores a prompt takes; where the cluster has GPUs, it takes one of these instead.
 
     Raises:
@@ -48,11 +47,11 @@ class RayExecutor(Executor):
         if not self.num_workers:
             raise InputError(
                 "--ray-cpus", expected=f"at most the {offered.get('CPU', 0):g} cores of the cluster", got=str(cpus),
-                fix="Ask for fewer.",
+                fix="Use fewer.",
             )  # fmt: skip
 
     def about_model(self) -> dict[str, Any]:
-        """See `Executor`; a worker is asked."""
+        """See `Executor`; a worker answers."""
         about_model: dict[str, Any] = self._get(self._remote(_about).remote(self._model))
         return about_model
 
@@ -83,8 +82,8 @@ class RayExecutor(Executor):
             raise
         except self._ray.exceptions.WorkerCrashedError as error:
             raise WorkerError(
-                "Ray worker", expected="one that lives through a prompt", got=f"{MAX_RETRIES + 1} that died at one",
-                fix="Finished records are kept. Look for a lack of memory, and run the same command again to go on.",
+                "Ray worker", expected="one that finishes the prompt", got=f"{MAX_RETRIES + 1} that died at it",
+                fix="Finished records are kept. Check that memory suffices, then rerun the same command to resume.",
             ) from error  # fmt: skip
 
 

@@ -24,7 +24,7 @@ class PairCost:
         budget: in words.
         fill: scoring, selecting and copying what is kept.
         decode: generating the answers, and reading the question where it comes after the context.
-        score: holding the answers against the right ones.
+        score: scoring the answers.
         prompts: how many.
     """
 
@@ -54,10 +54,10 @@ def pair_costs(records: Iterable[Mapping[str, Any]]) -> list[PairCost]:
 
 
 def cost_summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Prefill against everything else, and whether each added pair stays within the goal; ready for JSON.
+    """Seconds of the prefill and of everything else, and which pairs stay within the goal; ready for JSON.
 
-    A prompt's prefill is paid once and stands in each of its records; after an interruption the longest counts, though
-    it was then paid twice.
+    A prompt's prefill runs once and is noted in each of its records. After an interruption, which repeats it, the
+    longest counts.
     """
     records = list(records)
     prefill: dict[tuple[Any, ...], float] = {}

@@ -41,7 +41,7 @@ class Reference:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """The same, not as logarithms."""
+        """`[positions, vocabulary]`, not as logarithms."""
         return self.log_probabilities.exp()
 
     @cached_property

@@ -23,11 +23,11 @@ def examine(loaded: LoadedModel, prompt: Prompt, groups: Sequence[Group]) -> Ite
 
     Args:
         loaded: model and tokenizer; enabled while it is used.
-        prompt: what is asked.
-        groups: what to answer it with; the variants of one group are decoded together.
+        prompt: context, question and when an answer ends.
+        groups: variants to answer it with; those of one group are decoded together.
 
     Yields:
-        The measured part of a record for each variant, in order. What a group took is shared evenly among its variants.
+        The measured part of a record for each variant, in order. A group's seconds are shared evenly.
 
     Raises:
         LavaError: a policy or budget that this model or prompt cannot be served with.

@@ -1,4 +1,4 @@
-"""Who answers the prompts: this process, or the workers of a cluster (`cluster.py`)."""
+"""What runs the model: this process, or the workers of a cluster (`cluster.py`)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lavakv.models.load import LoadedModel
 
 
 class Assignment(NamedTuple):
-    """A prompt and what it is still to be answered with: variants that are decoded together stand in one group."""
+    """A prompt and the variants that still have to answer it; those of one group are decoded together."""
 
     prompt: Prompt
     groups: list[list[Variant]]
 
 
 class Executor(ABC):
-    """Something that has the model.
+    """Runs the model.
 
     Attributes:
         tokenizer: the model's.
         config: the model's.
-        num_workers: prompts that are worked on at a time.
+        num_workers: prompts that are processed at a time.
     """
 
     tokenizer: Any
@@ -40,10 +40,10 @@ class Executor(ABC):
 
     @abstractmethod
     def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
-        """Work off assignments. Yields each prompt with what `examine` measured, once for each of its variants.
+        """Process assignments. Yields each prompt with what `examine` measured, once for each of its variants.
 
         Raises:
-            LavaError: what `examine` raises, or workers that are lost again and again.
+            LavaError: what `examine` raises, or workers that keep dying.
         """
 
 

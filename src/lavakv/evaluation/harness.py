@@ -35,7 +35,7 @@ class LavaLM(HFLM):
         policy: a name from `lavakv.policies()`, or "full" for the full cache.
         budget: mean entries per KV head; or instead `keep`, the kept fraction, or `max_bytes`.
         window: last prompt tokens, always kept.
-        options: what else the harness's class takes (`batch_size`, `max_length`, ...).
+        options: other arguments of the harness's class (`batch_size`, `max_length`, ...).
 
     Raises:
         LavaError: a model, policy or budget that cannot be used.
@@ -56,7 +56,7 @@ class LavaLM(HFLM):
     ) -> None:
         loaded = load(pretrained, dtype=dtype, device=device or "auto", attention=attention)
         self._variant = Variant(None if policy == "full" else policy, budget, keep, max_bytes, window)
-        self._variant.new_cache(loaded.model.config)  # finds what is wrong before a task is loaded
+        self._variant.new_cache(loaded.model.config)  # finds mistakes before a task is loaded
         super().__init__(pretrained=enable(loaded.model), tokenizer=loaded.tokenizer, **options)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""One example as token ids, ready to be read, and all that its records say about it."""
+"""One example as token ids, with the fields that its records have in common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN_CHARACTERS = 400  # of a prompt's text at either end, for reports
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked, and how its answer ends.
+    """The input of the model, and when its answer ends.
 
     Attributes:
         about: the record's fields that describe task, example and prompt, the same for all policies and budgets.
@@ -36,7 +36,7 @@ class Prompt:
 
     @property
     def key(self) -> PromptKey:
-        """What tells it from all others of a run."""
+        """Identifies it within a run."""
         return PromptKey.of(self.about)
 
     @property

@@ -22,7 +22,7 @@ class Finished(NamedTuple):
     Attributes:
         records: by key, in file order.
         num_repeated: records whose key came before; they are left out.
-        is_torn: the file does not end in a line feed, as after a kill or while a run goes on; that line is left out.
+        is_torn: the file does not end in a line feed, as after a kill or during a run; that line is left out.
     """
 
     records: dict[RecordKey, Record]

@@ -23,17 +23,17 @@ Listener = Callable[[Record], None]
 
 
 class Evaluation:
-    """One evaluation in one folder; goes on where an earlier one with the same settings stopped.
+    """One evaluation in one folder; resumes an earlier one with the same settings.
 
-    A run with other settings is put aside once everything has been prepared, so that a mistake moves nothing.
+    A run with other settings is archived once everything has been prepared, so that a mistake moves nothing.
 
     Args:
         settings: what to compute.
         tasks: the tasks of the settings by name.
-        executor: who answers.
-        folder: held by this process.
+        executor: runs the model.
+        folder: locked by this process.
         passed: names of the settings that the user gave.
-        restart: put aside what the folder holds, whatever it is. A run with other settings is put aside in any case.
+        restart: archive any run in the folder. A run with other settings is archived in any case.
 
     Raises:
         LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another version's run; no
@@ -42,7 +42,7 @@ class Evaluation:
     Attributes:
         prompts: all prompts, longest first.
         skipped: tasks that were left out, with the reason.
-        claim: what became of the run that was in the folder.
+        claim: whether the previous run in the folder is resumed or archived.
         finished: records by key.
     """
 
@@ -60,7 +60,7 @@ class Evaluation:
         self._variants = settings.variants()
         self._groups = list(batches(self._variants, settings.rows))
         for variant in self._variants:
-            variant.new_cache(executor.config)  # finds what is wrong before a prompt is read
+            variant.new_cache(executor.config)  # finds mistakes before a prompt is read
         self.prompts, self.skipped = workload(settings, tasks, executor.tokenizer, executor.config)
         _check_budgets(settings, self.prompts)
         run = provenance(settings, executor.about_model(), passed)
@@ -71,7 +71,7 @@ class Evaluation:
 
     @property
     def num_workers(self) -> int:
-        """Prompts that are worked on at a time."""
+        """Prompts that are processed at a time."""
         return self._executor.num_workers
 
     @property
@@ -80,9 +80,9 @@ class Evaluation:
         return len(self.prompts) * len(self._variants)
 
     def waiting(self) -> list[Assignment]:
-        """What is still to be done, longest prompts first.
+        """Assignments that are not finished, longest prompts first.
 
-        What is decoded together stays together, also where an interruption came while its records were written:
+        Variants that are decoded together stay together, also if the run was interrupted while writing their records:
         a different batch composition can change rounding and flip a token.
         """
         left = []
@@ -95,13 +95,13 @@ class Evaluation:
         return left
 
     def run(self, listener: Listener | None = None) -> list[Record]:
-        """Compute and write what is missing. Returns all records, in the order of the file.
+        """Compute and write the missing records. Returns all of them, in the order of the file.
 
         Args:
-            listener: gets each record once it is on disk.
+            listener: called with each record once it is on disk.
 
         Raises:
-            LavaError: what went wrong; all records finished before are on disk.
+            LavaError: a prompt or the disk failed; all records finished before are on disk.
         """
         log = self._folder.log()
         try:
@@ -135,7 +135,7 @@ class Evaluation:
         return ordered
 
     def _check_finished(self) -> None:
-        """Are the folder's records answers to these very prompts, by these very policies and budgets?"""
+        """Raise ResultsError unless the folder's records answer these prompts by these policies and budgets."""
         hashes = {prompt.key: prompt.about["prompt_hash"] for prompt in self.prompts}
         ours = {self._key(prompt, variant) for prompt in self.prompts for variant in self._variants}
         for key, record in self.finished.items():
@@ -149,7 +149,7 @@ class Evaluation:
                 raise ResultsError(
                     str(self._folder.path), expected="records of this run alone",
                     got=f"one of {key.policy}, {key.budget}, {key.mode}, for {_named(key.prompt)}",
-                    fix="Take records of other runs out, give another --out, or --restart for a new run.",
+                    fix="Remove records of other runs, give another --out, or --restart for a new run.",
                 )  # fmt: skip
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""One prompt, read once, then compressed, asked and answered by any number of variants.
+"""One prompt, read once, then compressed and answered by any number of variants.
 
 `compare`, `inspect` and `demo` (`sweep.py`), `eval` (`examine.py`) and the harness (`harness.py`) run prompts here.
 `generate` (`answer.py`) knows its one variant before the prompt is read, so it compresses while reading, which takes

@@ -1,4 +1,4 @@
-"""One prefill, any number of variants, each held against the full cache: how far its next tokens are from it."""
+"""One prefill, any number of variants, each compared with the full cache by its next-token distributions."""
 
 from __future__ import annotations
 
