@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -98,27 +98,15 @@ def answer(
     Raises:
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
     """
-    model, tokenizer = loaded.model, loaded.tokenizer
-    max_new_tokens = max_answer_tokens(model.config, ids.shape[1], sampling.max_new_tokens)
-    cache = variant.new_cache(model.config)
-    clock = TokenClock(tokenizer, on_text)
-    ids = ids.to(model.device)
-    torch.manual_seed(sampling.seed)
-    with nullcontext() if variant.policy is None else enabled(model):
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **cache_argument(model, cache),
-            streamer=clock,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            max_new_tokens=max_new_tokens,
-            **sampling.options(),
-        )
-    new = output[0, ids.shape[1] :]
-    kept_entries, kept_fraction = _kept(model.config, cache, ids.shape[1])
+    config, num_tokens = loaded.model.config, ids.shape[1]
+    max_new_tokens = max_answer_tokens(config, num_tokens, sampling.max_new_tokens)
+    cache, clock = variant.new_cache(config), TokenClock(loaded.tokenizer, on_text)
+    with nullcontext() if variant.policy is None else enabled(loaded.model):
+        new = _generated(loaded, ids, cache, clock, replace(sampling, max_new_tokens=max_new_tokens))
+    kept_entries, kept_fraction = _kept(config, cache, num_tokens)
     return Answer(
-        text=tokenizer.decode(new, skip_special_tokens=True).strip(),
-        prompt_tokens=ids.shape[1],
+        text=loaded.tokenizer.decode(new, skip_special_tokens=True).strip(),
+        prompt_tokens=num_tokens,
         new_tokens=len(new),
         kept_entries=kept_entries,
         kept_fraction=kept_fraction,
@@ -127,6 +115,23 @@ def answer(
         decode_seconds=clock.decode_seconds,
         cache=cache,
     )
+
+
+def _generated(loaded: LoadedModel, ids: Tensor, cache: Any, clock: TokenClock, sampling: Sampling) -> Tensor:
+    """New tokens by transformers' `generate`, int64 `[tokens]`."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    ids = ids.to(model.device)
+    torch.manual_seed(sampling.seed)
+    output: Tensor = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        **cache_argument(model, cache),
+        streamer=clock,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        max_new_tokens=sampling.max_new_tokens,
+        **sampling.options(),
+    )
+    return output[0, ids.shape[1] :]
 
 
 def _kept(config: Any, cache: Any, num_tokens: int) -> tuple[int, float]:
