@@ -196,7 +196,7 @@ def test_a_table_for_people_at_80_columns(command, capsys, monkeypatch) -> None:
     assert run(_with(command, policies="lava,lava-uniform-layers,lava-uniform-heads")) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for part in (
-        "Gained by each kind of budget",
+        "Gain of each kind of budget",
         "generation *",
         "once for each of the prompts: 1.",
         "within the goal of 1.1",

@@ -46,7 +46,7 @@ def _ablation(gains: Sequence[dict[str, Any]]) -> Table:
     from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK
 
     headings = ("on", "by", "budget", "gain", "95 % interval", "prompts", "holds")
-    table = _table("Gained by each kind of budget, in points", *headings)
+    table = _table("Gain of each kind of budget, in points", *headings)
     for gain in gains:
         low, high = gain["interval"]
         table.add_row(
@@ -54,7 +54,7 @@ def _ablation(gains: Sequence[dict[str, Any]]) -> Table:
             f"{low:+.1f} to {high:+.1f}", str(gain["prompts"]), gain["holds"],
         )  # fmt: skip
     table.caption = (
-        f"* what the paper says; holds: the interval leaves 0 out and rests on {FEW} prompts or more, "
+        f"* claimed by the paper; holds: the interval excludes 0 and rests on at least {FEW} prompts, "
         f"{FEW_IN_TASK} of each task"
     )
     table.caption_justify = "left"

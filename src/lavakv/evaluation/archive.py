@@ -15,7 +15,7 @@ _UNFINISHED = ".unfinished"
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Move a run's files to `earlier/<number>`, by one rename after all are together there.
+    """Move a run's files to `earlier/<number>`: one by one to a folder beside it, which is then renamed.
 
     Returns:
         Where they are now, or None if there were no files.
@@ -32,7 +32,7 @@ def archive_run(folder: Path) -> Path | None:
         for file in files:
             file.replace(earlier / _UNFINISHED / file.name)
         sync_folder(earlier / _UNFINISHED)
-        place = (earlier / _UNFINISHED).rename(_free(earlier))
+        place = (earlier / _UNFINISHED).rename(_next_folder(earlier))
         sync_folder(earlier)
         sync_folder(folder)
     except OSError as error:
@@ -55,14 +55,14 @@ def undo_partial_archive(folder: Path) -> None:
         if not (folder / file.name).exists():
             file.replace(folder / file.name)
     if any(unfinished.iterdir()):  # files of the same names have been written since then: keep both
-        unfinished.rename(_free(unfinished.parent))
+        unfinished.rename(_next_folder(unfinished.parent))
     else:
         unfinished.rmdir()
     sync_folder(folder)
 
 
-def _free(earlier: Path) -> Path:
-    """The first number that no run has."""
+def _next_folder(earlier: Path) -> Path:
+    """The first numbered folder that is not there yet."""
     number = 1
     while (earlier / str(number)).exists():
         number += 1

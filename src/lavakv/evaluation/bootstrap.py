@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_DRAWS, LEVEL = 2000, 95
-FEW, FEW_IN_TASK = 10, 5  # prompts below which no difference is said to hold: in all, and of each task
+FEW, FEW_IN_TASK = 10, 5  # prompts that a difference needs to hold: in all, and of each task
 
 Scores = NDArray[np.float64]
 

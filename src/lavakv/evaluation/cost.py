@@ -37,7 +37,7 @@ class PairCost:
 
     @property
     def ratio(self) -> float | None:
-        """All that the pair cost as a multiple of its decoding; None where nothing was decoded."""
+        """The pair's whole cost as a multiple of its decoding; None where nothing was decoded."""
         return (self.fill + self.decode + self.score) / self.decode if self.decode > 0 else None
 
 
@@ -85,14 +85,14 @@ def _pair(pair: PairCost) -> dict[str, Any]:
 
 
 class Forecast:
-    """Seconds left, from what prefills and answers of this run have taken so far.
+    """Estimates the seconds left from the prefills and answers of this run so far.
 
     Prefill time is taken to grow with the tokens of the prompts, an answer's with the most tokens it may have. With
-    longest prompts first the guess is rather too high than too low.
+    the longest prompts first it is too high rather than too low.
 
     Args:
-        waiting: what is still to be done.
-        workers: how many prompts are worked on at a time.
+        waiting: assignments that are not finished.
+        workers: prompts that are processed at a time.
     """
 
     def __init__(self, waiting: Sequence[Assignment], workers: int = 1) -> None:
@@ -117,7 +117,7 @@ class Forecast:
 
     @property
     def seconds_left(self) -> float | None:
-        """What is left, or None before anything is finished."""
+        """The estimate, or None before a record is finished."""
         if not self._read or not self._written:
             return None
         reading = self._reading / self._read * self._unread

@@ -13,7 +13,7 @@ from lavakv.hf.contract import cache_argument
 
 
 class Generated(NamedTuple):
-    """What was generated, and how fast.
+    """Generated tokens and their speed.
 
     Attributes:
         tokens: ids, the token that ended the answer included if one came.

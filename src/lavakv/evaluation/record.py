@@ -35,7 +35,7 @@ class PromptPart(TypedDict):
 
 
 class _Details(TypedDict, total=False):
-    """What nothing is computed from: early records may lack it."""
+    """Fields that no result is computed from; a record may lack them."""
 
     tokens_per_head: float | None
     kept_entries: int
@@ -81,7 +81,7 @@ class Provenance(TypedDict, total=False):
 
 
 class Record(PromptPart, OutcomePart):
-    """All of it. `score` is 0 to 1, or what the task's metric gives; None where it gives nothing."""
+    """A whole record. `score` is 0 to 1, or what the task's metric gives; None where it gives nothing."""
 
     schema: int
     score: float | None

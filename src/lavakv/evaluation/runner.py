@@ -27,7 +27,7 @@ from lavakv.hf.recording import Recording
 
 
 class Answers(NamedTuple):
-    """What variants that were decoded together said, and what that took.
+    """Answers of variants that were decoded together, and their times.
 
     Attributes:
         tokens: of each variant, the token that ended the answer included if one came.
@@ -82,7 +82,7 @@ class PromptRunner:
         return compressed + sum(layer_bytes(layer) for layer in self.recording.other_layers.values())
 
     def prefix(self, num_tokens: int) -> PromptRunner:
-        """A runner of the first tokens alone, which are not read again; what the model expects after them is not known.
+        """A runner of the first tokens alone, which are not read again; `next_logits` are not theirs.
 
         Raises:
             UnsupportedError: layers whose state at that point is gone, or flex masks.

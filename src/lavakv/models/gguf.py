@@ -1,4 +1,4 @@
-"""GGUF files, converted once to a transformers folder: loading one directly costs most of a minute every time."""
+"""GGUF files, converted once to a transformers folder: loading one directly takes most of a minute."""
 
 from __future__ import annotations
 
