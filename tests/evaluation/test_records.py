@@ -109,3 +109,17 @@ def test_every_field_of_a_run_s_records_is_declared(found) -> None:
     assert found[0].keys() == get_type_hints(Record).keys()
     assert found[0]["seconds"].keys() == get_type_hints(Seconds).keys()
     assert found[0]["run"].keys() == get_type_hints(Provenance).keys()
+
+
+def test_the_order_of_fields_on_disk_stays(whole) -> None:
+    """Schema 1 as it was first written: a resumed file holds equal lines, byte for byte but for the times."""
+    line = json.loads((whole / "records.jsonl").read_bytes().splitlines()[0])
+    assert list(line) == [
+        "schema", "task", "task_version", "benchmark", "task_group", "metric", "example", "group", "length", "depth",
+        "prompt_hash", "prompt_tokens", "truncated", "mode", "answers", "classes", "prompt_head", "prompt_tail",
+        "policy", "budget", "window", "tokens_per_head", "kept_fraction", "kept_entries", "layer_entries",
+        "head_entries", "estimated_loss", "kv_bytes", "full_kv_bytes", "prediction", "new_tokens", "batch_rows",
+        "batch_steps", "score", "seconds", "run",
+    ]  # fmt: skip
+    assert list(line["seconds"]) == ["prefill", "fill", "decode", "score"]
+    assert list(line["run"]) == ["model", "dtype", "device", "arguments", "passed", "versions", "revision"]
