@@ -1,4 +1,4 @@
-"""Makes the name `lavakv` known to lm-evaluation-harness, which has no plugins of its own.
+"""Registers the name `lavakv` with lm-evaluation-harness, which has no plugin mechanism.
 
 PyTorch calls `register` at the end of its own import, by way of its entry points for out-of-tree code
 (`torch.backends`), and the harness imports PyTorch before it looks models up. In processes that are not the harness it
@@ -13,7 +13,7 @@ NAME, TARGET = "lavakv", "lavakv.evaluation.harness:LavaLM"
 
 
 def register() -> None:
-    """Register the model class by name, where the harness is being imported; it is loaded when it is asked for."""
+    """Register the model class by name if the harness is being imported; the class is loaded when it is used."""
     if "lm_eval" in sys.modules:
         with suppress(Exception):  # a harness that has changed must not keep anyone from PyTorch
             add_name()
@@ -23,7 +23,7 @@ def add_name() -> None:
     """Register the model class by name.
 
     Raises:
-        Exception: whatever a harness raises that is not there or has changed.
+        Exception: the harness is missing or has changed.
     """
     import lm_eval.models  # noqa: F401  # its own models are registered only while the registry is empty
     from lm_eval.api.registry import model_registry

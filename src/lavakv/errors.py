@@ -12,10 +12,10 @@ class LavaError(Exception):
     """Base of all lavakv errors.
 
     Args:
-        argument: what the complaint is about (a parameter, a file, a model).
-        expected: what would have been right.
-        got: what came instead.
-        fix: what to do now.
+        argument: what the error is about: a parameter, a file, a model.
+        expected: what is valid.
+        got: what was given or happened instead.
+        fix: what to do about it.
     """
 
     def __init__(self, argument: str, *, expected: str, got: str, fix: str) -> None:
@@ -30,7 +30,7 @@ class LavaError(Exception):
 
 
 def _sentence(text: str) -> str:
-    """A text that ends in exactly one mark: what others wrote often brings its own full stop."""
+    """The text with exactly one final mark: messages of other libraries often bring a full stop."""
     text = text.rstrip()
     if text.endswith((".", "!", "?")):
         return text if text.endswith("...") else re.sub(r"\.+$", ".", text)
@@ -54,11 +54,11 @@ class InputError(LavaError, ValueError):
 
 
 class UnsupportedError(LavaError, NotImplementedError):
-    """Something lavakv does not do (yet), named."""
+    """Something that lavakv does not support; the message names it."""
 
 
 class HiddenTensorError(UnsupportedError, AttributeError):
-    """Keys or values of a compressed layer, asked for as one tensor."""
+    """Keys or values of a compressed layer, requested as one tensor."""
 
 
 class NothingToCompressError(UnsupportedError):
@@ -82,11 +82,11 @@ class ModelError(LavaError, OSError):
 
 
 class ResultsError(LavaError, RuntimeError):
-    """A results folder that cannot be used as asked, or a record in it that cannot be read or written."""
+    """A results folder that cannot be used as requested, or a record in it that cannot be read or written."""
 
 
 class FailedRunError(LavaError, RuntimeError):
-    """Nothing was wrong with the input, and yet a run could not go on. The exit code is 1, not 2."""
+    """A run that failed although its input was valid. The exit code is 1, not 2."""
 
 
 class DiskError(ResultsError, FailedRunError):
@@ -94,7 +94,7 @@ class DiskError(ResultsError, FailedRunError):
 
 
 class WorkerError(FailedRunError):
-    """Workers of a cluster that die at every attempt at a prompt."""
+    """Cluster workers that died at every attempt at a prompt."""
 
 
 class TaskError(LavaError, ValueError):
@@ -102,11 +102,11 @@ class TaskError(LavaError, ValueError):
 
 
 class DataUnavailableError(TaskError):
-    """A task's data set that the hub does not give, or a file of RULER's questions that is not there."""
+    """A data set that the hub does not provide, or a missing file of RULER's questions."""
 
 
 class MissingExtraError(LavaError, ImportError):
-    """A package that only some commands need, and that is not installed."""
+    """A missing package that only some commands need."""
 
 
 def _numbers(*names: str) -> set[int]:

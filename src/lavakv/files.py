@@ -171,7 +171,7 @@ def _require_permission(file: Path) -> None:
 
 
 def _umask() -> int:
-    """What new files may not be; only setting it tells."""
+    """Permissions that new files do not get; it can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -22,7 +22,7 @@ Kernel = TypeVar("Kernel")
 
 @functools.cache
 def device_unsupported_reason(device: torch.device, module: str) -> str | None:
-    """The reason why Triton kernels cannot run on a device, or None if they can as far as can be told beforehand.
+    """The reason why Triton kernels cannot run on a device, or None if nothing known beforehand is against it.
 
     Args:
         device: of the tensors.
@@ -67,7 +67,7 @@ class Fallback:
         doing: what takes the plain path instead: "decoding", "scoring".
 
     Attributes:
-        on_cpu: may CPU tensors take the kernels? Only for tests, under Triton's interpreter.
+        on_cpu: let CPU tensors take the kernels; only for tests, under Triton's interpreter.
         failures: reasons by what a kernel is compiled for; one that failed for it is not tried again.
     """
 
@@ -78,7 +78,7 @@ class Fallback:
         self._warned: set[str] = set()
 
     def expected_on(self, device: torch.device) -> bool:
-        """True on CUDA devices, unless `LAVAKV_TRITON=0`: elsewhere the plain path is no surprise."""
+        """True on CUDA devices, unless `LAVAKV_TRITON=0`: elsewhere the plain path is expected."""
         return (device.type == "cuda" or (self.on_cpu and device.type == "cpu")) and os.environ.get(SWITCH) != "0"
 
     def run(self, compiled_for: Hashable, reason: str | None, kernel: Callable[[], Result]) -> Result | None:

@@ -1,4 +1,4 @@
-"""`python -m lavakv.lm_eval --model lavakv ...`: lm-evaluation-harness's own command, told of the name `lavakv`.
+"""`python -m lavakv.lm_eval --model lavakv ...`: lm-evaluation-harness's command, which then knows `lavakv`.
 
 For installations whose `lm_eval` does not know the name: TORCH_DEVICE_BACKEND_AUTOLOAD=0, or no entry point.
 """

@@ -40,7 +40,7 @@ def _user_cache_path() -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its missing parents, writable for nobody but the user whatever the umask.
+    """Make a folder and its missing parents, writable for the user alone, with any umask.
 
     Raises:
         OSError: it cannot be made.

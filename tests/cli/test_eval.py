@@ -86,7 +86,7 @@ def test_a_rerun_goes_on_and_a_finished_one_computes_nothing(command, tmp_path, 
     whole = file.read_bytes()
     file.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     assert run(command) == 0
-    assert "3 of 5 records are there already" in capsys.readouterr().err
+    assert "3 of 5 records are finished already" in capsys.readouterr().err
     assert file.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:3]))
     again = file.read_bytes()
     monkeypatch.setattr("lavakv.evaluation.executor.examine", None)
@@ -94,7 +94,7 @@ def test_a_rerun_goes_on_and_a_finished_one_computes_nothing(command, tmp_path, 
     assert file.read_bytes() == again
 
 
-def test_other_settings_start_anew_and_the_old_run_is_put_aside(command, tmp_path, capsys) -> None:
+def test_other_settings_start_a_new_run_and_the_old_one_is_archived(command, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     assert run(command) == 0
     whole = (out / "records.jsonl").read_bytes()
@@ -118,48 +118,59 @@ def test_other_settings_start_anew_and_the_old_run_is_put_aside(command, tmp_pat
 
 
 def test_a_mistake_moves_nothing(command, tmp_path, capsys) -> None:
-    """Other settings that cannot be, with and without `--anew`."""
+    """Other settings that cannot be, with and without `--restart`."""
     assert run(command) == 0
     before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
     for mistake in (_with(command, budgets="20"), _with(command, data_dir=str(tmp_path)), _with(command, m="/none")):
-        assert run(mistake) == run([*mistake, "--anew"]) == 2
+        assert run(mistake) == run([*mistake, "--restart"]) == 2
         assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
-def test_anew_puts_aside_what_another_version_wrote(command, tmp_path, capsys) -> None:
+def test_restart_archives_what_another_version_wrote(command, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     assert run(command) == 0
     for text in (json.dumps({"schema": 0}), "{"):
         (out / "run.json").write_text(text)
         assert run(command) == 2
-        assert "or --anew to put it aside" in capsys.readouterr().err
-        assert run([*command, "--anew"]) == 0
+        assert "or --restart to archive it" in capsys.readouterr().err
+        assert run([*command, "--restart"]) == 0
         assert "earlier/" in capsys.readouterr().err
         assert len(read_records(out)) == 5
     assert (out / "earlier" / "2" / "run.json").read_text() == "{"
 
 
+def test_anew_still_works_and_says_what_it_is_called_now(command, tmp_path, capsys) -> None:
+    assert run(command) == run([*command, "--anew"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("lavakv: --anew is deprecated, use --restart\n") == 1
+    assert (tmp_path / "run" / "earlier" / "1" / "records.jsonl").is_file()
+    assert run(["eval", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--restart" in shown
+    assert "--anew" not in shown
+
+
 def test_an_interruption_says_what_is_kept(command, tmp_path, capsys, monkeypatch) -> None:
     from lavakv.evaluation import run as module
 
-    assembled, calls = module.assembled, []
+    new_record, calls = module.new_record, []
 
     def interrupted(*arguments: object) -> dict:
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return assembled(*arguments)
+        return new_record(*arguments)
 
-    monkeypatch.setattr(module, "assembled", interrupted)
+    monkeypatch.setattr(module, "new_record", interrupted)
     assert run(command) == 130
     said = " ".join(capsys.readouterr().err.split())
     assert "Stopped. 3 of 5 records are in" in said
     assert "Traceback" not in said
     assert len(read_records(tmp_path / "run")) == 3
     calls.clear()
-    assert run([*command, "--anew"]) == 130
+    assert run([*command, "--restart"]) == 130
     said = " ".join(capsys.readouterr().err.split())
-    assert "rerun the same command, without --anew, to resume" in said
+    assert "rerun the same command, without --restart, to resume" in said
 
 
 def test_rescoring_needs_no_model(command, tmp_path, model_dir, capsys) -> None:
@@ -185,7 +196,7 @@ def test_a_table_for_people_at_80_columns(command, capsys, monkeypatch) -> None:
     assert run(_with(command, policies="lava,lava-uniform-layers,lava-uniform-heads")) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for part in (
-        "Gained by each kind of budget",
+        "Gain of each kind of budget",
         "generation *",
         "once for each of the prompts: 1.",
         "within the goal of 1.1",

@@ -36,10 +36,10 @@ def test_a_folder_of_another_version(out, model_dir) -> None:
     stored["run"]["versions"]["lavakv"] = "0.0.1"
     (out / "run.json").write_text(json.dumps(stored))
     for changes in ({}, {"budgets": (25,)}):
-        with pytest.raises(lavakv.ResultsError, match=r"versions.lavakv was 0.0.1, is .* untouched.* or --anew"):
+        with pytest.raises(lavakv.ResultsError, match=r"versions.lavakv was 0.0.1, is .* untouched.* or --restart"):
             madeup.run(madeup.settings(model_dir, **changes), out)
     _edit(out / "run.json", schema=0)
-    with pytest.raises(lavakv.ResultsError, match=r"schema 0. It is another version's"):
+    with pytest.raises(lavakv.ResultsError, match=r"schema 0. Another version wrote it"):
         madeup.run(madeup.settings(model_dir), out)
 
 
@@ -105,7 +105,10 @@ def test_a_broken_record_is_named(line, complaint, out, model_dir) -> None:
     ("task", "complaint"),
     [
         ({"answers": ()}, "task echo, example e0: expected at least one right answer, got none"),
-        ({"max_new_tokens": 240}, "task echo: expected a model with room for a prompt, got 256 positions for 240"),
+        (
+            {"max_new_tokens": 240},
+            "task echo: expected a model with enough positions for a prompt, got 256 positions for 240",
+        ),
         ({"context": "word1 " * 300}, None),
     ],
 )
@@ -173,7 +176,7 @@ def test_data_that_cannot_be_had_is_an_error_but_for_parts_of_ruler(model_dir, t
 
 
 def test_two_examples_of_one_name(model_dir, tmp_path) -> None:
-    with pytest.raises(lavakv.InputError, match="expected a name of its own for each example, got 'e0' twice"):
+    with pytest.raises(lavakv.InputError, match="expected a different name for each example, got 'e0' twice"):
         madeup.run(madeup.settings(model_dir), tmp_path, _long("e0", "e0", words=40))
 
 
@@ -185,7 +188,7 @@ def test_two_examples_of_one_name(model_dir, tmp_path) -> None:
         ({"budgets": (20, 20)}, "budgets: expected each one once"),
         ({"mode": "both"}, "--mode: expected query-aware or query-agnostic, got 'both'"),
         ({"protocol": "mine"}, "--protocol: expected paper or harness, got 'mine'"),
-        ({"data_dir": "/no/such"}, "--data-dir: expected a folder, got /no/such, which is none"),
+        ({"data_dir": "/no/such"}, "--data-dir: expected a folder, got /no/such, which is not one"),
         ({"policies": ("lava", "what")}, "policy: expected"),
         ({"budgets": (0,)}, "budget: expected a whole number of tokens, at least 1, got 0"),
         ({"budgets": (8,)}, "budget: expected more than the window of 8 tokens for a prompt of 84"),

@@ -74,7 +74,5 @@ def test_workers_that_die_at_every_attempt_are_an_error(model_dir, tmp_path, mon
     monkeypatch.setattr(cluster, "_examined", _always_lost)
     monkeypatch.setattr(cluster, "MAX_RETRIES", 0)
     settings = madeup.settings(model_dir)
-    with pytest.raises(
-        lavakv.WorkerError, match="Ray worker: expected one that lives through a prompt, got 1 that died"
-    ):
+    with pytest.raises(lavakv.WorkerError, match="Ray worker: expected one that finishes the prompt, got 1 that died"):
         madeup.run(settings, tmp_path, madeup.echo(num_examples=1), cluster.RayExecutor(settings))

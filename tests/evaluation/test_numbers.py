@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lavakv.evaluation.ablation import ablation_summary, task_kind
-from lavakv.evaluation.cost import cost_summary
+from lavakv.evaluation.cost import Forecast, cost_summary
 from lavakv.evaluation.executor import Assignment
-from lavakv.evaluation.forecast import Forecast
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.scores import score_summary
 from lavakv.evaluation.variant import Variant

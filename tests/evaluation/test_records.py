@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import lavakv
 from lavakv.evaluation.folder import locked
+from lavakv.evaluation.record import Provenance, Record, Seconds
 from lavakv.evaluation.records import read_finished, read_records
 from lavakv.report.run import read_run
+
+HEAD_ENTRIES = "expected head_entries to be a list, each item a list, each item a whole number or null"
 
 
 @pytest.fixture
@@ -31,11 +35,16 @@ def _write(folder: Path, records: list[dict], more: bytes = b"") -> Path:
         ({"schema": 2}, "expected a record of schema 1, got schema 2"),
         ({"score": float("nan")}, "expected a finite score, got nan"),
         ({"kept_fraction": 1.5}, "expected kept_fraction between 0 and 1, got 1.5"),
-        ({"score": "high"}, "expected score of another type, got 'high'"),
-        ({"head_entries": [["many"]]}, "expected head_entries as a list of whole numbers"),
-        ({"head_entries": [3]}, "expected head_entries as a list of whole numbers"),
-        ({"head_entries": [[True]]}, "expected head_entries as a list of whole numbers"),
-        ({"prediction": None}, "expected prediction of another type"),
+        ({"score": "high"}, "expected score to be a number or null, got 'high'"),
+        ({"head_entries": [["many"]]}, HEAD_ENTRIES),
+        ({"head_entries": [3]}, HEAD_ENTRIES),
+        ({"head_entries": [[True]]}, HEAD_ENTRIES),
+        ({"prediction": None}, "expected prediction to be text, got None"),
+        ({"window": True}, "expected window to be a whole number, got True"),
+        ({"answers": ["a", 3]}, "expected answers to be a list, each item text"),
+        ({"seconds": {"prefill": "long"}}, "expected seconds to be an object"),
+        ({"run": {"versions": {"torch": 2}}}, "expected run to be an object"),
+        ({"kept_entries": 0.5}, "expected kept_entries to be a whole number"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(change, complaint, found, tmp_path) -> None:
@@ -85,3 +94,32 @@ def test_a_file_without_records(data, tmp_path) -> None:
 def test_no_file(tmp_path) -> None:
     with pytest.raises(lavakv.ResultsError, match=r"records.jsonl: expected a file that can be read, got No such file"):
         read_records(tmp_path)
+
+
+def test_records_of_earlier_versions_and_other_writers_are_read(found, tmp_path) -> None:
+    """Without what nothing is computed from, with fields that this version does not know, with whole numbers."""
+    earlier = {**found[0], "score": 1, "depth": 50, "kept_fraction": 1, "more": {"of": "it"}, "seconds": {}}
+    for name in ("kept_entries", "tokens_per_head", "layer_entries", "estimated_loss", "batch_rows", "batch_steps"):
+        del earlier[name]
+    assert read_records(_write(tmp_path, [earlier])) == [earlier]
+
+
+def test_every_field_of_a_run_s_records_is_declared(found) -> None:
+    """What a run writes is what the type says, no more and no less."""
+    assert found[0].keys() == get_type_hints(Record).keys()
+    assert found[0]["seconds"].keys() == get_type_hints(Seconds).keys()
+    assert found[0]["run"].keys() == get_type_hints(Provenance).keys()
+
+
+def test_the_order_of_fields_on_disk_stays(whole) -> None:
+    """Schema 1 as it was first written: a resumed file holds equal lines, byte for byte but for the times."""
+    line = json.loads((whole / "records.jsonl").read_bytes().splitlines()[0])
+    assert list(line) == [
+        "schema", "task", "task_version", "benchmark", "task_group", "metric", "example", "group", "length", "depth",
+        "prompt_hash", "prompt_tokens", "truncated", "mode", "answers", "classes", "prompt_head", "prompt_tail",
+        "policy", "budget", "window", "tokens_per_head", "kept_fraction", "kept_entries", "layer_entries",
+        "head_entries", "estimated_loss", "kv_bytes", "full_kv_bytes", "prediction", "new_tokens", "batch_rows",
+        "batch_steps", "score", "seconds", "run",
+    ]  # fmt: skip
+    assert list(line["seconds"]) == ["prefill", "fill", "decode", "score"]
+    assert list(line["run"]) == ["model", "dtype", "device", "arguments", "passed", "versions", "revision"]

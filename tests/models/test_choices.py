@@ -10,7 +10,7 @@ import pytest
 
 from lavakv import InputError
 from lavakv.models import choices
-from lavakv.models.choices import require_attention, require_device, require_dtype, why_no_cuda
+from lavakv.models.choices import cuda_missing_reason, require_attention, require_device, require_dtype
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "cpu:0", "mps", "xpu:1"])
@@ -53,7 +53,7 @@ def test_cuda_that_cannot_be_there_is_refused_early(build, driver, reason, monke
     monkeypatch.setattr(choices, "_torch_build", lambda: build)
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr("sys.platform", "linux")
-    assert why_no_cuda() == reason
+    assert cuda_missing_reason() == reason
     if reason is None:
         require_device("cuda:1")
         return

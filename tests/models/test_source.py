@@ -33,7 +33,7 @@ def test_what_names_stand_for(tmp_path: Path) -> None:
         ({}, "a directory without config.json"),
         ({"adapter_config__json": "{}"}, "an adapter and no config.json"),
         ({"config__json": "{"}, "config.json, which is not JSON"),
-        ({"config__json": "[]", "model__safetensors": ""}, "config.json, which is no JSON object"),
+        ({"config__json": "[]", "model__safetensors": ""}, "config.json, which is not a JSON object"),
         ({"config__json": "{}"}, "a directory without weights"),
     ],
 )

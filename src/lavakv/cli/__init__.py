@@ -1,1 +1,1 @@
-"""The command line: thin. Reads options, calls the library, prints."""
+"""The command line: reads options, calls the library, prints."""

@@ -1,4 +1,4 @@
-"""What `lavakv bench` does, with progress."""
+"""The work of `lavakv bench`, with progress."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Lengths(NamedTuple):
         return cls(tuple(whole_numbers("--tokens", ",".join(numbers))) if numbers else (), len(numbers) < len(words))
 
     def check(self, settings: Mapping[str, Any], shape: str | None) -> None:
-        """Check lengths and budgets before a model is loaded; a named shape also tells how long a prompt may be.
+        """Check lengths and budgets before a model is loaded; a named shape also limits the length.
 
         Raises:
             LavaError: a value out of range, a budget within the window, more tokens than the shape has positions.
@@ -65,8 +65,8 @@ class Lengths(NamedTuple):
         return BenchSettings(self.tokens + limit, **settings)
 
 
-class Narrator:
-    """Shows what a benchmark says: lines on stdout, progress on stderr."""
+class Reporter:
+    """Prints the lines of a benchmark to stdout and its progress to stderr."""
 
     def __init__(self, bar: Progress, quiet: bool) -> None:
         self._bar, self._quiet = bar, quiet
@@ -78,12 +78,12 @@ class Narrator:
         self._bar.update(self._task, total=pieces)
 
     def say(self, line: str) -> None:
-        """A line of the report."""
+        """Print a line of the report."""
         if not self._quiet:
             results.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def doing(self, what: str) -> None:
-        """The next piece begins."""
+        """Show the next piece of work."""
         self._bar.update(self._task, description=what.capitalize(), advance=float(self._begun))
         self._begun = True
 
@@ -136,10 +136,10 @@ def measure(subject: Subject, settings: BenchSettings, out: Path | None, *, quie
 
     records = []
     with progress() as bar:
-        narrator = Narrator(bar, quiet)
-        run = Bench(subject, settings, narrator)
+        reporter = Reporter(bar, quiet)
+        run = Bench(subject, settings, reporter)
         folder = None if out is None else BenchFolder(out)
-        narrator.expect(run.num_pieces)
+        reporter.expect(run.num_pieces)
         for record in run.run():
             records.append(record)
             if folder is not None:

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, found before PyTorch is loaded: loading it takes seconds, a mistake should not."""
+"""Checks of a command line before PyTorch is loaded, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_SEED = 2**63 - 1
 
 
 def check_model(model: str, dtype: str, device: str, attention: str | None) -> None:
-    """Check what names a model and how it is loaded, as far as names and small files tell.
+    """Check a model's name and how it is loaded, as far as names and small files allow.
 
     Raises:
         ModelError: a path without a model.
@@ -41,7 +41,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise InputError for a temperature that is no number."""
+    """Raise InputError for a temperature that is not a finite number."""
     if not isfinite(temperature):
         raise InputError("--temperature", expected="a finite number", got=str(temperature), fix="0 is greedy.")
 

@@ -69,7 +69,7 @@ def compare(
         found = list(bar.track(comparer.run(variants), total=total, description="Variants"))
     records = with_same_entries(found, variants, comparer.num_tokens)
     about: dict[str, Any] = {**comparer.about(), "notes": notes_on_budgets(records, comparer.num_tokens)}
-    with ExitStack() as each:  # each output is tried, even if another cannot be written: the work is done
+    with ExitStack() as each:  # every output is tried, even if another cannot be written
         if plot is not None:
             each.callback(plot_divergence, records, plot)
         if csv is not None:

@@ -1,4 +1,4 @@
-"""How a comparison is shown and written."""
+"""Printing a comparison, and writing it as CSV."""
 
 from __future__ import annotations
 

@@ -42,6 +42,11 @@ def progress(*more: ProgressColumn) -> Progress:
     )
 
 
+def deprecated(old: str, new: str) -> None:
+    """Say on stderr that an option has another name now."""
+    notes.print(f"lavakv: {old} is deprecated, use {new}", style="yellow", highlight=False, markup=False)
+
+
 def print_json(record: Any) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,4 +1,4 @@
-"""`lavakv demo`: a made-up document, three questions, the full cache against less and less of it."""
+"""`lavakv demo`: a generated document, three questions, the full cache against smaller and smaller ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def demo(
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Ask three facts of a made-up logbook: full cache against LAVa at 50, 25 and 12.5 %."""
+    """Ask for three facts in a generated logbook: full cache against LAVa at 50, 25 and 12.5 %."""
     check_model(model, dtype, device, None)
     with starting():
         from lavakv.demo.exam import Report, examine, variants
@@ -53,7 +53,7 @@ def _show(logbook: Any, reports: list[Any]) -> None:
     from lavakv.demo.picture import budget_picture
 
     num_tokens = reports[0].num_tokens
-    results.print(f"\nA logbook of about {num_tokens:,} tokens. Hidden in it, and asked for:", highlight=False)
+    results.print(f"\nA logbook of about {num_tokens:,} tokens. It contains these facts:", highlight=False)
     for fact in logbook.facts:
         results.print(f"  {fact.sentence}", highlight=False)
     results.print(_table(reports))

@@ -1,4 +1,4 @@
-"""`lavakv doctor`: versions, compilers, kernels and what would be used, for bug reports."""
+"""`lavakv doctor`: versions, compilers, kernels and the paths that would be taken, for bug reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def doctor(as_json: options.Json = False) -> None:
     """Show versions, devices, kernels and settings of this machine, to paste into a bug report."""
     from lavakv.diagnosis.report import diagnose, lines
 
-    with working("Looking at this machine"):
+    with working("Checking this machine"):
         found = diagnose()
     if as_json:
         print_json(found)

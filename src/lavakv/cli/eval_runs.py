@@ -1,4 +1,4 @@
-"""What `lavakv eval` does, with progress."""
+"""The work of `lavakv eval`: evaluating and scoring again, with progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import ProgressColumn, Task
-from rich.table import Table
 from rich.text import Text
 
 from lavakv.cli.console import notes, print_json, progress, results, working
@@ -21,20 +20,21 @@ from lavakv.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from lavakv.evaluation.executor import Executor
     from lavakv.evaluation.folder import Claim
+    from lavakv.evaluation.record import Record
     from lavakv.evaluation.run import Evaluation
     from lavakv.evaluation.settings import EvalSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExecutorChoice:
-    """Who is to answer: this process, or a Ray cluster."""
+    """What runs the model: this process, or a Ray cluster."""
 
     ray: bool = False
     address: str | None = None
     cpus: int = 1
 
     def check(self) -> None:
-        """Raise MissingExtraError if a cluster is asked for and Ray is missing."""
+        """Raise MissingExtraError if a cluster is requested and Ray is missing."""
         if self.ray and find_spec("ray") is None:
             raise MissingExtraError("--ray", expected="ray", got="none", fix="Install it: pip install 'lavakv[ray]'.")
 
@@ -61,14 +61,14 @@ def run_evaluation(
     restart: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate, and show what came out.
+    """Evaluate, and print the results.
 
     Args:
         settings: what to compute.
         passed: names of the settings that the user gave.
         out: results folder.
-        executors: who answers.
-        policies: value of `--policies`; plugins that "all" finds and that cannot be loaded are left out.
+        executors: what runs the model.
+        policies: value of `--policies`; plugins of "all" that cannot be loaded are skipped.
         restart: archive what is in the folder.
         as_json: print one JSON document.
     """
@@ -83,50 +83,48 @@ def run_evaluation(
             folder.changes(early_identity(settings, tasks))  # finds another version's run before a model is loaded
         with starting():
             from lavakv.evaluation.run import Evaluation
-            from lavakv.evaluation.summary import summarize
+            from lavakv.evaluation.scores import summarize
         settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
         executor = executors.start(settings)
         with working("Preparing prompts"):
             evaluation = Evaluation(settings, tasks, executor, folder, passed, restart=restart)
-        _tell_what_moved(evaluation.claim, out)
-        for reason in evaluation.skipped.values():
-            notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
+        _announce(evaluation, out)
         summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
         folder.write_summary(summary)
-    _show(summary, evaluation.claim, out, as_json)
-
-
-def _show(summary: dict[str, Any], claim: Claim, out: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"out": str(out), "earlier": _moved(claim), **summary})
+        print_json({"out": str(out), "earlier": _moved(evaluation.claim), **summary})
     else:
         print_summary(summary, out)
 
 
 def _moved(claim: Claim) -> dict[str, Any] | None:
-    """Where the run is that was in the folder, and which settings changed; None if nothing moved."""
+    """Where the previous run was archived, and which settings changed; None if nothing moved."""
     if claim.earlier is None:
         return None
     return {"folder": str(claim.earlier), "changed": [str(each) for each in claim.changed]}
 
 
-def _tell_what_moved(claim: Claim, out: Path) -> None:
+def _announce(evaluation: Evaluation, out: Path) -> None:
+    """Print what was archived and which tasks are left out."""
+    claim = evaluation.claim
     if claim.earlier is not None:
         why = f"Settings changed ({'; '.join(map(str, claim.changed))}). " if claim.changed else ""
         line = f"{why}Starting a new run in {out}; previous results moved to {claim.earlier}"
         notes.print(line, highlight=False, markup=False, soft_wrap=True)
+    for reason in evaluation.skipped.values():
+        notes.print(f"Left out: {reason}", style="yellow", highlight=False, markup=False)
 
 
-def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]]:
-    from lavakv.evaluation.forecast import Forecast
+def _run_with_progress(evaluation: Evaluation, out: Path) -> list[Record]:
+    from lavakv.evaluation.cost import Forecast
 
     forecast, done = Forecast(evaluation.waiting(), evaluation.num_workers), len(evaluation.finished)
     if done:
-        notes.print(f"{done} of {evaluation.num_records} records are there already", highlight=False)
+        notes.print(f"{done} of {evaluation.num_records} records are finished already", highlight=False)
     with progress(_TimeLeft()) as bar:
         row = bar.add_task("Records", total=evaluation.num_records, completed=done, left=None)
 
-        def note(record: dict[str, Any]) -> None:
+        def note(record: Record) -> None:
             forecast.note(record)
             bar.update(row, advance=1, description=record["task"], left=forecast.seconds_left)
 
@@ -134,7 +132,7 @@ def _run_with_progress(evaluation: Evaluation, out: Path) -> list[dict[str, Any]
             return evaluation.run(note)
         except BaseException:
             kept, claim = len(evaluation.finished), evaluation.claim
-            command = "the same command" + (", without --anew," if claim.earlier and not claim.changed else "")
+            command = "the same command" + (", without --restart," if claim.earlier and not claim.changed else "")
             notes.print(
                 f"Stopped. {kept} of {evaluation.num_records} records are in {out}; rerun {command} to resume",
                 highlight=False, markup=False,
@@ -155,12 +153,13 @@ class _TimeLeft(ProgressColumn):
 
 
 def run_rescoring(out: Path, as_json: bool) -> None:
-    """Score the records of a folder again, and show what changed."""
+    """Score the records of a folder again, and print how many scores changed."""
     if not out.is_dir():
-        raise InputError("--out", expected="a folder of results", got=f"{out}, which is none", fix="Check the path.")
+        raise InputError(
+            "--out", expected="a folder of results", got=f"{out}, which is not a folder", fix="Check the path."
+        )
     from lavakv.evaluation.folder import locked
-    from lavakv.evaluation.rescore import rescore
-    from lavakv.evaluation.summary import summarize
+    from lavakv.evaluation.scores import rescore, summarize
 
     with locked(out) as folder, working("Scoring"):
         records, changed = rescore(folder)
@@ -171,17 +170,3 @@ def run_rescoring(out: Path, as_json: bool) -> None:
         return
     results.print(f"{len(records)} records scored, {changed} with another score than before", highlight=False)
     print_summary(summary, out)
-
-
-def show_tasks(as_json: bool) -> None:
-    """All tasks."""
-    from lavakv.tasks import task_names
-
-    known = dict(task_names())
-    if as_json:
-        print_json(known)
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for name, line in known.items():
-        table.add_row(name, line)
-    results.print(table)

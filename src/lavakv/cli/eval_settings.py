@@ -23,7 +23,7 @@ def chosen_settings(context: typer.Context, preset: str | None) -> tuple[EvalSet
     """Settings, and the names of those that the user gave. What is given overrides the preset.
 
     Args:
-        context: knows the options' values, and which of them stood on the command line.
+        context: the options' values, and which of them were given.
         preset: name of a preset, or None.
 
     Raises:
@@ -66,10 +66,10 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def expanded(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Task names, those with a * replaced by all that they stand for.
+    """Task names, with each pattern replaced by the tasks that it matches.
 
     Raises:
-        InputError: a pattern that stands for none.
+        InputError: a pattern that matches none.
     """
     from lavakv.tasks import task_names
 

@@ -1,4 +1,4 @@
-"""How an evaluation's summary is shown."""
+"""Printing an evaluation's summary, and the list of tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lavakv.cli.console import results
+from lavakv.cli.console import print_json, results
 
 _PADDING = (0, 2, 0, 0)
 _WORDS = {"task", "policy", "on", "by", "holds"}
@@ -46,7 +46,7 @@ def _ablation(gains: Sequence[dict[str, Any]]) -> Table:
     from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK
 
     headings = ("on", "by", "budget", "gain", "95 % interval", "prompts", "holds")
-    table = _table("Gained by each kind of budget, in points", *headings)
+    table = _table("Gain of each kind of budget, in points", *headings)
     for gain in gains:
         low, high = gain["interval"]
         table.add_row(
@@ -54,7 +54,7 @@ def _ablation(gains: Sequence[dict[str, Any]]) -> Table:
             f"{low:+.1f} to {high:+.1f}", str(gain["prompts"]), gain["holds"],
         )  # fmt: skip
     table.caption = (
-        f"* what the paper says; holds: the interval leaves 0 out and rests on {FEW} prompts or more, "
+        f"* claimed by the paper; holds: the interval excludes 0 and rests on at least {FEW} prompts, "
         f"{FEW_IN_TASK} of each task"
     )
     table.caption_justify = "left"
@@ -80,3 +80,17 @@ def _verdict(cost: dict[str, Any]) -> str:
 
 def _ratio(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.3f}"
+
+
+def show_tasks(as_json: bool) -> None:
+    """Print all tasks, with a line about each."""
+    from lavakv.tasks import task_names
+
+    known = dict(task_names())
+    if as_json:
+        print_json(known)
+        return
+    table = Table(box=None, padding=_PADDING, show_header=False)
+    for name, line in known.items():
+        table.add_row(name, line)
+    results.print(table)

@@ -90,7 +90,7 @@ def _answered(loaded: Any, ids: Any, variant: Variant, sampling: Sampling, *, st
 
 
 def _report(done: Answer, variant: Variant) -> None:
-    """One line on stderr about what it took."""
+    """Print lengths, memory and speed in one line on stderr."""
     speed = "" if done.tokens_per_second is None else f", {done.tokens_per_second:.1f} tokens/s"
     notes.print(
         f"{variant.label}: {done.prompt_tokens} prompt tokens, {done.kept_fraction:.1%} of their entries kept, "

@@ -25,31 +25,31 @@ def guarded(command: Callable[[], Any]) -> int:
         code = command()
         return code if isinstance(code, int) else 0
     except LavaError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return FAILED_RUN if isinstance(error, FailedRunError) else BAD_INPUT
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _print_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody listens: no second error at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error at exit
         return FAILED_RUN
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except Exception as error:
         if (usage := _usage(error)) is not None:
-            _complain(usage)
+            _print_error(usage)
             return BAD_INPUT
         if os.environ.get("LAVAKV_TRACEBACK"):
             raise
         lines = str(error).strip().splitlines() or ["no message"]
-        _complain(f"{type(error).__name__}: {lines[0]} (LAVAKV_TRACEBACK=1 shows where)")
+        _print_error(f"{type(error).__name__}: {lines[0]} (LAVAKV_TRACEBACK=1 shows where)")
         return FAILED_RUN
 
 
 def _usage(error: Exception) -> str | None:
-    """A complaint of the parser's in one line that says where help is; None for other errors.
+    """The option parser's message in one line, with where to find help; None for other errors.
 
-    Known by what it offers: newer versions of the parser bring their own copy of click, with its own classes.
+    Recognised by its methods: newer versions of the parser bring their own copy of click, with other classes.
     """
     format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if not callable(format_message):
@@ -59,5 +59,5 @@ def _usage(error: Exception) -> str | None:
     return f"{message}. `{command} --help` lists the options."
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     notes.print(f"lavakv: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`lavakv models`: the default model, where it lies and how large it is."""
+"""`lavakv models`: the default model, its folder and its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lavakv report`: what a run found, as a page, as Markdown and as pictures."""
+"""`lavakv report`: the results of a run as a page, as Markdown and as figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies and budgets of a command line, checked before PyTorch is loaded and minutes are spent."""
+"""Policies and budgets of a command line, checked before PyTorch is loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL = "all"
 
 
 def parse_policies(policies: str) -> list[str]:
-    """Names separated by commas, each of which exists; "all" is every policy there is.
+    """Names separated by commas, each of which exists; "all" is every policy.
 
     Raises:
         LavaError: an empty name, or one that no policy has.
@@ -30,14 +30,14 @@ def parse_policies(policies: str) -> list[str]:
 
 
 def loadable(policies: Sequence[str], given: str) -> list[str]:
-    """The policies that can be loaded. Of "all", plugins that cannot are named and left out.
+    """The policies that can be loaded. Plugins of "all" that cannot are skipped, with a note.
 
     Args:
         policies: names, of `parse_policies`.
         given: the option's value.
 
     Raises:
-        PolicyError: one that the user named cannot be loaded.
+        PolicyError: a policy that the user named cannot be loaded.
     """
     from lavakv.registry import get_policy
 
@@ -64,7 +64,7 @@ def parse_variants(policies: str, budgets: str | None, keep: str | None, default
         window: last prompt tokens.
 
     Raises:
-        LavaError: a policy or budget that cannot be.
+        LavaError: an unknown policy, or a bad budget.
     """
     from lavakv.evaluation.variant import variants_of
 
@@ -79,7 +79,7 @@ def parse_variants(policies: str, budgets: str | None, keep: str | None, default
 def load_for(
     variants: Sequence[Variant], policies: str, model: str, dtype: str, device: str, attention: str | None
 ) -> tuple[LoadedModel, list[Variant]]:
-    """Load a model; the variants that can run come with it, in their order.
+    """Load a model. Returns it with the variants that can run, in their order.
 
     Raises:
         LavaError: it cannot be loaded, or a variant cannot serve it.

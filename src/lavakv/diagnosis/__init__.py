@@ -1,1 +1,1 @@
-"""What lavakv finds on this machine, for bug reports: works, and says so, where PyTorch or transformers are broken."""
+"""Diagnosis of this machine for bug reports. It also runs where PyTorch or transformers are broken."""

@@ -1,4 +1,4 @@
-"""Versions of what lavakv works with, and whether the packages it needs can be imported."""
+"""Versions of the packages that lavakv works with, and whether the required ones can be imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kernels are there, and which attention a decode step takes on each device."""
+"""Available kernels, and the attention that a decode step takes on each device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def c_kernels() -> dict[str, Any]:
 
 
 def triton_refusals(device_names: list[str]) -> dict[str, str | None]:
-    """Why the Triton kernels cannot run on each device; None where they can, as far as one can tell beforehand."""
+    """Why the Triton kernels cannot run on each device; None where nothing known beforehand is against it."""
     import torch
 
     from lavakv.attention.triton.sizes import MODULE

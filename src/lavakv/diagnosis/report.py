@@ -1,4 +1,4 @@
-"""Everything in one document, as data and as text."""
+"""The whole diagnosis, as data and as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lavakv.diagnosis import machine, packages, paths
 
 
 def diagnose() -> dict[str, Any]:
-    """Look at packages, machine, kernels and settings; what cannot be found out holds `error` with the reason.
+    """Look at packages, machine, kernels and settings; what cannot be determined holds `error` with the reason.
 
     Returns:
         Ready for JSON: `versions`, `transformers_range`, `problems`, `system`, `home`, `settings`, `compilers`,
@@ -20,16 +20,16 @@ def diagnose() -> dict[str, Any]:
         "transformers_range": packages.transformers_range(),
         "problems": packages.problems(),
         "system": machine.system(),
-        "home": _tried(_home),
+        "home": _result_or_error(_home),
         "settings": machine.settings(),
-        "compilers": _tried(machine.compilers),
-        "devices": _tried(machine.devices),
-        "c_kernels": _tried(paths.c_kernels),
+        "compilers": _result_or_error(machine.compilers),
+        "devices": _result_or_error(machine.devices),
+        "c_kernels": _result_or_error(paths.c_kernels),
     }
     known = found["devices"]
     names = [each["device"] for each in known] if isinstance(known, list) else []
-    found["triton_refusals"] = _tried(lambda: paths.triton_refusals(names))
-    found["decode_paths"] = _tried(lambda: paths.decode_paths(names))
+    found["triton_refusals"] = _result_or_error(lambda: paths.triton_refusals(names))
+    found["decode_paths"] = _result_or_error(lambda: paths.decode_paths(names))
     return found
 
 
@@ -59,8 +59,8 @@ def _home() -> str:
     return str(home())
 
 
-def _tried(find: Callable[[], Any]) -> Any:
-    """What is found, or the reason why it cannot be: a broken installation may raise anything."""
+def _result_or_error(find: Callable[[], Any]) -> Any:
+    """The result, or the reason why there is none: a broken installation may raise anything."""
     try:
         return find()
     except Exception as error:

@@ -1,1 +1,1 @@
-"""Running models with and without compression and measuring what it costs. No terminal here."""
+"""Running models with and without compression and measuring the difference. Prints nothing."""

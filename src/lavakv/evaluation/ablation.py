@@ -1,4 +1,4 @@
-"""The paper's two insights, held against a run: layer budgets matter for generation, head budgets for extraction."""
+"""The paper's two insights, tested on a run: layer budgets matter for generation, head budgets for extraction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ablation_summary(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     """What each kind of budget gains, in points of 100, with 95 % intervals; ready for JSON.
 
     The gain is `lava`'s score less that of `lava` without these budgets, on the same prompts: the mean over tasks of
-    the mean over prompts. Intervals, and when they are too narrow to be believed: `lavakv.evaluation.bootstrap`.
+    the mean over prompts. Intervals, and when they are unreliable: `lavakv.evaluation.bootstrap`.
     """
     scores: dict[tuple[str, str, str], Scores] = {}
     for record in records:
@@ -49,14 +49,14 @@ def ablation_summary(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def task_kind(group: str, task: str) -> str:
-    """Generation or extraction; RULER and needles are extraction, and what is neither is "other"."""
+    """Generation or extraction; RULER and needles are extraction, other benchmarks' groups may be "other"."""
     if task.startswith(("ruler_", "needle")):
         return "extraction"
     return KINDS.get(group, "other")
 
 
 def holds(gain: Estimate) -> str:
-    """Does a gain hold on these records: "yes", "reversed", or "not settled"?"""
+    """Whether a gain is more than chance explains: "yes", "reversed", or "not settled"."""
     return {"ahead": "yes", "behind": "reversed"}.get(gain.verdict, "not settled")
 
 

@@ -1,10 +1,10 @@
-"""One prompt, one variant, one answer, measured."""
+"""Generating one answer from one prompt and one variant, compressed while the prompt is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lavakv.evaluation.clock import TokenClock
 from lavakv.evaluation.encode import max_answer_tokens
+from lavakv.evaluation.kept import kept_by_sequence
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import LavaCache, enabled
 from lavakv.hf.contract import cache_argument
@@ -35,7 +36,7 @@ class Sampling:
     seed: int = 0
 
     def options(self) -> dict[str, Any]:
-        """How to choose, as arguments of `generate`."""
+        """Arguments of transformers' `generate`."""
         if self.temperature == 0:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return {"do_sample": True, "temperature": self.temperature}
@@ -43,7 +44,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came out, and what it took.
+    """A generated text and its measurements.
 
     Attributes:
         text: generated text, special tokens left out.
@@ -92,38 +93,50 @@ def answer(
         ids: int64 `[1, N]`.
         variant: full cache or policy and budget.
         sampling: how tokens are chosen, and how many.
-        on_text: gets the text as it is generated.
+        on_text: called with each piece of text as it is generated.
 
     Raises:
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
     """
-    model, tokenizer = loaded.model, loaded.tokenizer
-    room = max_answer_tokens(model.config, ids.shape[1], sampling.max_new_tokens)
-    total = ids.shape[1] * sum(geometry_of(model.config).num_heads)
-    cache = variant.new_cache(model.config)
-    clock = TokenClock(tokenizer, on_text)
-    ids = ids.to(model.device)
-    torch.manual_seed(sampling.seed)
-    with nullcontext() if variant.policy is None else enabled(model):
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **cache_argument(model, cache),
-            streamer=clock,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            max_new_tokens=room,
-            **sampling.options(),
-        )
-    new = output[0, ids.shape[1] :]
-    kept = int(cache.budgets().layer_entries.sum()) if isinstance(cache, LavaCache) else total
+    config, num_tokens = loaded.model.config, ids.shape[1]
+    max_new_tokens = max_answer_tokens(config, num_tokens, sampling.max_new_tokens)
+    cache, clock = variant.new_cache(config), TokenClock(loaded.tokenizer, on_text)
+    with nullcontext() if variant.policy is None else enabled(loaded.model):
+        new = _generated(loaded, ids, cache, clock, replace(sampling, max_new_tokens=max_new_tokens))
+    kept_entries, kept_fraction = _kept(config, cache, num_tokens)
     return Answer(
-        text=tokenizer.decode(new, skip_special_tokens=True).strip(),
-        prompt_tokens=ids.shape[1],
+        text=loaded.tokenizer.decode(new, skip_special_tokens=True).strip(),
+        prompt_tokens=num_tokens,
         new_tokens=len(new),
-        kept_entries=kept,
-        kept_fraction=kept / total,
+        kept_entries=kept_entries,
+        kept_fraction=kept_fraction,
         kv_bytes=sum(layer_bytes(layer) for layer in cache.layers),
         prefill_seconds=clock.prefill_seconds,
         decode_seconds=clock.decode_seconds,
         cache=cache,
     )
+
+
+def _generated(loaded: LoadedModel, ids: Tensor, cache: Any, clock: TokenClock, sampling: Sampling) -> Tensor:
+    """New tokens by transformers' `generate`, int64 `[tokens]`."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    ids = ids.to(model.device)
+    torch.manual_seed(sampling.seed)
+    output: Tensor = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        **cache_argument(model, cache),
+        streamer=clock,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        max_new_tokens=sampling.max_new_tokens,
+        **sampling.options(),
+    )
+    return output[0, ids.shape[1] :]
+
+
+def _kept(config: Any, cache: Any, num_tokens: int) -> tuple[int, float]:
+    """Entries of the prompt that a cache holds, and their share; the stock cache holds all of them."""
+    if isinstance(cache, LavaCache):
+        (kept,) = kept_by_sequence(cache, config, num_tokens)
+        return kept.entries, kept.fraction
+    return num_tokens * sum(geometry_of(config).num_heads), 1.0

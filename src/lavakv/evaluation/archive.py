@@ -1,4 +1,4 @@
-"""Putting a run aside: its files move into a numbered subfolder, all of them or, after a kill in between, none."""
+"""Archiving a run: its files move into a numbered subfolder, all of them or, after a kill, none."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNFINISHED = ".unfinished"
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Move a run's files to `earlier/<number>`, by one rename after all are together there.
+    """Move a run's files to `earlier/<number>`: one by one to a folder beside it, which is then renamed.
 
     Returns:
-        Where they are now, or None if there were none.
+        Where they are now, or None if there were no files.
 
     Raises:
         ResultsError: they cannot be moved; they are where they were.
@@ -32,18 +32,18 @@ def archive_run(folder: Path) -> Path | None:
         for file in files:
             file.replace(earlier / _UNFINISHED / file.name)
         sync_folder(earlier / _UNFINISHED)
-        place = (earlier / _UNFINISHED).rename(_free(earlier))
+        place = (earlier / _UNFINISHED).rename(_next_folder(earlier))
         sync_folder(earlier)
         sync_folder(folder)
     except OSError as error:
-        with suppress(OSError):  # what stays behind is brought back when the folder is held the next time
+        with suppress(OSError):  # the rest is moved back when the folder is locked the next time
             undo_partial_archive(folder)
         raise cannot_write(folder, error) from error
     return place
 
 
 def undo_partial_archive(folder: Path) -> None:
-    """Undo a `archive_run` that a kill ended half-way, so that the old run can go on as well as be put aside again.
+    """Undo an `archive_run` that was killed half-way: the old run can then be resumed or archived.
 
     Raises:
         OSError: files cannot be moved; none is lost.
@@ -54,15 +54,15 @@ def undo_partial_archive(folder: Path) -> None:
     for file in list(unfinished.iterdir()):
         if not (folder / file.name).exists():
             file.replace(folder / file.name)
-    if any(unfinished.iterdir()):  # someone has written files of the same names since then: both stay
-        unfinished.rename(_free(unfinished.parent))
+    if any(unfinished.iterdir()):  # files of the same names have been written since then: keep both
+        unfinished.rename(_next_folder(unfinished.parent))
     else:
         unfinished.rmdir()
     sync_folder(folder)
 
 
-def _free(earlier: Path) -> Path:
-    """The first number that no run has."""
+def _next_folder(earlier: Path) -> Path:
+    """The first numbered folder that is not there yet."""
     number = 1
     while (earlier / str(number)).exists():
         number += 1

@@ -1,6 +1,6 @@
 """Percentile bootstrap over examples (Efron 1979): how far a mean would move with other examples of the same kind.
 
-Every draw picks a task's examples anew, with replacement, for all contenders at once, so differences are paired.
+Every draw resamples a task's examples with replacement, the same ones for all configurations: differences are paired.
 Averages over tasks draw within each task: tasks are fixed, examples are not.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_DRAWS, LEVEL = 2000, 95
-FEW, FEW_IN_TASK = 10, 5  # prompts below which no difference is said to hold: in all, and of each task
+FEW, FEW_IN_TASK = 10, 5  # prompts that a difference needs to hold: in all, and of each task
 
 Scores = NDArray[np.float64]
 
@@ -38,15 +38,15 @@ class Estimate(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Was anything scored?"""
+        """True if anything was scored."""
         return self.num > 0
 
     @property
     def verdict(self) -> str:
         """Of a difference: "ahead" or "behind" if its interval leaves zero out and rests on enough prompts; or "open".
 
-        With a handful of prompts intervals are too narrow to be believed. With one a task they have no width at all,
-        however many tasks there are.
+        With a handful of prompts intervals are too narrow to be reliable. With one prompt a task they have no width at
+        all, whatever the number of tasks.
         """
         if self.num < FEW or self.least < FEW_IN_TASK or self.low <= 0 <= self.high:
             return "open"
@@ -54,7 +54,7 @@ class Estimate(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Of a difference: is it more than chance explains?"""
+        """True if a difference is more than chance explains."""
         return self.verdict != "open"
 
 
@@ -73,7 +73,7 @@ class Resampled(NamedTuple):
 
 
 def resample(rows: Scores, seed: str) -> Resampled:
-    """Draw the examples of one task anew, the same ones for every row.
+    """Resample the examples of one task, the same ones for every row.
 
     Args:
         rows: `[rows, examples]`, NaN where there is no score; such an example does not count for its row.

@@ -1,4 +1,4 @@
-"""A streamer that notes when the first and the last token came, and passes text on as it comes."""
+"""A streamer that times the first and the last token and passes text on as it is generated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TokenClock(BaseStreamer):
 
     Args:
         tokenizer: to decode with.
-        on_text: gets each piece of text once it is final, or None.
+        on_text: called with each piece of text once it is final, or None.
     """
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None = None) -> None:
@@ -51,7 +51,7 @@ class TokenClock(BaseStreamer):
 
 
 class _Pieces(TextStreamer):
-    """transformers' own streamer, with somewhere else to write."""
+    """transformers' text streamer, writing to a callback."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

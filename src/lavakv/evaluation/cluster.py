@@ -14,6 +14,7 @@ from lavakv.evaluation.examine import examine
 from lavakv.evaluation.executor import Assignment, Executor
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import about
+from lavakv.evaluation.record import Measurement
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.models.load import LoadedModel, load, resolve
 
@@ -26,8 +27,7 @@ class RayExecutor(Executor):
 
     Args:
         settings: which model, and how to load it.
-        address: of a running cluster; None takes what RAY_ADDRESS or a cluster on this machine offers, else starts one
-            here.
+        address: of a running cluster; None uses RAY_ADDRESS or a cluster on this machine, else starts one.
         cpus: CPU cores a prompt takes; where the cluster has GPUs, it takes one of these instead.
 
     Raises:
@@ -47,15 +47,15 @@ class RayExecutor(Executor):
         if not self.num_workers:
             raise InputError(
                 "--ray-cpus", expected=f"at most the {offered.get('CPU', 0):g} cores of the cluster", got=str(cpus),
-                fix="Ask for fewer.",
+                fix="Use fewer.",
             )  # fmt: skip
 
     def about_model(self) -> dict[str, Any]:
-        """See `Executor`; a worker is asked."""
+        """See `Executor`; a worker answers."""
         about_model: dict[str, Any] = self._get(self._remote(_about).remote(self._model))
         return about_model
 
-    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """See `Executor`; prompts come in the order in which they are done."""
         examined = self._remote(_examined)
         waiting = {examined.remote(self._model, assignment): assignment.prompt for assignment in assignments}
@@ -82,8 +82,8 @@ class RayExecutor(Executor):
             raise
         except self._ray.exceptions.WorkerCrashedError as error:
             raise WorkerError(
-                "Ray worker", expected="one that lives through a prompt", got=f"{MAX_RETRIES + 1} that died at one",
-                fix="Finished records are kept. Look for a lack of memory, and run the same command again to go on.",
+                "Ray worker", expected="one that finishes the prompt", got=f"{MAX_RETRIES + 1} that died at it",
+                fix="Finished records are kept. Check that memory suffices, then rerun the same command to resume.",
             ) from error  # fmt: skip
 
 
@@ -118,5 +118,5 @@ def _about(model: ModelKey) -> dict[str, Any]:
     return about(_loaded(model).model)
 
 
-def _examined(model: ModelKey, assignment: Assignment) -> list[dict[str, Any]]:
+def _examined(model: ModelKey, assignment: Assignment) -> list[Measurement]:
     return list(examine(_loaded(model), assignment.prompt, assignment.groups))

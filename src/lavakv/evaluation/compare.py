@@ -1,4 +1,4 @@
-"""What `lavakv compare` reports: every variant's distance from the full cache, and its own answer."""
+"""The records of `lavakv compare`: every variant's distance from the full cache, and its own answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparer:
         return self._sweep.num_tokens
 
     def about(self) -> dict[str, Any]:
-        """What all variants share."""
+        """Mode, length and prefill time, which all variants share."""
         return {
             "mode": self._mode,
             "prompt_tokens": self._sweep.num_tokens,

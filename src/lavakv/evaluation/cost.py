@@ -1,10 +1,15 @@
-"""What a run's policy-budget pairs cost beside their own decoding."""
+"""Seconds of a run: what its policy-budget pairs cost beside their own decoding, and how long it still takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from lavakv.evaluation.record_keys import PromptKey
+
+if TYPE_CHECKING:
+    from lavakv.evaluation.executor import Assignment
 
 GOAL = 1.1
 PARTS = ("fill", "score", "decode")
@@ -19,7 +24,7 @@ class PairCost:
         budget: in words.
         fill: scoring, selecting and copying what is kept.
         decode: generating the answers, and reading the question where it comes after the context.
-        score: holding the answers against the right ones.
+        score: scoring the answers.
         prompts: how many.
     """
 
@@ -32,7 +37,7 @@ class PairCost:
 
     @property
     def ratio(self) -> float | None:
-        """All that the pair cost as a multiple of its decoding; None where nothing was decoded."""
+        """The pair's whole cost as a multiple of its decoding; None where nothing was decoded."""
         return (self.fill + self.decode + self.score) / self.decode if self.decode > 0 else None
 
 
@@ -49,10 +54,10 @@ def pair_costs(records: Iterable[Mapping[str, Any]]) -> list[PairCost]:
 
 
 def cost_summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Prefill against everything else, and whether each added pair stays within the goal; ready for JSON.
+    """Seconds of the prefill and of everything else, and which pairs stay within the goal; ready for JSON.
 
-    A prompt's prefill is paid once and stands in each of its records; after an interruption the longest counts, though
-    it was then paid twice.
+    A prompt's prefill runs once and is noted in each of its records. After an interruption, which repeats it, the
+    longest counts.
     """
     records = list(records)
     prefill: dict[tuple[Any, ...], float] = {}
@@ -77,3 +82,43 @@ def cost_summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _pair(pair: PairCost) -> dict[str, Any]:
     return {name: getattr(pair, name) for name in PairCost.__slots__} | {"ratio": pair.ratio}
+
+
+class Forecast:
+    """Estimates the seconds left from the prefills and answers of this run so far.
+
+    Prefill time is taken to grow with the tokens of the prompts, an answer's with the most tokens it may have. With
+    the longest prompts first it is too high rather than too low.
+
+    Args:
+        waiting: assignments that are not finished.
+        workers: prompts that are processed at a time.
+    """
+
+    def __init__(self, waiting: Sequence[Assignment], workers: int = 1) -> None:
+        self._prompts = {prompt.key: prompt.num_tokens for prompt, _ in waiting}
+        self._unread = sum(self._prompts.values())
+        self._unwritten = sum(prompt.max_new_tokens * sum(map(len, groups)) for prompt, groups in waiting)
+        self._limits = {prompt.key: prompt.max_new_tokens for prompt, _ in waiting}
+        self._workers = workers
+        self._read = self._written = 0
+        self._reading = self._writing = 0.0
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Count a finished record."""
+        key, seconds = PromptKey.of(record), record["seconds"]
+        tokens = self._prompts.pop(key, 0)
+        if tokens:
+            self._read, self._unread = self._read + tokens, self._unread - tokens
+            self._reading += seconds["prefill"]
+        limit = self._limits[key]
+        self._written, self._unwritten = self._written + limit, self._unwritten - limit
+        self._writing += seconds["fill"] + seconds["decode"] + seconds["score"]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The estimate, or None before a record is finished."""
+        if not self._read or not self._written:
+            return None
+        reading = self._reading / self._read * self._unread
+        return (reading + self._writing / self._written * self._unwritten) / self._workers

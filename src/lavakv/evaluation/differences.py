@@ -1,4 +1,4 @@
-"""What differs between the run that a folder holds and the one that is asked for."""
+"""Differences between the run that a folder holds and the requested one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _SETTINGS, _VERSIONS = "run.arguments.", ("schema", "run.versions.", "tasks.")
 
 
 class Difference(NamedTuple):
-    """One value of `run.json` that is another one now.
+    """A value of `run.json` that has changed.
 
     Attributes:
         name: keys, joined by dots.
-        was: what the folder says; None if it says nothing.
-        now: what is asked for.
+        was: in the folder; None if it is not there.
+        now: in the requested run.
     """
 
     name: str
@@ -23,12 +23,12 @@ class Difference(NamedTuple):
 
     @property
     def is_setting(self) -> bool:
-        """Did the user ask for it?"""
+        """True if it is a setting that the user chooses."""
         return self.name.startswith(_SETTINGS)
 
     @property
     def is_version(self) -> bool:
-        """Is it a version of something that both runs used?"""
+        """True if it is the version of something that both runs used."""
         return self.name.startswith(_VERSIONS) and not (self.name.startswith("tasks.") and self.was is None)
 
     def __str__(self) -> str:
@@ -36,20 +36,20 @@ class Difference(NamedTuple):
         return f"{name} was {_shown(self.was)}, is {_shown(self.now)}"
 
 
-def differences(stored: Any, wanted: Any, name: str = "") -> Iterator[Difference]:
-    """All that differs; only names that are wanted are looked at, and not which settings were passed by hand."""
-    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
-        for key, value in wanted.items():
+def differences(stored: Any, requested: Any, name: str = "") -> Iterator[Difference]:
+    """All differences, by the names that `requested` has; which settings were passed by hand does not count."""
+    if isinstance(stored, Mapping) and isinstance(requested, Mapping):
+        for key, value in requested.items():
             if key != "passed":
                 yield from differences(stored.get(key), value, f"{name}.{key}".lstrip("."))
-    elif stored != wanted:
-        yield Difference(name, stored, wanted)
+    elif stored != requested:
+        yield Difference(name, stored, requested)
 
 
 def can_restart(found: Sequence[Difference]) -> bool:
-    """Do these differences come from changed settings alone?
+    """True if these differences come from changed settings alone, so that a new run may replace the old one.
 
-    Device, dtype or revision may follow from a setting; without one they say that the machine or the hub changed.
+    Device, dtype or revision may follow from a setting; otherwise the machine or the hub changed.
     """
     return any(each.is_setting for each in found) and not any(each.is_version for each in found)
 

@@ -40,7 +40,7 @@ def encode_parts(
     Args:
         tokenizer: a transformers tokenizer.
         context: what is compressed.
-        questions: what is asked afterwards, each on its own.
+        questions: asked afterwards, each on its own.
         chat: wrap context and question in the model's chat template, if it has one.
 
     Raises:
@@ -61,12 +61,12 @@ def encode_parts(
 
 
 def max_answer_tokens(config: Any, num_tokens: int, max_new_tokens: int) -> int:
-    """New tokens that fit behind a prompt: what was asked for, or what the model's positions leave.
+    """New tokens that fit behind a prompt: `max_new_tokens`, or what the model's positions leave.
 
     Args:
         config: the model's.
         num_tokens: length of the prompt.
-        max_new_tokens: what was asked for.
+        max_new_tokens: most new tokens.
 
     Raises:
         InputError: the prompt leaves no position for even one.

@@ -1,4 +1,4 @@
-"""Who answers the prompts: this process, or the workers of a cluster (`cluster.py`)."""
+"""What runs the model: this process, or the workers of a cluster (`cluster.py`)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any, NamedTuple
 from lavakv.evaluation.examine import examine
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import about
+from lavakv.evaluation.record import Measurement
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import LoadedModel
 
 
 class Assignment(NamedTuple):
-    """A prompt and what it is still to be answered with: variants that are decoded together stand in one group."""
+    """A prompt and the variants that still have to answer it; those of one group are decoded together."""
 
     prompt: Prompt
     groups: list[list[Variant]]
 
 
 class Executor(ABC):
-    """Something that has the model.
+    """Runs the model.
 
     Attributes:
         tokenizer: the model's.
         config: the model's.
-        num_workers: prompts that are worked on at a time.
+        num_workers: prompts that are processed at a time.
     """
 
     tokenizer: Any
@@ -38,11 +39,11 @@ class Executor(ABC):
         """The model's dtype, kind of device and hub revision."""
 
     @abstractmethod
-    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
-        """Work off assignments. Yields each prompt with what `examine` measured, once for each of its variants.
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
+        """Process assignments. Yields each prompt with what `examine` measured, once for each of its variants.
 
         Raises:
-            LavaError: what `examine` raises, or workers that are lost again and again.
+            LavaError: what `examine` raises, or workers that keep dying.
         """
 
 
@@ -60,7 +61,7 @@ class SerialExecutor(Executor):
         """See `Executor`."""
         return about(self._loaded.model)
 
-    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+    def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """See `Executor`."""
         for prompt, groups in assignments:
             for measured in examine(self._loaded, prompt, groups):

@@ -13,8 +13,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from lavakv.errors import ResultsError
 from lavakv.evaluation.archive import EARLIER, RUN, SUMMARY, archive_run, undo_partial_archive
 from lavakv.evaluation.differences import Difference, can_restart, describe, differences
-from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.jsonl import JsonLog, cannot_write, write_json, write_lines
+from lavakv.evaluation.record import SCHEMA, Record
 from lavakv.evaluation.record_keys import RecordKey
 from lavakv.evaluation.records import FILE, read_finished
 
@@ -22,12 +22,12 @@ LOCK = ".lock"
 
 
 class Claim(NamedTuple):
-    """A folder that is a run's own now.
+    """A folder that belongs to a run now.
 
     Attributes:
-        settings: those in force: of an interrupted run its own.
-        earlier: where the run is now that was in the folder, or None if there was none or it goes on.
-        changed: settings that differ from that run's.
+        settings: of the resumed run, or of the new one.
+        earlier: where the previous run was archived; None if there was none, or it is resumed.
+        changed: settings that differ from the previous run's.
     """
 
     settings: dict[str, Any]
@@ -37,7 +37,7 @@ class Claim(NamedTuple):
 
 @contextmanager
 def locked(path: Path) -> Iterator[RunFolder]:
-    """Hold a results folder; it is made if it is not there. The lock goes with the process, however that ends.
+    """Lock a results folder, made if it is missing. The lock ends with the process, however that ends.
 
     Raises:
         ResultsError: another process holds it, or it cannot be written.
@@ -67,7 +67,7 @@ def _held(path: Path) -> BaseFileLock:
 
 
 class RunFolder:
-    """A folder that this process holds.
+    """A folder that this process has locked.
 
     Attributes:
         path: where it is.
@@ -77,7 +77,7 @@ class RunFolder:
         self.path = path
 
     def settings(self) -> dict[str, Any] | None:
-        """What its records were computed with, or None while it holds none.
+        """Settings of its records, or None if it holds none.
 
         Raises:
             ResultsError: records without settings, or settings that cannot be read.
@@ -85,39 +85,39 @@ class RunFolder:
         file = self.path / RUN
         if not file.exists():
             if (self.path / FILE).exists():
-                raise _unusable(self.path, f"{FILE} without {RUN}", "Give another --out, or --anew to put it aside.")
+                raise _unusable(self.path, f"{FILE} without {RUN}", "Give another --out, or --restart to archive it.")
             return None
         try:
             stored = json.loads(file.read_bytes())
         except ValueError as error:
-            raise _unusable(file, str(error), "Restore it, give another --out, or --anew to put it aside.") from error
+            raise _unusable(file, str(error), "Restore it, give another --out, or --restart to archive it.") from error
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
             got = f"schema {stored.get('schema')!r}" if isinstance(stored, dict) else type(stored).__name__
-            raise _unusable(file, got, "It is another version's: give another --out, or --anew to put it aside.")
+            raise _unusable(file, got, "Another version wrote it: give another --out, or --restart to archive it.")
         return stored
 
-    def changes(self, wanted: Mapping[str, Any]) -> list[Difference]:
-        """Settings that differ from those of the run that is here; none if it is the same one, or there is none.
+    def changes(self, requested: Mapping[str, Any]) -> list[Difference]:
+        """Settings that differ from those of the run in the folder; none if it is the same one, or the folder is empty.
 
         Args:
-            wanted: as in `run.json`, as far as it is known.
+            requested: as in `run.json`, as far as it is known.
 
         Raises:
-            ResultsError: another version, something unreadable, or what differs without a setting that did.
+            ResultsError: another version, unreadable settings, or a difference that no setting explains.
         """
         stored = self.settings()
-        found = [] if stored is None else list(differences(stored, wanted))
+        found = [] if stored is None else list(differences(stored, requested))
         if found and not can_restart(found):
             raise ResultsError(
                 str(self.path), expected="a new folder, or a run by the same versions on the same device",
                 got=describe(found),
-                fix="Its records are untouched. Go on with what wrote them, give another --out, "
-                f"or --anew to start anew (the old records move to {EARLIER}/).",
+                fix="Its records are untouched. Resume with what wrote them, give another --out, "
+                f"or --restart to archive them in {EARLIER}/ and start a new run.",
             )  # fmt: skip
         return [each for each in found if each.is_setting]
 
     def archive(self) -> Path | None:
-        """Move what is there to a subfolder; returns it, or None if there was nothing.
+        """Move the run to a subfolder; returns that, or None if there was no run.
 
         Raises:
             ResultsError: it cannot be moved.
@@ -125,11 +125,11 @@ class RunFolder:
         return archive_run(self.path)
 
     def claim(self, settings: dict[str, Any], *, restart: bool = False) -> Claim:
-        """Make the folder this run's: go on with the same one; put one with other settings aside.
+        """Take the folder for a run: resume the same one; archive one with other settings.
 
         Args:
-            settings: what `run.json` is to hold.
-            restart: put aside whatever is there.
+            settings: what `run.json` should hold.
+            restart: archive any run in the folder.
 
         Raises:
             ResultsError: as `changes`, or the disk is full.
@@ -138,14 +138,14 @@ class RunFolder:
         earlier = self.archive() if restart or changed else None
         stored = self.settings()
         if stored is None:
-            write_json(self.path / RUN, settings)
+            self.write_settings(settings)
         return Claim(settings if stored is None else stored, earlier, changed)
 
-    def records(self) -> dict[RecordKey, dict[str, Any]]:
+    def records(self) -> dict[RecordKey, Record]:
         """The finished records.
 
         Raises:
-            ResultsError: a line that is none, named with its number.
+            ResultsError: a line that is not a record, named with its number.
         """
         return read_finished(self.path).records if (self.path / FILE).exists() else {}
 
@@ -153,12 +153,16 @@ class RunFolder:
         """The open file of records, to add to."""
         return JsonLog(self.path / FILE)
 
-    def rewrite(self, records: list[dict[str, Any]]) -> None:
-        """Put records in another order or with other scores, all or nothing."""
+    def rewrite(self, records: list[Record]) -> None:
+        """Replace all records, e.g. by the same ones in another order or with other scores."""
         write_lines(self.path / FILE, records)
 
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write the settings of its records."""
+        write_json(self.path / RUN, settings)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write what the run reports about itself."""
+        """Write the run's summary."""
         write_json(self.path / SUMMARY, summary)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from lavakv.hf.contract import cache_argument
 
 
 class Generated(NamedTuple):
-    """What was generated, and how fast.
+    """Generated tokens and their speed.
 
     Attributes:
         tokens: ids, the token that ended the answer included if one came.
@@ -34,12 +33,12 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """What ends an answer, besides the model's own end of sequence and the limit.
+    """What ends an answer besides the model's own end of sequence and the limit.
 
     Attributes:
-        tokens: ids that end it, too.
-        not_first: may none of the ending tokens be the first one? Then the likeliest other token is taken there.
-        ended: is asked after every token whether these ids are a whole answer; None never ends one.
+        tokens: ids that end it.
+        not_first: none of the ending tokens may be the first one; the likeliest other token is taken there.
+        ended: called after every token; true if these ids are a whole answer. None never ends one.
     """
 
     tokens: frozenset[int] = frozenset()
@@ -47,32 +46,17 @@ class StopRule:
     ended: Callable[[list[int]], bool] | None = None
 
 
-def greedy(model: Any, cache: Any, next_logits: Tensor, max_new_tokens: int, stop: StopRule | None = None) -> Generated:
-    """Take the likeliest token until the model ends or the limit is reached.
-
-    Args:
-        model: an enabled causal language model.
-        cache: a `LavaCache` that holds everything before the first new token.
-        next_logits: `[vocabulary]`, what the model expects next.
-        max_new_tokens: most tokens to generate, at least one.
-        stop: what else ends the answer.
-    """
-    start = time.perf_counter()
-    (tokens,) = greedy_rows(model, cache, next_logits[None], max_new_tokens, stop)
-    return Generated(tokens, time.perf_counter() - start, cache.nbytes)
-
-
 def greedy_rows(
     model: Any, cache: Any, next_logits: Tensor, max_new_tokens: int, stop: StopRule | None = None
 ) -> list[list[int]]:
-    """The same for a batch of equally long rows: one forward a token, until the last row has ended.
+    """Take each row's likeliest token, one forward a token, until the last row has ended. Returns token ids by row.
 
     Args:
-        model: as in `greedy`.
-        cache: as in `greedy`, with the rows as its sequences.
-        next_logits: `[rows, vocabulary]`.
-        max_new_tokens: most tokens of each row.
-        stop: what else ends an answer.
+        model: an enabled causal language model.
+        cache: a `LavaCache` that holds everything before the first new token, with the rows as its sequences.
+        next_logits: `[rows, vocabulary]`, what the model expects next.
+        max_new_tokens: most tokens of each row, at least one.
+        stop: what ends an answer besides the model's own end of sequence.
     """
     stop = stop or StopRule()
     ends = model.generation_config.eos_token_id

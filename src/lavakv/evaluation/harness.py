@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import UnsupportedError
+from lavakv.evaluation.runner import PromptRunner
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import enable
 from lavakv.hf.contract import cache_argument
-from lavakv.hf.recorder import record
 from lavakv.models.load import load
 
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -35,7 +35,7 @@ class LavaLM(HFLM):
         policy: a name from `lavakv.policies()`, or "full" for the full cache.
         budget: mean entries per KV head; or instead `keep`, the kept fraction, or `max_bytes`.
         window: last prompt tokens, always kept.
-        options: what else the harness's class takes (`batch_size`, `max_length`, ...).
+        options: other arguments of the harness's class (`batch_size`, `max_length`, ...).
 
     Raises:
         LavaError: a model, policy or budget that cannot be used.
@@ -56,7 +56,7 @@ class LavaLM(HFLM):
     ) -> None:
         loaded = load(pretrained, dtype=dtype, device=device or "auto", attention=attention)
         self._variant = Variant(None if policy == "full" else policy, budget, keep, max_bytes, window)
-        self._variant.new_cache(loaded.model.config)  # finds what is wrong before a task is loaded
+        self._variant.new_cache(loaded.model.config)  # finds mistakes before a task is loaded
         super().__init__(pretrained=enable(loaded.model), tokenizer=loaded.tokenizer, **options)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
@@ -80,25 +80,18 @@ class LavaLM(HFLM):
         self, context: list[int], group: list[tuple[int, Request]], found: dict[int, tuple[float, bool]]
     ) -> None:
         longest = max(len(request[2]) for _, request in group)
-        room = self.max_length - longest + 1  # as the harness does: what does not fit is cut from the left
-        recording = record(self.model, torch.tensor([context[-room:]], device=self.device))
+        most = self.max_length - longest + 1  # as the harness does: what does not fit is cut from the left
+        runner = PromptRunner(self.model, torch.tensor([context[-most:]]))
         for index, (texts, _, continuation) in group:
             target = torch.tensor(continuation, device=self.device)
-            logits = recording.next_logits[None]
+            logits = runner.recording.next_logits[None]
             if len(continuation) > 1:
-                cache = self._filled(recording)
-                more = self.model(target[None, :-1], **cache_argument(self.model, cache)).logits[0]
-                logits = torch.cat([logits, more])
+                cache = runner.fill([self._variant])
+                logits = torch.cat([logits, runner.feed(cache, target[None, :-1], len(continuation) - 1)[0]])
             scores = logits.float().log_softmax(dim=-1)
             total = float(scores.gather(1, target[:, None]).sum())
             found[index] = (total, bool((scores.argmax(dim=-1) == target).all()))
             self.cache_hook.add_partial("loglikelihood", texts, found[index])
-
-    def _filled(self, recording: Any) -> Any:
-        variant = self._variant
-        if variant.policy is None:
-            variant = Variant("lava", budget=recording.inputs.shape[1], window=variant.window)
-        return recording.fill(variant.new_cache(self.config))
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Refused: whole texts are read in one piece, so there is no cache to compress.

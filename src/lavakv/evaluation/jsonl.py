@@ -32,7 +32,7 @@ def to_line(record: Mapping[str, Any]) -> bytes:
 
 
 def read_lines(path: Path) -> Lines:
-    """Read a file.
+    """Read the finished lines of a file.
 
     Raises:
         ResultsError: a line that is no JSON object, named with its number, or a file that cannot be read.

@@ -1,4 +1,4 @@
-"""Evaluations that have a name: settings for `lavakv eval --preset`, each of which an option overrides."""
+"""Named settings for `lavakv eval --preset`, each of which an option overrides."""
 
 from __future__ import annotations
 

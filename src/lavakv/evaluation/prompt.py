@@ -1,22 +1,22 @@
-"""One example as token ids, ready to be read, and all that its records say about it."""
+"""One example as token ids, with the fields that its records have in common."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lavakv.evaluation.record import PromptPart
 from lavakv.evaluation.record_keys import PromptKey
 
-SHOWN = 400
+SHOWN_CHARACTERS = 400  # of a prompt's text at either end, for reports
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked, and how its answer ends.
+    """The input of the model, and when its answer ends.
 
     Attributes:
         about: the record's fields that describe task, example and prompt, the same for all policies and budgets.
@@ -27,7 +27,7 @@ class Prompt:
         stop_strings: texts that end an answer.
     """
 
-    about: dict[str, Any]
+    about: PromptPart
     context: Tensor
     question: Tensor
     max_new_tokens: int
@@ -36,7 +36,7 @@ class Prompt:
 
     @property
     def key(self) -> PromptKey:
-        """What tells it from all others of a run."""
+        """Identifies it within a run."""
         return PromptKey.of(self.about)
 
     @property
@@ -49,8 +49,3 @@ def prompt_hash(context: Tensor, question: Tensor) -> str:
     """SHA-256 in hex of all token ids as little-endian 64-bit integers."""
     ids = torch.cat([context, question]).to(torch.int64).numpy()
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
-
-
-def head_and_tail(text: str) -> dict[str, str]:
-    """The first and the last characters of a prompt's text, for reports."""
-    return {"prompt_head": text[:SHOWN], "prompt_tail": text[-SHOWN:]}

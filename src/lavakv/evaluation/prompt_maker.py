@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.evaluation.prompt import Prompt, head_and_tail, prompt_hash
+from lavakv.evaluation.prompt import SHOWN_CHARACTERS, Prompt, prompt_hash
+from lavakv.evaluation.record import PromptPart
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.hf.positions import max_positions
 from lavakv.models.chat import ChatTemplate
@@ -20,7 +21,7 @@ _SPARE = 32  # tokens that a truncated text may gain when it is tokenized again
 
 
 class PromptMaker:
-    """Makes prompts for one model as one protocol wants them.
+    """Makes prompts for one model by one protocol.
 
     Args:
         settings: protocol, mode, limits.
@@ -36,7 +37,7 @@ class PromptMaker:
         """One example's prompt.
 
         Raises:
-            InputError: no answers, nothing to compress or to ask, or more tokens than the model has positions for.
+            InputError: no answers, no context or question, or more tokens than the model has positions.
         """
         what = f"task {task.name}, example {example.name}"
         if not example.answers:
@@ -46,7 +47,7 @@ class PromptMaker:
         whole = self._wrapped(task, example, shorter)
         context, question = self._split(what, task, example, whole)
         self._check_fits(what, example, len(context) + len(question), task.max_new_tokens)
-        about = {
+        about: PromptPart = {
             "task": task.name,
             "task_version": task.version,
             "benchmark": task.benchmark,
@@ -62,13 +63,14 @@ class PromptMaker:
             "mode": self._settings.mode,
             "answers": list(example.answers),
             "classes": list(example.classes),
-            **head_and_tail(whole),
+            "prompt_head": whole[:SHOWN_CHARACTERS],
+            "prompt_tail": whole[-SHOWN_CHARACTERS:],
         }
         newline = frozenset(self._newline()) if task.stops_at_newline else frozenset()
         return Prompt(about, context, question, task.max_new_tokens, newline, tuple(task.stop_strings))
 
     def _truncated(self, task: Task, example: Example, text: str) -> str:
-        """The middle left out where the protocol says so; a generated prompt was made to measure and stays whole."""
+        """The text without its middle, if it is too long for the protocol; generated prompts stay whole."""
         if self._settings.protocol != "paper" or example.length is not None:
             return text
         limit = self._settings.max_prompt_tokens
@@ -78,7 +80,7 @@ class PromptMaker:
             limit = min(limit, self._positions - task.max_new_tokens - around - _SPARE)
         if limit < 2:
             raise InputError(
-                f"task {task.name}", expected="a model with room for a prompt",
+                f"task {task.name}", expected="a model with enough positions for a prompt",
                 got=f"{self._positions} positions for {task.max_new_tokens} new tokens and the chat template",
                 fix="Use a model with more positions.",
             )  # fmt: skip
@@ -119,7 +121,7 @@ class PromptMaker:
 
     def _length_hint(self, example: Example) -> str:
         if example.length is not None:
-            return "Ask for shorter --lengths, as generated prompts are never cut, or use a model with more positions."
+            return "Use shorter --lengths, as generated prompts are never cut, or use a model with more positions."
         if self._settings.protocol == "harness":
             return (
                 "Use --protocol paper, which cuts the middle out of data sets' prompts, shorter --lengths where "

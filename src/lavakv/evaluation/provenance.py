@@ -1,4 +1,4 @@
-"""Where records come from: model, settings, versions."""
+"""The provenance of records: model, settings, versions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lavakv._version import __version__
-from lavakv.evaluation.fields import SCHEMA
+from lavakv.evaluation.record import SCHEMA, Provenance
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.tasks.task import Task
 
 
-def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: Sequence[str]) -> dict[str, Any]:
+def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: Sequence[str]) -> Provenance:
     """The `run` object of every record, ready for JSON.
 
     Args:
-        settings: what was asked for.
+        settings: of the run.
         about_model: `about` of the model as it was loaded.
         passed: names of the settings that the user gave; the others are defaults.
     """
@@ -32,7 +32,7 @@ def provenance(settings: EvalSettings, about_model: Mapping[str, Any], passed: S
 
 
 def early_identity(settings: EvalSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """What is known of a run before its model is loaded, for `RunFolder.changes`."""
+    """A run's settings and versions before its model is loaded, for `RunFolder.changes`."""
     run = {"arguments": settings.arguments(), "versions": versions()}
     return {"schema": SCHEMA, "tasks": {name: task.version for name, task in tasks.items()}, "run": run}
 
@@ -47,7 +47,7 @@ def about(model: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of all that numbers depend on; None for what is not installed."""
+    """Versions of all packages that results depend on; None for those not installed."""
     return {"lavakv": __version__} | {name: _version(name) for name in ("torch", "transformers", "lm_eval")}
 
 

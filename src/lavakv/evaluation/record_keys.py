@@ -1,4 +1,4 @@
-"""What tells prompts and records of a run apart."""
+"""Keys that identify the prompts and records of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class PromptKey(NamedTuple):
-    """What tells one prompt of a run from all others."""
+    """Identifies a prompt within a run."""
 
     task: str
     example: str
@@ -21,7 +21,7 @@ class PromptKey(NamedTuple):
 
 
 class RecordKey(NamedTuple):
-    """What tells one record from all others."""
+    """Identifies a record within a run."""
 
     prompt: PromptKey
     policy: str

@@ -9,32 +9,31 @@ from typing import Any
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import ResultsError
 from lavakv.evaluation.executor import Assignment, Executor
-from lavakv.evaluation.fields import SCHEMA
 from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance
+from lavakv.evaluation.record import SCHEMA, Measurement, Provenance, Record, new_record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
-from lavakv.evaluation.records import assembled
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.evaluation.variant import batches
 from lavakv.evaluation.workload import workload
 from lavakv.tasks.task import Task
 
-Listener = Callable[[dict[str, Any]], None]
+Listener = Callable[[Record], None]
 
 
 class Evaluation:
-    """One evaluation in one folder; goes on where an earlier one with the same settings stopped.
+    """One evaluation in one folder; resumes an earlier one with the same settings.
 
-    A run with other settings is put aside once everything has been prepared, so that a mistake moves nothing.
+    A run with other settings is archived once everything has been prepared, so that a mistake moves nothing.
 
     Args:
         settings: what to compute.
         tasks: the tasks of the settings by name.
-        executor: who answers.
-        folder: held by this process.
+        executor: runs the model.
+        folder: locked by this process.
         passed: names of the settings that the user gave.
-        restart: put aside what the folder holds, whatever it is. A run with other settings is put aside in any case.
+        restart: archive any run in the folder. A run with other settings is archived in any case.
 
     Raises:
         LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another version's run; no
@@ -43,7 +42,7 @@ class Evaluation:
     Attributes:
         prompts: all prompts, longest first.
         skipped: tasks that were left out, with the reason.
-        claim: what became of the run that was in the folder.
+        claim: whether the previous run in the folder is resumed or archived.
         finished: records by key.
     """
 
@@ -61,7 +60,7 @@ class Evaluation:
         self._variants = settings.variants()
         self._groups = list(batches(self._variants, settings.rows))
         for variant in self._variants:
-            variant.new_cache(executor.config)  # finds what is wrong before a prompt is read
+            variant.new_cache(executor.config)  # finds mistakes before a prompt is read
         self.prompts, self.skipped = workload(settings, tasks, executor.tokenizer, executor.config)
         _check_budgets(settings, self.prompts)
         run = provenance(settings, executor.about_model(), passed)
@@ -72,7 +71,7 @@ class Evaluation:
 
     @property
     def num_workers(self) -> int:
-        """Prompts that are worked on at a time."""
+        """Prompts that are processed at a time."""
         return self._executor.num_workers
 
     @property
@@ -81,9 +80,9 @@ class Evaluation:
         return len(self.prompts) * len(self._variants)
 
     def waiting(self) -> list[Assignment]:
-        """What is still to be done, longest prompts first.
+        """Assignments that are not finished, longest prompts first.
 
-        What is decoded together stays together, also where an interruption came while its records were written:
+        Variants that are decoded together stay together, also if the run was interrupted while writing their records:
         a different batch composition can change rounding and flip a token.
         """
         left = []
@@ -95,19 +94,21 @@ class Evaluation:
                 left.append(Assignment(prompt, groups))
         return left
 
-    def run(self, listener: Listener | None = None) -> list[dict[str, Any]]:
-        """Compute and write what is missing. Returns all records, in the order of the file.
+    def run(self, listener: Listener | None = None) -> list[Record]:
+        """Compute and write the missing records. Returns all of them, in the order of the file.
 
         Args:
-            listener: gets each record once it is on disk.
+            listener: called with each record once it is on disk.
 
         Raises:
-            LavaError: what went wrong; all records finished before are on disk.
+            LavaError: a prompt or the disk failed; all records finished before are on disk.
         """
         log = self._folder.log()
         try:
             for prompt, measured in self._executor.answers(self.waiting()):
-                key = RecordKey(prompt.key, measured["policy"], measured["budget"], prompt.about["mode"])
+                key = RecordKey(
+                    prompt.key, measured.outcome["policy"], measured.outcome["budget"], prompt.about["mode"]
+                )
                 if key in self.finished:
                     continue
                 record = self._record(prompt, measured)
@@ -119,13 +120,13 @@ class Evaluation:
             log.close()
         return self._in_order()
 
-    def _record(self, prompt: Prompt, measured: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(self, prompt: Prompt, measured: Measurement) -> Record:
         start = time.perf_counter()
         about = prompt.about
-        score = self._tasks[about["task"]].score(about["answers"], about["classes"], measured["prediction"])
-        return assembled(about, measured, score, time.perf_counter() - start, self._run)
+        score = self._tasks[about["task"]].score(about["answers"], about["classes"], measured.outcome["prediction"])
+        return new_record(about, measured, score, time.perf_counter() - start, self._run)
 
-    def _in_order(self) -> list[dict[str, Any]]:
+    def _in_order(self) -> list[Record]:
         """All records by prompt and variant; the file is put in this order where workers left it in another."""
         keys = [self._key(prompt, variant) for prompt in self.prompts for variant in self._variants]
         ordered = [self.finished[key] for key in keys]
@@ -134,7 +135,7 @@ class Evaluation:
         return ordered
 
     def _check_finished(self) -> None:
-        """Are the folder's records answers to these very prompts, by these very policies and budgets?"""
+        """Raise ResultsError unless the folder's records answer these prompts by these policies and budgets."""
         hashes = {prompt.key: prompt.about["prompt_hash"] for prompt in self.prompts}
         ours = {self._key(prompt, variant) for prompt in self.prompts for variant in self._variants}
         for key, record in self.finished.items():
@@ -142,13 +143,13 @@ class Evaluation:
                 raise ResultsError(
                     str(self._folder.path), expected="records of the same prompts",
                     got=f"another prompt for {_named(key.prompt)}",
-                    fix="The data or the tokenizer changed: give another --out, or --anew to start anew.",
+                    fix="The data or the tokenizer changed: give another --out, or --restart for a new run.",
                 )  # fmt: skip
             if key not in ours:
                 raise ResultsError(
                     str(self._folder.path), expected="records of this run alone",
                     got=f"one of {key.policy}, {key.budget}, {key.mode}, for {_named(key.prompt)}",
-                    fix="Take records of other runs out, give another --out, or --anew to start anew.",
+                    fix="Remove records of other runs, give another --out, or --restart for a new run.",
                 )  # fmt: skip
 
     @staticmethod
@@ -156,14 +157,14 @@ class Evaluation:
         return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.about["mode"])
 
 
-def _described(run: Mapping[str, Any], tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:
+def _described(run: Provenance, tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:
     """What `run.json` holds."""
     return {
         "schema": SCHEMA,
         "tasks": {name: task.version for name, task in tasks.items()},
         "policies": list(dict.fromkeys(variant.label for variant in variants)),
         "budgets": list(dict.fromkeys(variant.budget_label for variant in variants)),
-        "run": dict(run),
+        "run": run,
     }
 
 

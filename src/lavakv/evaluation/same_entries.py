@@ -1,4 +1,4 @@
-"""Budgets that come out as the same entries: `keep` has a floor, and no budget holds more than the prompt."""
+"""Budgets that keep the same entries: `keep` has a minimum, and no budget holds more than the prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that decides what an evaluation computes."""
+"""The settings of an evaluation: everything that decides what it computes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class EvalSettings:
     Attributes:
         model: as in `lavakv.models.load.load`, like `dtype`, `device` and `attention`.
         tasks: names from `lavakv.tasks.task_names()`.
-        policies: names from `lavakv.policies()`; the full cache is always evaluated, too.
+        policies: names from `lavakv.policies()`; the full cache is always evaluated beside them.
         budgets: mean entries per KV head.
         keep: kept fractions of the prompt, beside the budgets.
-        window: last tokens of what is compressed: always kept, and they score.
-        mode: is the question inside what is compressed (query-aware), or does it come afterwards?
+        window: observation window, the last compressed tokens: always kept and used for scoring.
+        mode: query-aware, with the question inside the compressed prompt, or query-agnostic, with it after.
         protocol: `paper`: middle truncation, official prompts and scores; `harness`: lm-evaluation-harness's own.
         data_dir: local data, or None for the hub.
         limit: first examples of each task, None for all.
@@ -36,8 +36,8 @@ class EvalSettings:
         lengths: tokens of generated prompts.
         depths: of the needle, in percent.
         haystack: folder of text files for generated prompts, or None for noise.
-        max_prompt_tokens: the paper protocol cuts longer prompts in the middle; at most what the model has room for.
-        chat: may prompts be wrapped in the model's chat template where the task says so?
+        max_prompt_tokens: the paper protocol cuts longer prompts in the middle; at most the model's positions.
+        chat: wrap prompts in the model's chat template, for tasks that use it.
         skip_broken: leave broken data lines out.
         rows: policy-budget pairs of one prompt that are decoded together, at most.
     """
@@ -89,7 +89,7 @@ class EvalSettings:
         return [Variant(None, window=self.window), *variants]
 
     def uses_chat(self, task: Task) -> bool:
-        """May a task's prompts be wrapped in the chat template? In the paper's scripts never for models named Mistral.
+        """True if a task's prompts may be wrapped in the chat template. The paper's scripts never do for Mistral.
 
         Args:
             task: one of the run's.
@@ -112,4 +112,4 @@ def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _require_folder(name: str, value: str | None) -> None:
     if value is not None and not Path(value).is_dir():
         option = f"--{name.replace('_', '-')}"
-        raise InputError(option, expected="a folder", got=f"{value}, which is none", fix="Check the path.")
+        raise InputError(option, expected="a folder", got=f"{value}, which is not one", fix="Check the path.")

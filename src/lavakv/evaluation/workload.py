@@ -16,7 +16,7 @@ from lavakv.tasks.task import Task
 
 
 class Workload(NamedTuple):
-    """What a run has to do.
+    """The prompts of a run.
 
     Attributes:
         prompts: of all tasks, longest first.
@@ -28,7 +28,7 @@ class Workload(NamedTuple):
 
 
 def workload(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, config: Any) -> Workload:
-    """Prompts of all tasks. Parts of RULER whose source texts cannot be had are left out; all else must be there.
+    """Prompts of all tasks. RULER tasks whose source texts are missing are left out; other missing data is an error.
 
     Raises:
         LavaError: data that cannot be found or read, two examples of one name, or a prompt that cannot be used.
@@ -52,14 +52,14 @@ def workload(settings: EvalSettings, tasks: Mapping[str, Task], tokenizer: Any, 
 def _add(prompts: dict[PromptKey, Prompt], prompt: Prompt) -> None:
     if prompt.key in prompts:
         raise InputError(
-            f"task {prompt.key.task}", expected="a name of its own for each example",
+            f"task {prompt.key.task}", expected="a different name for each example",
             got=f"{prompt.key.example!r} twice", fix="Fix or remove that record.",
         )  # fmt: skip
     prompts[prompt.key] = prompt
 
 
 def longest_first(prompts: list[Prompt]) -> list[Prompt]:
-    """Sorted so that what does not fit into memory fails first, and the time left is over- rather than underestimated.
+    """Sorted so that a lack of memory shows first, and the time left is over- rather than underestimated.
 
     Ties go by task, name, length and depth, so that the order does not depend on where the examples came from.
     """

@@ -1,4 +1,4 @@
-"""Chat templates: when one is used, which date it tells, and the token ids of a prompt with or without one."""
+"""Chat templates: when one is used, which date it states, and the token ids of a prompt with or without one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _PLACE = "\u2063text\u2063"  # invisible separators: in no one's text
 class ChatTemplate:
     """A tokenizer's chat template for one question to the model, or none.
 
-    Templates that tell the date get the same one on any day: a prompt must not depend on the day it is made on, or a
-    run could not be repeated.
+    Templates that state the date get the same one on any day, so that a run can be repeated.
 
     Args:
         tokenizer: a transformers tokenizer.

@@ -1,4 +1,4 @@
-"""Names of dtypes, devices and attention implementations, checked before PyTorch is loaded as far as that goes."""
+"""Names of dtypes, devices and attention implementations, checked without loading PyTorch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def require_dtype(name: str, argument: str = "dtype") -> None:
 
 
 def require_device(name: str, argument: str = "device") -> None:
-    """Refuse what cannot be a device here; whether torch can use the rest is found when it is used.
+    """Raise InputError for what cannot be a device on this machine; torch itself checks the rest when it is used.
 
     Raises:
         InputError: no name of a device, or CUDA where PyTorch or the machine has none.
@@ -45,7 +45,7 @@ def require_device(name: str, argument: str = "device") -> None:
             got=repr(name),
             fix="Use auto.",
         )
-    reason = why_no_cuda() if match[1] == "cuda" else None
+    reason = cuda_missing_reason() if match[1] == "cuda" else None
     if reason is not None:
         raise InputError(
             argument, expected="a device that torch can use", got=f"{name!r}, but {reason}", fix="Use cpu or auto."
@@ -67,7 +67,7 @@ def require_attention(name: str | None, argument: str = "attention") -> None:
 
 
 def _is_in_transformers(name: str) -> bool:
-    """Does the installed transformers mention a name that no earlier version had? Read without importing it."""
+    """True if the installed transformers mentions a name; its file is read, not imported."""
     if not re.fullmatch(r"\w+", name):
         return False
     try:
@@ -80,12 +80,12 @@ def _is_in_transformers(name: str) -> bool:
 
 
 def _has_other_backends() -> bool:
-    """Is a package installed that gives torch devices of another name?"""
+    """True if a package is installed that adds torch devices of other names."""
     return any(not point.value.startswith("lavakv.") for point in entry_points(group="torch.backends"))
 
 
-def why_no_cuda() -> str | None:
-    """The reason why CUDA cannot be there, as far as files tell without loading PyTorch; None if it may be."""
+def cuda_missing_reason() -> str | None:
+    """The reason why CUDA is not available, found in files without loading PyTorch; None if it may be."""
     build = _torch_build()
     if not build or build.get("hip"):
         return None
@@ -106,5 +106,5 @@ def _torch_build() -> dict[str, Any]:
         if spec is None or spec.origin is None:
             return {}
         return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
-    except Exception:  # another layout of the package: let torch itself tell
+    except Exception:  # another layout of the package: torch itself checks later
         return {}

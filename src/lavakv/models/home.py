@@ -18,7 +18,7 @@ MARKER = "config.json"
 
 
 def find_folder(name: str) -> Path | None:
-    """The folder `name` under `home()` if it was made, complete, else None.
+    """The folder `name` under `home()`, or None if it has not been completed.
 
     Raises:
         ModelError: the folder cannot be read.
@@ -31,11 +31,11 @@ def find_folder(name: str) -> Path | None:
 
 
 def get_or_make_folder(name: str, make: Callable[[Path, Path], None]) -> Path:
-    """The folder `name` under `home()`, made if it is not there. Safe against other processes and interruptions.
+    """The folder `name` under `home()`, made if it is missing. Safe against other processes and interruptions.
 
     Args:
         name: folder name.
-        make: called with an empty folder to fill and a scratch folder; may raise, and then nothing is left behind.
+        make: called with an empty folder to fill and a scratch folder; if it raises, nothing is left behind.
 
     Raises:
         ModelError: the folder cannot be read or written.

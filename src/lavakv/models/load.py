@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer from whatever the user named."""
+"""Loading a model and its tokenizer by name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load(
         model = model.to(target).eval()
     except LavaError:
         raise
-    except Exception as error:  # a stranger's files may make transformers raise anything
+    except Exception as error:  # third-party files may make transformers raise anything
         raise ModelError(
             f"model {name!r}",
             expected="a causal language model that transformers can load",
@@ -68,7 +68,7 @@ def load(
 
 
 def resolve(name: str) -> str:
-    """What transformers is to load: a directory's path, or a Hugging Face id left as it is.
+    """What transformers should load: a directory's path, or a Hugging Face id as it is.
 
     Raises:
         ModelError: a path that does not exist, a directory without a model, an unreadable GGUF.

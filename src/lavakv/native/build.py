@@ -1,4 +1,4 @@
-"""Builds the C kernels with the machine's own compiler, once for all runs, and loads it."""
+"""Building the C kernels with the machine's compiler, once for all runs, and loading them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def compiler() -> list[str] | None:
     """The C compiler's command: `CC`, or the first of cc, gcc and clang; None if there is none."""
     try:
         chosen = shlex.split(os.environ.get("CC", ""))
-    except ValueError:  # an open quotation
+    except ValueError:  # unbalanced quotes
         return None
     if chosen:
         return chosen
@@ -58,10 +58,10 @@ def folder() -> Path:
 
 @functools.cache
 def library(folder: Path) -> Library | None:
-    """The kernels, built if this machine has not built them yet; None where that is switched off or does not work.
+    """The kernels, built if this machine has not built them yet; None where that is switched off or fails.
 
     They are loaded only from a folder that belongs to the user and that nobody else can write to (`native/trust.py`).
-    If `folder` is not such a one, this process builds them in a private folder, and one warning says why.
+    Otherwise this process builds them in a private folder, and one warning says why.
 
     Args:
         folder: where built kernels are kept.
@@ -80,7 +80,7 @@ def library(folder: Path) -> Library | None:
         try:
             return Library(_built(folder, [*command, *_OPTIONS, *threads]))
         except (OSError, subprocess.SubprocessError):
-            continue  # no threads, then; or no kernels
+            continue  # without threads next, else no kernels
     return None
 
 
@@ -92,12 +92,12 @@ def _not_kept(reason: str) -> str:
 
 
 def _has_openmp() -> bool:
-    """Has PyTorch brought GNU OpenMP along, whose threads the kernel may use? Another copy would fight with them."""
+    """True if PyTorch has loaded GNU OpenMP, whose threads the kernels may use; a second copy would compete with it."""
     return hasattr(ctypes.CDLL(None), "GOMP_parallel") if os.name == "posix" else False
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    """Path of the shared library for these sources, command and processor; rebuilt if another could have made it."""
+    """Path of the shared library for these sources, command and processor; built if it is not there."""
     sources = sorted(SOURCES.glob("*.c"))
     texts = [source.read_text() for source in (*sources, *sorted(SOURCES.glob("*.h")))]
     about = [*texts, *command, platform.machine(), platform.processor(), _processor()]
@@ -117,7 +117,7 @@ def _built(folder: Path, command: list[str]) -> Path:
 
 
 def _processor() -> str:
-    """What this processor can do, as far as Linux tells: a library built for another one could be an illegal one."""
+    """Processor model and features as Linux lists them: code for another may use instructions that this one lacks."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -55,7 +55,7 @@ static void attend_piece(const piece *work, const float *queries, int64_t rows, 
         for (int64_t i = 0; i < work->count; i++) {
             int seen = !work->visible || work->visible[i];
             weights[i] = seen ? scaling * weights[i] : -INFINITY;
-            /* a NaN must not be lost here, or the answer would look sound */
+            /* a NaN must not be lost here, or the answer would look valid */
             largest = weights[i] > largest || weights[i] != weights[i] ? weights[i] : largest;
         }
         memset(out, 0, value_dim * sizeof(float));
@@ -72,7 +72,7 @@ static void attend_piece(const piece *work, const float *queries, int64_t rows, 
                           fmaf(weights[i + 2], v[d + 2 * value_dim], weights[i + 3] * v[d + 3 * value_dim]);
         }
         for (; i < work->count; i++) {
-            if (work->visible && !work->visible[i]) continue; /* what is hidden may hold anything */
+            if (work->visible && !work->visible[i]) continue; /* hidden entries may hold any value */
             const float *value = work->values + i * value_dim;
             for (int64_t d = 0; d < value_dim; d++) out[d] = fmaf(weights[i], value[d], out[d]);
         }
@@ -113,10 +113,10 @@ int64_t lavakv_chunk(void) { return CHUNK; }
 
 int64_t lavakv_piece_bytes(void) { return sizeof(piece); }
 
-/* shape: sequences, heads, rows, dim, value_dim, tail, columns between two heads' tails, is the tail masked?
+/* shape: sequences, heads, rows, dim, value_dim, tail, columns between two heads' tails, whether the tail is masked
    queries [segments, rows, dim]; past [entries, dim]; tails [segments, capacity, dim]; past_visible [entries] or NULL;
    visible [sequences, tail] or NULL;
-   sinks [heads, rows] or NULL; room for the pieces, for their outputs and two numbers a row of each; answer
+   sinks [heads, rows] or NULL; workspace for the pieces, for their outputs and two numbers a row of each; answer
    [segments, rows, value_dim]. */
 void lavakv_decode(const int64_t *shape, float scaling, const int64_t *offsets, const float *queries,
                    const float *past_keys, const float *past_values, const float *tail_keys, const float *tail_values,

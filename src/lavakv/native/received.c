@@ -32,11 +32,11 @@ static inline int64_t seen_by(const int64_t *shape, int64_t row) {
 }
 
 /* shape: all rows, rows of one query head, position of its first row, columns; logits [rows, columns], overwritten;
-   room for a number a row; received [columns], added to; share: what each row's attention sums to. */
-void lavakv_add_received(const int64_t *shape, float share, float *logits, float *room, float *received) {
+   workspace, a number a row; received [columns], added to; share: what each row's attention sums to. */
+void lavakv_add_received(const int64_t *shape, float share, float *logits, float *workspace, float *received) {
     int64_t rows = shape[0], columns = shape[3];
 #pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) room[row] = share / exponentials(logits + row * columns, seen_by(shape, row));
+    for (int64_t row = 0; row < rows; row++) workspace[row] = share / exponentials(logits + row * columns, seen_by(shape, row));
 #pragma omp parallel for schedule(dynamic)
     for (int64_t start = 0; start < columns; start += COLUMNS) {
         float sums[COLUMNS] = {0};
@@ -45,7 +45,7 @@ void lavakv_add_received(const int64_t *shape, float share, float *logits, float
             for (int64_t row = first; row < first + ROWS_TOGETHER && row < rows; row++) {
                 const float *paid = logits + row * columns + start;
                 int64_t seen = seen_by(shape, row) - start;
-                for (int64_t i = 0; i < (seen < COLUMNS ? seen : COLUMNS); i++) some[i] = fmaf(paid[i], room[row], some[i]);
+                for (int64_t i = 0; i < (seen < COLUMNS ? seen : COLUMNS); i++) some[i] = fmaf(paid[i], workspace[row], some[i]);
             }
             for (int i = 0; i < COLUMNS; i++) sums[i] += some[i];
         }

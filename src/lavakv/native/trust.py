@@ -62,10 +62,10 @@ def safe_folder(folder: Path) -> tuple[Path, str | None]:
     """The folder itself, made and resolved, if machine code may be loaded from it; else this process's private one.
 
     Returns:
-        The folder to use, and why it is not the one asked for (None if it is).
+        The folder to use, and why it is not `folder` (None if it is).
 
     Raises:
-        OSError: there is no private folder, or it is not safe either.
+        OSError: no private folder can be made, or it is not safe either.
     """
     try:
         make_folder(folder)
@@ -95,7 +95,7 @@ def private_folder() -> Path:
 
 
 def _others_can_write(about: os.stat_result) -> bool:
-    """Whether the mode lets anybody but the owner write; a group that holds the user alone is nobody else."""
+    """Whether the mode lets anybody but the owner write; a group of the user alone does not count."""
     by_group = about.st_mode & stat.S_IWGRP and not _is_private_group(about.st_gid)
     return bool(by_group or about.st_mode & stat.S_IWOTH)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavakv.errors import InputError
+from lavakv.evaluation.record import Record
 from lavakv.evaluation.records import FILE, read_finished
 
 SETTINGS, HTML = "run.json", "report.html"
@@ -27,7 +28,7 @@ class Run:
     """
 
     name: str
-    records: list[dict[str, Any]]
+    records: list[Record]
     settings: Mapping[str, Any]
     num_repeated: int
     is_torn: bool
