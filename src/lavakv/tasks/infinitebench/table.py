@@ -1,23 +1,55 @@
-"""InfiniteBench's tasks, as in its own scripts (OpenBMB/InfiniteBench: src/eval_utils.py, src/compute_scores.py)."""
+"""InfiniteBench's tasks and what their records say is right.
+
+As in its own scripts (OpenBMB/InfiniteBench: src/eval_utils.py, src/compute_scores.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lavakv.tasks.infinitebench.answers import lettered, plain, values
-from lavakv.tasks.metrics.bug_choice import bug_choice
-from lavakv.tasks.metrics.choice import choice
-from lavakv.tasks.metrics.f1 import f1
-from lavakv.tasks.metrics.f1_characters import f1_characters
-from lavakv.tasks.metrics.first_integer import first_integer
-from lavakv.tasks.metrics.first_number import first_number
-from lavakv.tasks.metrics.last_integer import last_integer
-from lavakv.tasks.metrics.rouge_lsum import rouge_lsum
-from lavakv.tasks.metrics.scorer import Scorer, best_answer, first_answer
-from lavakv.tasks.metrics.speaker import speaker
-from lavakv.tasks.metrics.value_prefix import value_prefix
-from lavakv.tasks.metrics.word_among import word_among
+from lavakv.tasks.data import strings
+from lavakv.tasks.infinitebench.metrics import (
+    bug_choice,
+    choice,
+    f1_characters,
+    first_integer,
+    first_number,
+    last_integer,
+    rouge_lsum,
+    speaker,
+    value_prefix,
+    word_among,
+)
+from lavakv.tasks.metrics import Scorer, best_answer, f1, first_answer
+
+
+def plain(record: dict[str, Any]) -> tuple[str, ...]:
+    """The answers as text: all right, or aliases. Numbers come as numbers in the files and as text from the hub."""
+    return strings(record["answer"])
+
+
+def lettered(record: dict[str, Any]) -> tuple[str, ...]:
+    """The right option's text and its letter.
+
+    Raises:
+        ValueError: the answer is no option.
+    """
+    answers = strings(record["answer"])
+    if len(answers) == 2 and answers[1] in ("A", "B", "C", "D"):
+        return answers
+    return answers[0], "ABCD"[[str(option) for option in record["options"]].index(answers[0])]
+
+
+def values(record: dict[str, Any]) -> tuple[str, ...]:
+    """All values of a list in order; some copies of the data wrap the list in another.
+
+    Raises:
+        ValueError: one that is no whole number.
+    """
+    answer = record["answer"]
+    inner = answer[0] if isinstance(answer, list) and answer and isinstance(answer[0], list) else answer
+    return tuple(str(int(value)) for value in strings(inner))
 
 
 class Row(NamedTuple):

@@ -1,19 +1,20 @@
-"""The needle test: one fact in a long text, at all lengths and depths."""
+"""The needle test: one fact in a long text, at all lengths and depths; and its two metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from typing_extensions import override
 
 from lavakv.errors import TaskError
 from lavakv.tasks.example import Example
+from lavakv.tasks.extras import needed
 from lavakv.tasks.generated import needed_tokenizer, random_of
 from lavakv.tasks.haystack import haystack_text
-from lavakv.tasks.metrics.rouge_1 import rouge_1
-from lavakv.tasks.metrics.scorer import best_answer
-from lavakv.tasks.metrics.words_found import words_found
+from lavakv.tasks.metrics import best_answer
 from lavakv.tasks.needle.facts import made_up, published
 from lavakv.tasks.needle.hide import ROOM, hidden
 from lavakv.tasks.settings import TaskSettings
@@ -70,6 +71,32 @@ def _spread(depths: Sequence[float], limit: int | None) -> Sequence[float]:
         return depths
     last = len(depths) - 1
     return [depths[round(last * step / (limit - 1))] for step in range(limit)] if limit > 1 else [depths[last // 2]]
+
+
+def words_found(prediction: str, answer: str) -> float:
+    """Share of the answer's distinct words that are among the prediction's (lower case, full stops as spaces).
+
+    The metric of LAVa's needle grids.
+    """
+    expected = _words(answer)
+    return len(expected & _words(prediction)) / len(expected)
+
+
+def _words(text: str) -> set[str]:
+    return set(text.lower().replace(".", " ").split())
+
+
+def rouge_1(prediction: str, answer: str) -> float:
+    """F of rouge1 in Google's `rouge_score`, with stemming; against the whole needle even a perfect answer gets less.
+
+    LAVa's other metric for the needle test, reported there times ten.
+    """
+    return float(_rouge_scorer().score(answer, prediction)["rouge1"].fmeasure)
+
+
+@cache
+def _rouge_scorer() -> Any:
+    return needed("rouge_score.rouge_scorer").RougeScorer(["rouge1"], use_stemmer=True)
 
 
 def needle_tasks() -> dict[str, NeedleTask]:

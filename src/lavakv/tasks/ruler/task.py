@@ -1,7 +1,8 @@
-"""RULER's tasks."""
+"""RULER's tasks and its two metrics."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,6 @@ from typing_extensions import override
 from lavakv.tasks.example import Example
 from lavakv.tasks.fitting import Fitter
 from lavakv.tasks.generated import Draft, needed_tokenizer, random_of
-from lavakv.tasks.metrics.references_found import all_references, any_reference
 from lavakv.tasks.ruler.table import ROWS, Maker
 from lavakv.tasks.settings import TaskSettings
 from lavakv.tasks.task import Task, checked, refuse_harness
@@ -60,6 +60,21 @@ class RulerTask(Task):
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
         metric = any_reference if ROWS[self.kind].any_answer else all_references
         return metric(prediction, checked(self, answers), classes)
+
+
+def all_references(prediction: str, answers: Sequence[str], _classes: Sequence[str]) -> float:
+    """Share of the answers that are in the prediction, case ignored (RULER `string_match_all`)."""
+    return sum(_found(prediction, answers)) / len(answers)
+
+
+def any_reference(prediction: str, answers: Sequence[str], _classes: Sequence[str]) -> float:
+    """1 if any of the answers is in the prediction, case ignored (RULER `string_match_part`)."""
+    return float(any(_found(prediction, answers)))
+
+
+def _found(prediction: str, answers: Sequence[str]) -> list[bool]:
+    text = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip().lower()
+    return [answer.lower() in text for answer in answers]
 
 
 def ruler_tasks() -> dict[str, RulerTask]:
