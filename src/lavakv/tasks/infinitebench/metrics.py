@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from lavakv.tasks.extras import needed
+from lavakv.tasks.extras import import_extra
 from lavakv.tasks.metrics import overlap_f1, without_punctuation
 
 _PUNCTUATION = ("\n", ":", '"', "'", ".", ",", "?", "!", "{", "}")
@@ -168,4 +168,4 @@ def _spaced(text: str, separators: Iterable[str]) -> str:
 
 @cache
 def _rouge_scorer() -> Any:
-    return needed("rouge_score.rouge_scorer").RougeScorer(["rougeLsum"], use_stemmer=False)
+    return import_extra("rouge_score.rouge_scorer").RougeScorer(["rougeLsum"], use_stemmer=False)

@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
-from lavakv.tasks.extras import needed
+from lavakv.tasks.extras import import_extra
 from lavakv.tasks.metrics import Scorer, overlap_f1, without_punctuation
 
 
@@ -105,11 +105,11 @@ def chinese_words(text: str) -> list[str]:
 
 @cache
 def _rouge() -> Any:
-    return needed("rouge").Rouge(metrics=["rouge-l"])
+    return import_extra("rouge").Rouge(metrics=["rouge-l"])
 
 
 @cache
 def _jieba() -> Any:
-    jieba = needed("jieba")
+    jieba = import_extra("jieba")
     jieba.setLogLevel(logging.WARNING)  # it reports on loading its dictionary
     return jieba

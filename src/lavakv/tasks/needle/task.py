@@ -11,14 +11,13 @@ from typing_extensions import override
 
 from lavakv.errors import TaskError
 from lavakv.tasks.example import Example
-from lavakv.tasks.extras import needed
-from lavakv.tasks.generated import needed_tokenizer, random_of
+from lavakv.tasks.extras import import_extra
+from lavakv.tasks.generated import require_tokenizer, seeded_random
 from lavakv.tasks.haystack import haystack_text
 from lavakv.tasks.metrics import best_answer
-from lavakv.tasks.needle.facts import made_up, published
-from lavakv.tasks.needle.hide import ROOM, hidden
+from lavakv.tasks.needle.facts import RESERVED_TOKENS, hide_fact, invented_fact, published_fact
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked, refuse_harness
+from lavakv.tasks.task import Task, check_answers, check_protocol
 
 DEFAULT_LENGTHS = (1000, 2000, 4000)
 PAPER_LENGTHS = tuple(range(1000, 31_401, 400))
@@ -29,11 +28,11 @@ _AFTER = "\n\nAnswer from the text alone and in one short sentence. {}"
 
 @dataclass(frozen=True)
 class NeedleTask(Task):
-    """Needles made up from the seed, another one in each cell of the grid, or the published one.
+    """Needles invented from the seed, another one for each length and depth, or the published needle.
 
     Attributes:
-        is_published: take the published test's needle.
-        by_rouge: score by ROUGE-1 against the whole needle, LAVa's other way.
+        is_published: use the published test's needle.
+        by_rouge: score by ROUGE-1 against the whole needle, LAVa's other metric.
     """
 
     is_published: bool = False
@@ -41,19 +40,28 @@ class NeedleTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
-        refuse_harness(self, settings)
-        tokenizer = needed_tokenizer(settings, self.name)
+        check_protocol(self, settings)
+        tokenizer = require_tokenizer(settings, self.name)
         haystack = haystack_text(settings.haystack, settings.seed)
         depths = _spread(settings.depths or PAPER_DEPTHS, settings.limit)
         for length in settings.lengths or DEFAULT_LENGTHS:
-            if length <= 2 * ROOM:
-                raise TaskError("length", expected=f"more than {2 * ROOM} tokens", got=str(length), fix="Ask for more.")
+            if length <= 2 * RESERVED_TOKENS:
+                raise TaskError(
+                    "length",
+                    expected=f"more than {2 * RESERVED_TOKENS} tokens",
+                    got=str(length),
+                    fix="Use a larger length.",
+                )
             for depth in depths:
-                fact = published() if self.is_published else made_up(random_of(settings.seed, length, depth))
+                fact = (
+                    published_fact()
+                    if self.is_published
+                    else invented_fact(seeded_random(settings.seed, length, depth))
+                )
                 yield Example(
                     task=self.name,
                     name=f"{length}-{depth:g}-{settings.seed}",
-                    context=_BEFORE + hidden(tokenizer, haystack, fact, length, depth),
+                    context=_BEFORE + hide_fact(tokenizer, haystack, fact, length, depth),
                     question=_AFTER.format(fact.question),
                     answers=(fact.sentence.strip() if self.by_rouge else fact.answer,),
                     length=length,
@@ -62,11 +70,11 @@ class NeedleTask(Task):
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        return best_answer(rouge_1 if self.by_rouge else words_found)(prediction, checked(self, answers), classes)
+        return best_answer(rouge_1 if self.by_rouge else words_found)(prediction, check_answers(self, answers), classes)
 
 
 def _spread(depths: Sequence[float], limit: int | None) -> Sequence[float]:
-    """As many depths as asked for, from end to end."""
+    """`limit` depths, evenly spread over all of them."""
     if limit is None or limit >= len(depths):
         return depths
     last = len(depths) - 1
@@ -96,11 +104,11 @@ def rouge_1(prediction: str, answer: str) -> float:
 
 @cache
 def _rouge_scorer() -> Any:
-    return needed("rouge_score.rouge_scorer").RougeScorer(["rouge1"], use_stemmer=True)
+    return import_extra("rouge_score.rouge_scorer").RougeScorer(["rouge1"], use_stemmer=True)
 
 
 def needle_tasks() -> dict[str, NeedleTask]:
-    """All four, by name."""
+    """The four needle tasks, by name."""
     kinds = [("needle", False, False), ("needle_rouge", False, True)]
     kinds += [("needle_published", True, False), ("needle_published_rouge", True, True)]
     tasks = (

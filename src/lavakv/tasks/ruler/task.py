@@ -11,10 +11,10 @@ from typing_extensions import override
 
 from lavakv.tasks.example import Example
 from lavakv.tasks.fitting import Fitter
-from lavakv.tasks.generated import Draft, needed_tokenizer, random_of
+from lavakv.tasks.generated import Draft, require_tokenizer, seeded_random
 from lavakv.tasks.ruler.table import ROWS, Maker
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked, refuse_harness
+from lavakv.tasks.task import Task, check_answers, check_protocol
 
 DEFAULT_LENGTHS = (4096,)
 SAMPLES = 500
@@ -22,7 +22,7 @@ SAMPLES = 500
 
 @dataclass(frozen=True)
 class RulerTask(Task):
-    """One of the thirteen.
+    """One of RULER's thirteen tasks.
 
     Attributes:
         kind: its name in RULER.
@@ -32,18 +32,18 @@ class RulerTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
-        refuse_harness(self, settings)
-        tokenizer = needed_tokenizer(settings, self.name)
+        check_protocol(self, settings)
+        tokenizer = require_tokenizer(settings, self.name)
         maker_of = ROWS[self.kind].maker
         for length in settings.lengths or DEFAULT_LENGTHS:
             first = maker_of(length, 0)
-            fitter = Fitter(tokenizer, length - self.max_new_tokens, first.smallest, first.most(settings))
+            fitter = Fitter(tokenizer, length - self.max_new_tokens, first.min_size, first.max_size(settings))
             for index in range(settings.limit or SAMPLES):
                 build = partial(self._draft, maker_of(length, index), settings, length, index)
                 yield self._example(fitter.fitted(build), settings.seed, length, index)
 
     def _draft(self, maker: Maker, settings: TaskSettings, length: int, index: int, size: int) -> Draft:
-        return maker.draft(random_of(settings.seed, self.name, length, index), size, settings)
+        return maker.draft(seeded_random(settings.seed, self.name, length, index), size, settings)
 
     def _example(self, draft: Draft, seed: int, length: int, index: int) -> Example:
         return Example(
@@ -59,7 +59,7 @@ class RulerTask(Task):
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
         metric = any_reference if ROWS[self.kind].any_answer else all_references
-        return metric(prediction, checked(self, answers), classes)
+        return metric(prediction, check_answers(self, answers), classes)
 
 
 def all_references(prediction: str, answers: Sequence[str], _classes: Sequence[str]) -> float:
@@ -78,7 +78,7 @@ def _found(prediction: str, answers: Sequence[str]) -> list[bool]:
 
 
 def ruler_tasks() -> dict[str, RulerTask]:
-    """All thirteen, by name."""
+    """RULER's thirteen tasks, by name."""
     tasks = (
         RulerTask(
             name=f"ruler_{kind}",
