@@ -17,7 +17,7 @@ from lavakv.report.html import html
 from lavakv.report.markdown import markdown
 from lavakv.report.markup import cell, fence, heat, pieces
 from lavakv.report.page import as_bytes
-from lavakv.report.plots import plots
+from lavakv.report.pictures import pictures
 from lavakv.report.run import Run
 from lavakv.report.sections.blocks import Column
 from lavakv.report.writing import write_report
@@ -117,9 +117,9 @@ def test_rows_of_a_markdown_table_have_as_many_cells_as_its_head(report, nasty) 
 def test_pictures_are_svg_in_plain_colours_and_linked(report, tmp_path: Path) -> None:
     files = write_report(report, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    pictures = [file for file in files if file.suffix == ".svg"]
-    assert {file.name for file in pictures} == set(plots(report))
-    for file in pictures:
+    drawn = [file for file in files if file.suffix == ".svg"]
+    assert {file.name for file in drawn} == set(pictures(report))
+    for file in drawn:
         assert ElementTree.parse(file).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "var(" not in file.read_text()
         assert f"({file.name})" in text

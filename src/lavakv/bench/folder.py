@@ -9,10 +9,10 @@ from typing import Any
 
 from lavakv.bench.plot import plot_curves
 from lavakv.errors import InputError
-from lavakv.evaluation.plot import require_matplotlib
 from lavakv.files import require_writable, unwritable
+from lavakv.report.draw.files import require_drawable
 
-RECORDS = "results.jsonl"
+RECORDS, CURVES = "results.jsonl", "curves.svg"
 
 
 def require_new_folder(path: Path) -> None:
@@ -20,9 +20,9 @@ def require_new_folder(path: Path) -> None:
 
     Raises:
         InputError: it cannot be written, or holds another run's results.
-        MissingExtraError: matplotlib is not installed.
+        UnsupportedError: jinja2 is not installed.
     """
-    require_matplotlib("--out")
+    require_drawable("--out", path / CURVES)
     records = path / RECORDS
     if records.exists() or (path.exists() and not path.is_dir()):
         got = f"{records}, which exists" if path.is_dir() else f"{path}, which is a file"
@@ -38,11 +38,10 @@ class BenchFolder:
 
     Raises:
         InputError: it cannot be written, or holds another run's results.
-        MissingExtraError: matplotlib is not installed.
+        UnsupportedError: jinja2 is not installed.
     """
 
     def __init__(self, path: Path) -> None:
-        require_matplotlib("--out", load=True)
         require_new_folder(path)
         self._path, self._records = path, path / RECORDS
         try:
@@ -67,4 +66,4 @@ class BenchFolder:
 
     def finish(self) -> None:
         """Draw the curves."""
-        plot_curves(self._done, self._path / "curves.svg")
+        plot_curves(self._done, self._path / CURVES)

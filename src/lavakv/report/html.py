@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK, LEVEL, NUM_DRAWS
 from lavakv.report.contender import Contender
 from lavakv.report.contents import Report
-from lavakv.report.draw.forest import forest
-from lavakv.report.draw.grid import map_grid
-from lavakv.report.draw.lines import LineChart, line_chart
+from lavakv.report.draw.chart import LineChart
+from lavakv.report.draw.layout import Forest, forest, map_grid
 from lavakv.report.page import render
+from lavakv.report.pictures import SMALL, WIDE, score_chart
 from lavakv.report.sections.curves import Curve
+from lavakv.report.sections.duels import Duel
 from lavakv.report.sections.failures import KINDS
-
-_WIDE, _SMALL = (720, 330), (340, 220)
 
 
 def html(report: Report) -> str:
@@ -30,8 +29,8 @@ def html(report: Report) -> str:
         draws=f"{NUM_DRAWS:,}",
         kinds=KINDS,
         charts=_charts(report),
-        rival_forest=forest(report.rivals),
-        gap_forest=forest(report.gaps),
+        rival_forest=_forest(report.rivals),
+        gap_forest=_forest(report.gaps),
         grids={task.task: map_grid(len(task.lengths), len(task.depths)) for task in report.needles},
         shown_failures=len(report.failures),
         all_failures=sum(report.num_failures.values()),
@@ -54,6 +53,10 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "run", "This run"
 
 
+def _forest(duels: Sequence[Duel]) -> Forest:
+    return forest([(duel.difference.low, duel.difference.mean, duel.difference.high) for duel in duels])
+
+
 def _legend(report: Report) -> list[Contender]:
     """One contender a policy, the full cache first."""
     return list({contender.policy: contender for contender in report.analysis.field.contenders}.values())
@@ -63,7 +66,7 @@ def _charts(report: Report) -> list[tuple[Curve, LineChart, LineChart | None]]:
     """Every curve, small; the first wide as well."""
     made = []
     for index, curve in enumerate(report.curves):
-        small, wide = line_chart(curve, *_SMALL), line_chart(curve, *_WIDE)
+        small, wide = score_chart(curve, *SMALL), score_chart(curve, *WIDE)
         if small is not None:
             made.append((curve, small, wide if index == 0 else None))
     return made

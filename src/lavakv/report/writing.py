@@ -9,7 +9,7 @@ from lavakv.report.contents import Report
 from lavakv.report.html import html
 from lavakv.report.markdown import markdown
 from lavakv.report.page import as_bytes
-from lavakv.report.plots import plots
+from lavakv.report.pictures import pictures
 from lavakv.report.run import HTML
 
 MARKDOWN = "report.md"
@@ -23,9 +23,9 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         DiskError: the disk is full or broken.
         UnsupportedError: jinja2 is not installed.
     """
-    pictures = plots(report)
-    texts = {HTML: html(report), MARKDOWN: markdown(report, {name: title for name, (title, _) in pictures.items()})}
-    texts |= {name: svg for name, (_, svg) in pictures.items()}
+    drawn = pictures(report)
+    texts = {HTML: html(report), MARKDOWN: markdown(report, {name: title for name, (title, _) in drawn.items()})}
+    texts |= {name: svg for name, (_, svg) in drawn.items()}
     for name, text in texts.items():
         write_output("--out", folder / name, as_bytes(text), make_folder=True)
     return [folder / name for name in texts]
