@@ -8,7 +8,7 @@ from lavakv.report.contents import Report
 from lavakv.report.draw.chart import Frame, LineChart, Point, Series, line_chart
 from lavakv.report.draw.files import sheet_svg
 from lavakv.report.draw.layout import Picture, map_grid, sheet
-from lavakv.report.groups import groupby_contender, highest_share
+from lavakv.report.filters import by_budget, highest_share
 from lavakv.report.numbers import interval, percent, score
 from lavakv.report.sections.curves import Curve
 
@@ -43,7 +43,7 @@ def score_chart(curve: Curve, width: int, height: int) -> LineChart | None:
 
 
 def pictures(report: Report) -> dict[str, tuple[str, str]]:
-    """Title and SVG of every picture there is something to draw for, by file name."""
+    """Title and SVG of every picture that the run has data for, by file name."""
     curves = [(curve, score_chart(curve, *SMALL)) for curve in report.curves]
     charts = [Picture(curve.title, *SMALL, chart) for curve, chart in curves if chart is not None]
     curve_sheet = sheet(_rows(charts), charts[0].drawn.lines if charts else ())
@@ -68,16 +68,18 @@ def _needles(report: Report) -> Iterator[list[Picture]]:
     for task in report.needles:
         grid = map_grid(len(task.lengths), len(task.depths))
         height = 22 + len(task.depths) * grid.tall
-        for _, own in groupby_contender(task.maps):
-            names = [f"{report.analysis.field.name(one.contender)}: {one.mean:.1f}" for one in own]
+        for _, own in by_budget(task.maps):
+            names = [f"{report.analysis.configurations.name(one.configuration)}: {one.mean:.1f}" for one in own]
             width = max(grid.width, 7 * max(map(len, names)))
             yield [Picture(name, width, height, one, task, grid) for name, one in zip(names, own, strict=True)]
 
 
 def _shares(report: Report) -> Iterator[list[Picture]]:
-    for _, own in groupby_contender(report.shares):
+    for _, own in by_budget(report.shares):
         layers, heads = own[0].shares.shape
         side = min(max(560 // layers, 8), 22)
         width, height = 26 + layers * side, 66 + heads * side
-        for row in _rows([Picture(report.analysis.field.name(o.contender), width, height, o) for o in own]):
+        for row in _rows(
+            [Picture(report.analysis.configurations.name(o.configuration), width, height, o) for o in own]
+        ):
             yield [one._replace(width=max(width, 7 * len(one.title)), about=highest_share(own)) for one in row]

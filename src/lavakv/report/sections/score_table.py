@@ -1,4 +1,4 @@
-"""The shape of a score table: a block of rows a budget, a row a policy, a column a task or group."""
+"""The form of a score table: rows of policies by budget, a column for each task or group."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import NamedTuple
 
 from lavakv.evaluation.bootstrap import Estimate
 from lavakv.report.analysis import Analysis
-from lavakv.report.contender import Contender
+from lavakv.report.configuration import Configuration
 
 
 class Row(NamedTuple):
-    """One contender's scores.
+    """Scores of a configuration.
 
     Attributes:
-        contender: whose.
+        configuration: scored.
         cells: an estimate a column, the average last.
-        best: for each cell, is it the block's best? Always False in a block of one.
+        best: for each cell, whether it is the budget's best; always False for the only configuration of its budget.
     """
 
-    contender: Contender
+    configuration: Configuration
     cells: list[Estimate]
     best: list[bool]
 
 
-class Block(NamedTuple):
-    """Contenders with the same budget.
+class BudgetRows(NamedTuple):
+    """Configurations with the same budget.
 
     Attributes:
-        name: "128 a head"; "full cache".
+        name: "128 per head"; "full cache".
         kept: mean kept fraction.
         rows: one a policy.
     """
@@ -45,7 +45,7 @@ class Column(NamedTuple):
     Attributes:
         name: short.
         about: in full.
-        group: what it belongs to, or "".
+        group: benchmark or group that it belongs to, or "".
         num: examples.
     """
 
@@ -65,13 +65,13 @@ class ScoreTable(NamedTuple):
 
     Attributes:
         title: of the table.
-        columns: one a cell of the rows but the last.
-        blocks: the full cache first, then budgets from small to large.
+        columns: one for each cell of the rows but the last.
+        budgets: the full cache first, then from small to large.
     """
 
     title: str
     columns: list[Column]
-    blocks: list[Block]
+    budgets: list[BudgetRows]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -80,35 +80,36 @@ class ScoreTable(NamedTuple):
 
     @property
     def decimals(self) -> int:
-        """Two as in the paper, one where so few examples cannot carry two."""
+        """Two as in the paper; one if a column has fewer than 100 examples."""
         return 2 if min(column.num for column in self.columns) >= 100 else 1
 
 
-def blocks(analysis: Analysis, cells: Callable[[Contender], list[Estimate]]) -> list[Block]:
-    """Rows of all contenders.
+def budget_rows(analysis: Analysis, cells: Callable[[Configuration], list[Estimate]]) -> list[BudgetRows]:
+    """Rows of all configurations.
 
     Args:
         analysis: of the run.
-        cells: a contender's estimates, the average last.
+        cells: a configuration's estimates, the average last.
     """
-    field, made = analysis.field, []
-    for (budget, mode), chosen in groupby(field.contenders, key=lambda c: (c.budget, c.mode)):
-        contenders = list(chosen)
-        kept = sum(field.kept[contender] for contender in contenders) / len(contenders)
-        name = field.name(contenders[0]) if contenders[0].is_full else field.budget_name(budget, mode)
-        made.append(Block(name, kept, _rows([(contender, cells(contender)) for contender in contenders])))
+    configurations, made = analysis.configurations, []
+    for (budget, mode), chosen in groupby(configurations.all, key=lambda c: (c.budget, c.mode)):
+        own = list(chosen)
+        kept = sum(configurations.kept[configuration] for configuration in own) / len(own)
+        is_full = own[0].is_full
+        name = configurations.name(own[0]) if is_full else configurations.budget_name(budget, mode)
+        made.append(BudgetRows(name, kept, _rows([(configuration, cells(configuration)) for configuration in own])))
     return made
 
 
-def _rows(found: list[tuple[Contender, list[Estimate]]]) -> list[Row]:
-    """Mark the highest of every column; equal ones all."""
+def _rows(found: list[tuple[Configuration, list[Estimate]]]) -> list[Row]:
+    """Mark the highest of every column, and all that are equal to it."""
     numbers = [[round(cell.mean, 6) if cell.known else -1.0 for cell in cells] for _, cells in found]
     highest = [max(column) for column in zip(*numbers, strict=True)]
     return [
         Row(
-            contender,
+            configuration,
             cells,
             [len(found) > 1 and number == top >= 0 for number, top in zip(own, highest, strict=True)],
         )
-        for (contender, cells), own in zip(found, numbers, strict=True)
+        for (configuration, cells), own in zip(found, numbers, strict=True)
     ]
