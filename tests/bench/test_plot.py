@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from lavakv.bench.floor import Floor
 from lavakv.bench.plot import PANELS, lines_of, plot_curves, varied_names
+from lavakv.bench.record import ConfigurationRecord, Headlines, SettingRecord
+from lavakv.bench.settings import Setting
 
 
-def _record(tokens: int, budget: int, seconds: float, batch: int = 1) -> dict:
-    numbers = {"decode_seconds": seconds, "prefill_seconds": None, "kv_bytes": 10 * budget, "prefill_peak_bytes": None}
-    return {
-        "tokens": tokens, "budget": budget, "batch_size": batch,
-        "contenders": {"full": numbers, "lavakv": {**numbers, "decode_seconds": seconds / 2}},
-    }  # fmt: skip
+def _record(tokens: int, budget: int, seconds: float, batch: int = 1) -> SettingRecord:
+    full = ConfigurationRecord(None, None, seconds, None, 10 * budget, None)
+    lavakv = replace(full, decode_seconds=seconds / 2)
+    return SettingRecord(
+        Headlines(None, 0.5, 0.5, None, 1.0, 1.0, 0.0), Setting(tokens, batch, budget), Floor(0.0, 0.0, 0.0),
+        {"full": full, "lavakv": lavakv}, None, (1, 1.0, 1),
+    )  # fmt: skip
 
 
 def test_prompt_length_runs_across_where_it_was_varied() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lavakv.bench.settings import Setting
+from lavakv.bench.record import SettingRecord
 from lavakv.report.draw.chart import DASHES, DrawnLine, Frame, Point, Series, line_chart
 from lavakv.report.draw.files import sheet_svg, write_drawing
 from lavakv.report.draw.layout import Picture, sheet
@@ -24,7 +23,7 @@ _UNCHANGED_BY_BUDGET = ("full",)
 _SIZE, _PER_ROW = (460, 320), 2
 
 
-def plot_curves(records: Sequence[Mapping[str, Any]], file: Path) -> None:
+def plot_curves(records: Sequence[SettingRecord], file: Path) -> None:
     """Draw a panel for each value that was measured, with a line for each configuration and varied setting.
 
     Args:
@@ -62,22 +61,23 @@ def _series(name: str, points: Sequence[tuple[float, float]], shapes: dict[str, 
     return Series(name, _COLOURS[configuration], shape, drawn, DASHES[shape % len(DASHES)])
 
 
-def varied_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def varied_names(records: Sequence[SettingRecord]) -> list[str]:
     """Names of what was varied, prompt length first; prompt length if nothing was."""
     names = ("tokens", "budget", "batch_size")
-    return [name for name in names if len({record[name] for record in records}) > 1] or ["tokens"]
+    return [name for name in names if len({getattr(record.setting, name) for record in records}) > 1] or ["tokens"]
 
 
 def lines_of(
-    records: Sequence[Mapping[str, Any]], value: str, varied: Sequence[str]
+    records: Sequence[SettingRecord], value: str, varied: Sequence[str]
 ) -> dict[str, list[tuple[float, float]]]:
     """Points of each line, by x; the same full cache measured beside several budgets is averaged."""
     points: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     across, *rest = varied
-    for record in sorted(records, key=lambda record: [record[name] for name in Setting._fields]):
-        for configuration, numbers in record["contenders"].items():
-            if numbers[value] is not None:
+    for record in sorted(records, key=lambda record: record.setting):
+        for configuration, numbers in record.configurations.items():
+            measured = getattr(numbers, value)
+            if measured is not None:
                 names = [n for n in rest if not (n == "budget" and configuration in _UNCHANGED_BY_BUDGET)]
-                label = ", ".join([configuration, *(f"{name} {record[name]}" for name in names)])
-                points[label][record[across]].append(numbers[value])
+                label = ", ".join([configuration, *(f"{name} {getattr(record.setting, name)}" for name in names)])
+                points[label][getattr(record.setting, across)].append(measured)
     return {label: [(x, sum(ys) / len(ys)) for x, ys in sorted(line.items())] for label, line in points.items()}

@@ -139,7 +139,7 @@ def measure(subject: Subject, settings: BenchSettings, out: Path | None, *, quie
         narrator = Narrator(bar, quiet)
         run = Bench(subject, settings, narrator)
         folder = None if out is None else BenchFolder(out)
-        narrator.expect(run.num_pieces)
+        narrator.expect(run.num_measurements)
         for record in run.run():
             records.append(record)
             if folder is not None:

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lavakv.attention import attend
-from lavakv.bench.attention_part import AttentionPart
-from lavakv.bench.candidates import Candidate, Candidates
+from lavakv.bench.implementations import Implementation, Implementations
+from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.machine import Machine
 from lavakv.bench.ragged_case import LayerShape, RaggedCase, skewed_counts
 from lavakv.bench.settings import Setting
@@ -63,7 +63,7 @@ def test_the_made_up_layer_holds_what_it_says_and_is_answered_right(dtype, place
 
 
 def test_the_record() -> None:
-    record = AttentionPart(SHAPE, Setting(200, 2, 48), window=32).measure(MACHINE)
+    record = LayerAttention(SHAPE, Setting(200, 2, 48), window=32).measure(MACHINE).as_dict()
     assert {"full_flash", "full_flash_packed", "cut_flash", "masked", "masked_fake_keys", "lavakv"} <= set(
         record["contenders"]
     )
@@ -85,27 +85,27 @@ class BrokenKernelError(Exception):
     """What no way should be able to raise."""
 
 
-def _broken(self: Candidates, *_: object, **__: object) -> Candidate:
+def _broken(self: Implementations, *_: object, **__: object) -> Implementation:
     raise BrokenKernelError("no such kernel. Ask somebody else")
 
 
 def test_others_may_fail_in_any_way(monkeypatch) -> None:
-    monkeypatch.setattr(Candidates, "_masked", _broken)
-    record = AttentionPart(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
+    monkeypatch.setattr(Implementations, "_masked", _broken)
+    record = LayerAttention(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE).as_dict()
     assert record["left_out"]["masked"] == "BrokenKernelError: no such kernel"
     assert {"masked", "masked_fake_keys"}.isdisjoint(record["contenders"])
     json.dumps(record, allow_nan=False)
 
 
 def test_that_lavakv_fails_is_an_error(monkeypatch) -> None:
-    monkeypatch.setattr(Candidates, "_lavakv", _broken)
+    monkeypatch.setattr(Implementations, "_lavakv", _broken)
     with pytest.raises(BrokenKernelError):
-        AttentionPart(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
+        LayerAttention(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
 
 
 def test_a_wrong_answer_still_goes_into_json(monkeypatch) -> None:
-    monkeypatch.setattr("lavakv.bench.candidates.attend", lambda *args: torch.full_like(attend(*args), torch.nan))
-    record = AttentionPart(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE)
+    monkeypatch.setattr("lavakv.bench.implementations.attend", lambda *args: torch.full_like(attend(*args), torch.nan))
+    record = LayerAttention(SHAPE, Setting(200, 1, 48), window=32).measure(MACHINE).as_dict()
     assert record["errors"]["lavakv"] is None
     json.dumps(record, allow_nan=False)
 
@@ -113,7 +113,7 @@ def test_a_wrong_answer_still_goes_into_json(monkeypatch) -> None:
 @NO_GPU
 def test_the_record_on_a_gpu() -> None:
     shape = LayerShape(8, 2, 128, torch.bfloat16, torch.device("cuda"))
-    record = AttentionPart(shape, Setting(2048, 2, 256), window=32).measure(MACHINE)
+    record = LayerAttention(shape, Setting(2048, 2, 256), window=32).measure(MACHINE).as_dict()
     assert record["contenders"]["full_flash"]["graph_seconds"] > 0
     assert record["contenders"]["lavakv"]["eager_seconds"] > 0
     assert record["contenders"]["masked_fake_keys"]["eager_seconds"] > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lavakv
-from lavakv.bench.contender import Contender, cut_to_budget, empty_full, empty_lavakv, read_prompt
+from lavakv.bench.configuration import Configuration, cut_to_budget, empty_full, empty_lavakv, read_prompt
 from lavakv.bench.masked import masked_like
 from lavakv.bench.settings import BenchSettings, Setting
 from tests.hf import zoo
@@ -21,26 +21,28 @@ def _model(dtype: torch.dtype, attention: str = "sdpa"):
     return zoo.with_large_weights(zoo.tiny("llama", attention=attention)).to(dtype)
 
 
-def _compressed(model, **settings) -> Contender:
-    return Contender(lava_cache(model, policy=BY_POSITION, **settings), lambda: lavakv.enabled(model))
+def _compressed(model, **settings) -> Configuration:
+    return Configuration(lava_cache(model, policy=BY_POSITION, **settings), lambda: lavakv.enabled(model))
 
 
 @torch.inference_mode()
-def _filled(model, contender: Contender) -> Contender:
-    return read_prompt(model, zoo.prompt(TOKENS, BATCH), contender)
+def _filled(model, configuration: Configuration) -> Configuration:
+    return read_prompt(model, zoo.prompt(TOKENS, BATCH), configuration)
 
 
 @torch.inference_mode()
-def _steps(model, contender: Contender) -> torch.Tensor:
+def _steps(model, configuration: Configuration) -> torch.Tensor:
     """Logits of some decode steps, in float64."""
-    with contender.around():
+    with configuration.around():
         ids = zoo.prompt(STEPS, BATCH, seed=1)
-        return torch.cat([model(one, past_key_values=contender.cache).logits for one in ids.split(1, dim=1)]).double()
+        return torch.cat(
+            [model(one, past_key_values=configuration.cache).logits for one in ids.split(1, dim=1)]
+        ).double()
 
 
-def _masked(model, way: str) -> Contender:
+def _masked(model, method: str) -> Configuration:
     full, kept = _filled(model, empty_full(model)), _filled(model, _compressed(model))
-    return masked_like(full, kept.cache, model, room=STEPS, way=way)
+    return masked_like(full, kept.cache, model, num_new_tokens=STEPS, method=method)
 
 
 def _error(values: torch.Tensor, exact: torch.Tensor) -> float:
@@ -48,24 +50,24 @@ def _error(values: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("way", "attention"), [("mask", "sdpa"), ("fake_keys", "sdpa"), ("mask", "eager")])
-def test_masks_on_the_full_cache_give_what_lavakv_gives(way, attention, dtype) -> None:
+@pytest.mark.parametrize(("method", "attention"), [("mask", "sdpa"), ("fake_keys", "sdpa"), ("mask", "eager")])
+def test_masks_on_the_full_cache_give_what_lavakv_gives(method, attention, dtype) -> None:
     """Both within twice the error of the masked store, against lavakv in float64."""
     model = _model(dtype, attention)
     exact_model = copy.deepcopy(model).double()
     exact = _steps(exact_model, _filled(exact_model, _compressed(exact_model)))
     allowed = 2 * _error(_steps(model, _filled(model, _compressed(model, store="masked"))), exact)
-    assert _error(_steps(model, _masked(model, way)), exact) <= allowed
+    assert _error(_steps(model, _masked(model, method)), exact) <= allowed
     assert _error(_steps(model, _filled(model, _compressed(model))), exact) <= allowed
     assert _error(_steps(model, _filled(model, empty_full(model))), exact) > 10 * allowed, "the masks hid nothing"
 
 
-@pytest.mark.parametrize("way", ["mask", "fake_keys"])
-def test_masks_leave_the_full_cache_and_the_model_as_they_were(way) -> None:
+@pytest.mark.parametrize("method", ["mask", "fake_keys"])
+def test_masks_leave_the_full_cache_and_the_model_as_they_were(method) -> None:
     model = _model(torch.float32)
     full, kept = _filled(model, empty_full(model)), _filled(model, _compressed(model))
     before = [layer.keys.clone() for layer in full.cache.layers]
-    _steps(model, masked_like(full, kept.cache, model, room=STEPS, way=way))
+    _steps(model, masked_like(full, kept.cache, model, num_new_tokens=STEPS, method=method))
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(full.cache.layers, before, strict=True))
     assert model.config._attn_implementation == "sdpa"
 
