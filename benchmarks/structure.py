@@ -19,7 +19,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lavakv
+from lavakv.hf.contract import cache_argument
 
 ROOT = Path(lavakv.__file__).parent
 SPLINTER_LINES = 60
@@ -212,15 +213,16 @@ def walk(device: str, store: Any) -> tuple[Forward, Forward]:
     prompt, step = Forward(model), Forward(model)
     for forward in (None, prompt):
         cache = lavakv.LavaCache(config, budget=BUDGET, window=8, store=store)
-        model(ids, past_key_values=cache) if forward is None else _run(model, ids, cache, forward)
-    model(ids[:, :1], past_key_values=cache)
+        _run(model, ids, cache, forward)
+    _run(model, ids[:, :1], cache, None)
     _run(model, ids[:, :1], cache, step)
     return prompt, step
 
 
-def _run(model: Any, ids: torch.Tensor, cache: Any, forward: Forward) -> None:
-    with forward.traced():
-        model(ids, past_key_values=cache)
+def _run(model: Any, ids: torch.Tensor, cache: Any, forward: Forward | None) -> None:
+    arguments = cache_argument(model, cache)
+    with nullcontext() if forward is None else forward.traced():
+        model(ids, **arguments)
 
 
 def main() -> None:

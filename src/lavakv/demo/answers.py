@@ -1,4 +1,4 @@
-"""The exam: every fact asked of every cache, and what that took."""
+"""The demonstration's questions asked with every cache, their memory and speed, and a picture of the budgets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.text import Text
 from torch import Tensor
 
 from lavakv.demo.logbook import Logbook
@@ -19,16 +20,16 @@ KEPT_FRACTIONS = (0.5, 0.25, 0.125)
 
 
 @dataclass
-class Report:
-    """One cache's answers.
+class CacheAnswers:
+    """The answers with one cache.
 
     Attributes:
         variant: the cache.
-        answers: one a fact.
+        answers: one for each fact.
         texts: the same as text.
-        right: was each right?
+        right: whether each is right.
         num_tokens: length of the last prompt.
-        head_entries: int64 `[layers, heads]`, what each head kept of it, or None for the full cache.
+        head_entries: int64 `[layers, heads]`, entries each head kept of it, or None for the full cache.
     """
 
     variant: Variant
@@ -40,7 +41,7 @@ class Report:
 
     @property
     def kv_bytes(self) -> int:
-        """Largest cache of all answers."""
+        """Bytes of the largest cache of all answers."""
         return max(done.kv_bytes for done in self.answers)
 
     @property
@@ -62,12 +63,12 @@ class Report:
 
 
 def variants() -> list[Variant]:
-    """The full cache, then LAVa with less and less."""
+    """The full cache, then LAVa with decreasing kept fractions."""
     return [Variant(None), *(Variant("lava", keep=fraction) for fraction in KEPT_FRACTIONS)]
 
 
-def examine(loaded: LoadedModel, logbook: Logbook, reports: list[Report], max_new_tokens: int) -> Iterator[None]:
-    """Ask every fact of every cache; yields after each answer and fills the reports.
+def ask_all(loaded: LoadedModel, logbook: Logbook, reports: list[CacheAnswers], max_new_tokens: int) -> Iterator[None]:
+    """Ask for every fact with every cache; fills the reports and yields after each answer.
 
     The model reads each prompt once; every cache is filled from that prefill.
     """
@@ -82,3 +83,28 @@ def examine(loaded: LoadedModel, logbook: Logbook, reports: list[Report], max_ne
             report.texts.append(loaded.tokenizer.decode(report.answers[-1].tokens, skip_special_tokens=True).strip())
             report.right.append(fact.is_in(report.texts[-1]))
             yield
+
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_COLOURS = ("grey37", "steel_blue", "dark_cyan", "sea_green3", "yellow3", "orange3", "orange_red1", "red3")
+
+
+def budget_picture(head_entries: Tensor, num_tokens: int) -> Text:
+    """Draw the share of a prompt that each head of each layer keeps: a column a layer, a row a head, low to high.
+
+    Args:
+        head_entries: int64 `[layers, heads]`, kept entries, window included; 0 for heads that a layer does not have.
+        num_tokens: prompt length.
+    """
+    layers, heads = head_entries.shape
+    picture = Text(no_wrap=True)
+    for head in range(heads):
+        picture.append(f"head {head:<3} ")
+        for layer in range(layers):
+            entries = int(head_entries[layer, head])
+            level = min(entries * len(_LEVELS) // num_tokens, len(_LEVELS) - 1)
+            picture.append(_LEVELS[level] if entries else " ", style=_COLOURS[level])
+        share = float(head_entries[:, head].sum()) / (layers * num_tokens)
+        picture.append(f" {share:.0%}\n")
+    picture.append(f"layer    0{'':<{max(layers - 1 - len(str(layers - 1)), 0)}}{layers - 1}")
+    return picture
