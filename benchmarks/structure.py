@@ -1,4 +1,4 @@
-"""How the source is cut into files and functions, and how many of them a prompt layer and a decode step pass.
+"""Size of the source's modules and functions, and how many of them a prompt layer and a decode step use.
 
 Counts modules, those that exactly one other module imports, lines of files and of functions; then runs a prompt and a
 decode step of a tiny Llama with a `LavaCache` under a profiler. Prints what it counts and one JSON line last.
@@ -102,8 +102,8 @@ def read_source(root: Path) -> Source:
 
 def module_name(path: Path, root: Path) -> str:
     """Dotted name of a file; a package's `__init__` has the package's name."""
-    parts = path.relative_to(root.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    names = path.relative_to(root.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
 
 
 def imported_modules(tree: ast.AST, trees: dict[str, ast.Module]) -> Iterator[str]:
@@ -166,7 +166,7 @@ class Calls:
 
 
 class Forward:
-    """What one forward of a model passes: within each layer's attention call, and in all.
+    """Calls in one forward of a model.
 
     Attributes:
         layers: calls from the entry of each layer's attention to its return, cache update and eviction included.

@@ -1,4 +1,4 @@
-"""What is reported of one layer's attention: typed, ready for JSON, and as lines of text."""
+"""The record of one layer's attention: typed, as JSON, and as lines of text."""
 
 from __future__ import annotations
 

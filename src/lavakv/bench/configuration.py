@@ -1,4 +1,4 @@
-"""What is compared: the full cache, a plain cache cut to the budget, and lavakv; `masked.py` adds masks per head."""
+"""The compared configurations: the full cache, a cache cut to the budget, lavakv; `masked.py` adds masks per head."""
 
 from __future__ import annotations
 

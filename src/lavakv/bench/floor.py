@@ -12,7 +12,7 @@ from lavakv.hf.geometry import geometry_of, stock_layers
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model reads and multiplies in a forward.
+    """Sizes of a model that determine what a forward reads and multiplies.
 
     Attributes:
         layer_weights: weights of all layers; each is used once a token.

@@ -30,7 +30,7 @@ _ALIGNED = 16  # row length of masks that memory-efficient kernels take without 
 
 
 class HeadMasks:
-    """Which columns each head may see, for every compressed layer.
+    """The columns that each head may see, for every compressed layer.
 
     Args:
         kept: a cache that holds a prompt without padding.

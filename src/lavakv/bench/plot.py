@@ -70,7 +70,7 @@ def varied_names(records: Sequence[SettingRecord]) -> list[str]:
 def lines_of(
     records: Sequence[SettingRecord], value: str, varied: Sequence[str]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Points of each line, by x; the same full cache measured beside several budgets is averaged."""
+    """Points of each line, by x; the full cache, which is measured again with every budget, is averaged."""
     points: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     across, *rest = varied
     for record in sorted(records, key=lambda record: record.setting):

@@ -1,4 +1,4 @@
-"""What is reported of a setting: typed, ready for JSON, and as lines of text."""
+"""The record of a setting: typed, as JSON, and as lines of text."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Bench:
         return record
 
     def _if_it_fits(self, setting: Setting, part: str, work: Callable[[], Result]) -> Result | None:
-        """Do some work; None, with a note, if it runs out of memory."""
+        """Do some work; None, with a message, if it runs out of memory."""
         try:
             return work()
         except torch.OutOfMemoryError:

@@ -17,6 +17,8 @@ from lavakv.evaluation.variant import Variant
 from lavakv.models.load import LoadedModel
 
 KEPT_FRACTIONS = (0.5, 0.25, 0.125)
+_LEVELS = "▁▂▃▄▅▆▇█"
+_COLOURS = ("grey37", "steel_blue", "dark_cyan", "sea_green3", "yellow3", "orange3", "orange_red1", "red3")
 
 
 @dataclass
@@ -83,10 +85,6 @@ def ask_all(loaded: LoadedModel, logbook: Logbook, reports: list[CacheAnswers], 
             report.texts.append(loaded.tokenizer.decode(report.answers[-1].tokens, skip_special_tokens=True).strip())
             report.right.append(fact.is_in(report.texts[-1]))
             yield
-
-
-_LEVELS = "▁▂▃▄▅▆▇█"
-_COLOURS = ("grey37", "steel_blue", "dark_cyan", "sea_green3", "yellow3", "orange3", "orange_red1", "red3")
 
 
 def budget_picture(head_entries: Tensor, num_tokens: int) -> Text:

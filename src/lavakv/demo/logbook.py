@@ -6,6 +6,24 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+_THINGS = ("fountain", "piano", "teapot", "wheelbarrow", "haystack", "bathtub")
+_GIFTS = ("telescope", "violin", "parrot", "bicycle", "kite", "trumpet")
+_SHIPS = ("Morning Star", "Silver Heron", "Golden Fox", "Blue Thistle", "Northern Light")
+_ISLANDS = ("Lindholm", "Barrowmere", "Saltness", "Greywater", "Tamsund", "Ravenholt")
+
+_KINDS = (
+    ("The name of the island is {}.", "What is the name of the island?", _ISLANDS),
+    ("The new ship is named {}.", "What is the name of the new ship?", _SHIPS),
+    ("The stolen bell was hidden in a {}.", "In what was the stolen bell hidden?", _THINGS),
+    ("The mayor's birthday gift was a {}.", "What was the mayor's birthday gift?", _GIFTS),
+)
+MAX_FACTS = len(_KINDS)
+
+_PEOPLE = ("Abel", "Brita", "Cosmo", "Della", "Egon", "Fenna", "Goran", "Hanne", "Ivo", "Jorun", "Kasper", "Lotte")
+_GOODS = ("barley", "rope", "tar", "candles", "salt", "timber", "wool", "nails", "cod", "flour", "cork", "slates")
+_PLACES = ("north shed", "east quay", "lower cellar", "customs loft", "boat house", "chapel barn")
+_QUESTION = "\n\nAnswer from the logbook, in a few words. {}"
+
 
 class Fact(NamedTuple):
     """One hidden fact.
@@ -25,20 +43,6 @@ class Fact(NamedTuple):
         return self.answer.lower() in text.lower()
 
 
-_THINGS = ("fountain", "piano", "teapot", "wheelbarrow", "haystack", "bathtub")
-_GIFTS = ("telescope", "violin", "parrot", "bicycle", "kite", "trumpet")
-_SHIPS = ("Morning Star", "Silver Heron", "Golden Fox", "Blue Thistle", "Northern Light")
-_ISLANDS = ("Lindholm", "Barrowmere", "Saltness", "Greywater", "Tamsund", "Ravenholt")
-
-_KINDS = (
-    ("The name of the island is {}.", "What is the name of the island?", _ISLANDS),
-    ("The new ship is named {}.", "What is the name of the new ship?", _SHIPS),
-    ("The stolen bell was hidden in a {}.", "In what was the stolen bell hidden?", _THINGS),
-    ("The mayor's birthday gift was a {}.", "What was the mayor's birthday gift?", _GIFTS),
-)
-MAX_FACTS = len(_KINDS)
-
-
 def draw_facts(draw: random.Random, count: int) -> tuple[Fact, ...]:
     """Choose `count` facts of different kinds, at most `MAX_FACTS`."""
     facts = []
@@ -46,12 +50,6 @@ def draw_facts(draw: random.Random, count: int) -> tuple[Fact, ...]:
         answer = draw.choice(answers)
         facts.append(Fact(sentence.format(answer), question, answer))
     return tuple(facts)
-
-
-_PEOPLE = ("Abel", "Brita", "Cosmo", "Della", "Egon", "Fenna", "Goran", "Hanne", "Ivo", "Jorun", "Kasper", "Lotte")
-_GOODS = ("barley", "rope", "tar", "candles", "salt", "timber", "wool", "nails", "cod", "flour", "cork", "slates")
-_PLACES = ("north shed", "east quay", "lower cellar", "customs loft", "boat house", "chapel barn")
-_QUESTION = "\n\nAnswer from the logbook, in a few words. {}"
 
 
 class Logbook(NamedTuple):

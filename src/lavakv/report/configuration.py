@@ -1,4 +1,4 @@
-"""What is compared: a policy with a budget, or the full cache, in one mode."""
+"""Configurations, which a report compares: a policy with a budget, or the full cache, in one mode."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SETTINGS, HTML = "run.json", "report.html"
 
 
 class ExampleKey(NamedTuple):
-    """What identifies a prompt: records with the same key answer the same prompt.
+    """Identifies a prompt: records with the same key answer the same prompt.
 
     Attributes:
         task: name.
@@ -34,7 +34,7 @@ class ExampleKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the report reads of one record; `docs/eval.md` describes every field.
+    """The fields of a record that the report reads; `docs/eval.md` describes every field.
 
     The types are those that `lavakv.evaluation.fields` has checked; `batch_rows` and `batch_steps` are None in records
     that were written before they existed.

@@ -1,4 +1,4 @@
-"""What generated prompts share: the draft, the seeded randomness, the token count."""
+"""Shared by generated prompts: the draft, the seeded randomness, the token count."""
 
 from __future__ import annotations
 

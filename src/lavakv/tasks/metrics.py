@@ -1,4 +1,4 @@
-"""What the benchmarks' official metrics share: the form of a scorer, F1 of words, Chinese punctuation.
+"""Shared by the benchmarks' official metrics: the type of a scorer, F1 of words, Chinese punctuation.
 
 Each benchmark's own metrics are in its folder; all of them give 0 to 1.
 """

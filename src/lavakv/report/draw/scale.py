@@ -66,7 +66,7 @@ def log_label(value: float) -> str:
 
 
 def thinned(coordinates: Sequence[float], gap: float) -> list[bool]:
-    """Which of some ascending coordinates to label, so that labels stay a gap apart."""
+    """Whether to label each of some ascending coordinates, so that labels are at least a gap apart."""
     chosen, last = [], -math.inf
     for coordinate in coordinates:
         chosen.append(coordinate - last >= gap)

@@ -132,7 +132,7 @@ class BudgetGain(NamedTuple):
 
 
 def ablation(analysis: Analysis) -> list[BudgetGain]:
-    """What layer and head budgets gain, by budget from small to large; empty if the run lacks the policies for it."""
+    """The gains of layer and head budgets, by budget from small to large; empty if the run lacks these policies."""
     made = []
     for configuration in analysis.configurations.all:
         complete = analysis.unablated(configuration)

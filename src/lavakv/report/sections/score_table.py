@@ -40,7 +40,7 @@ class BudgetRows(NamedTuple):
 
 
 class Column(NamedTuple):
-    """What a column shows.
+    """The heading of a column.
 
     Attributes:
         name: short.

@@ -1,4 +1,4 @@
-"""Which entries of a prompt survive: read once, compressed with each policy and budget."""
+"""The surviving entries of a prompt that is read once and compressed with each policy and budget."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from lavakv.tasks.settings import TaskSettings
 from lavakv.tasks.task import Task, check_answers
 
 PREFIX = "harness:"
+_DEFAULT_NEW_TOKENS = 256  # the harness's default for Hugging Face models
 _BULKY = ("longbench_", "infinitebench_")  # their scorers do not read the context
 
 
@@ -113,9 +114,6 @@ def _single(task: Task, found: Mapping[str, Any]) -> float:
         f"metric of {task.name}", expected="a score of 0 to 1 for each example", got=repr(dict(found))[:200],
         fix="Run this task with lm_eval itself: its metric is defined over whole sets.",
     )  # fmt: skip
-
-
-_DEFAULT_NEW_TOKENS = 256  # the harness's default for Hugging Face models
 
 
 def harness_task(name: str) -> HarnessTask | None:

@@ -1,4 +1,4 @@
-"""The fact to hide, made up or the published one, and hiding it at a depth of a haystack, in tokens."""
+"""The fact to hide, invented or the published one, and hiding it at a depth of a haystack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RULER's tasks of made-up lists: common words (cwe), frequent words (fwe), chains of variables (vt)."""
+"""RULER's tasks on generated lists: common words (cwe), frequent words (fwe), chains of variables (vt)."""
 
 from __future__ import annotations
 
