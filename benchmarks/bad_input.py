@@ -1,9 +1,9 @@
-"""How long a mistake on the command line takes to be answered: one clear line and exit code 2.
+"""Response time to mistakes on the command line, which must give one clear line and exit code 2.
 
-Runs the command once for each kind of bad input below, with small broken files in a temporary folder, and again until
-every kind was measured --rounds times; the rounds take turns, so that a busy moment does not hit one kind alone. Prints
-the median of each kind in seconds and one JSON line last. Exit code 1 if an answer was not exit code 2 in one line that
-names what is wrong, or if a median is over the limit.
+Runs the command once for each kind of bad input below, with small broken files in a temporary folder, and repeats them
+--rounds times in turns, so that a busy moment does not affect one kind alone. Prints the median of each kind in seconds
+and one JSON line last. Exit code 1 if an answer was not exit code 2 in one line that names what is wrong, or if a
+median is over the limit.
 
 lavakv must be installed, or its source on the path:
 
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
     Attributes:
         arguments: of `lavakv`; FOLDER stands for the folder of `make_files`.
-        named: what the answer must hold: the argument that is wrong.
+        named: text that the answer must contain: the wrong argument.
     """
 
     arguments: tuple[str, ...]
@@ -115,7 +115,7 @@ KINDS: dict[str, Kind] = {
 
 
 def make_files(folder: Path) -> None:
-    """Make what the kinds point at: a model as far as its small files go, broken ones, and results."""
+    """Make the files that the kinds refer to: a model without weights, broken models, and results."""
     for name, files in {
         "model": {"config.json": '{"model_type": "llama"}', "model.safetensors": ""},
         "broken": {"config.json": "{", "model.safetensors": ""},
@@ -133,12 +133,12 @@ def make_files(folder: Path) -> None:
 
 
 def arguments_of(kind: Kind, folder: Path) -> list[str]:
-    """The command line of a kind, its files in a folder."""
+    """The command line of a kind, with its files in a folder."""
     return [argument.replace("FOLDER", str(folder)) for argument in kind.arguments]
 
 
 def complaint(kind: Kind, code: int | None, out: str, err: str) -> str | None:
-    """What is wrong with an answer, or None if it is exit code 2 and one line that names the argument."""
+    """The fault of an answer, or None if it is exit code 2 and one line that names the argument."""
     if code != 2:
         return f"exit code {code}"
     if out or err.count("\n") != 1 or not err.startswith("lavakv: "):
@@ -147,7 +147,7 @@ def complaint(kind: Kind, code: int | None, out: str, err: str) -> str | None:
 
 
 def measured(kind: Kind, folder: Path) -> tuple[float, str | None]:
-    """Seconds that one run takes, and what is wrong with its answer."""
+    """Seconds of one run, and the fault of its answer, or None."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *arguments_of(kind, folder)],

@@ -1,8 +1,8 @@
-"""Everything a GPU has to show, in one go: correctness first, then a model's cost, then its attention alone.
+"""All checks and measurements on a GPU: correctness first, then a model's cost, then its attention alone.
 
-Needs no hub: the model has a named shape and random weights. Prints what was aimed at beside what was measured, and one
-JSON line last. What is known so far is printed as such a line with `"partial": true`, so that a run that is cut off was
-not for nothing. Exit code 2 without a GPU; 1 if a test or a measurement fails, after everything else was measured.
+Needs no download: the model has a named shape and random weights. Prints each goal with its measurement, and one JSON
+line last. Intermediate results are printed as such a line with `"partial": true`, so that an interrupted run still
+yields results. Exit code 2 without a GPU; 1 if a test or a measurement fails, after everything else was measured.
 
 lavakv must be installed, or its source on the path:
 
@@ -20,16 +20,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:  # imported after the tests, and after the check for a GPU
+    from lavakv.bench.layer_attention import LayerAttention
+    from lavakv.bench.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 NO_TESTS = 5  # pytest's exit code
 
 
 class Goal(NamedTuple):
-    """A number that is aimed at."""
+    """A figure, its goal and what was measured."""
 
     name: str
     aim: str
@@ -40,7 +44,7 @@ class Goal(NamedTuple):
 
 
 class Printer:
-    """Prints what a benchmark says, with the seconds since the start."""
+    """Prints the progress of a benchmark, with the seconds since the start."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -50,12 +54,12 @@ class Printer:
         print(line, flush=True)
 
     def doing(self, what: str) -> None:
-        """The next piece of work begins."""
+        """The next measurement begins."""
         print(f"[{time.perf_counter() - self._start:5.0f} s] {what}", file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; the defaults are the figures that are aimed at."""
+    """Read the command line; the defaults are the settings of the goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="llama-3.1-8b")
     parser.add_argument("--tokens", type=int, default=131072)
@@ -69,7 +73,7 @@ def arguments() -> argparse.Namespace:
 
 
 def correctness(device: str) -> str:
-    """Run the GPU's tests in a process of their own; what came out, in words."""
+    """Run the GPU tests in a separate process; returns their summary."""
     folder = ROOT / "tests" / "gpu"
     if device == "cpu" or not folder.is_dir():
         return "no GPU tests run"
@@ -78,13 +82,13 @@ def correctness(device: str) -> str:
     print(done.stdout, flush=True)
     if done.returncode == NO_TESTS:
         return "no GPU tests found"
-    counts = done.stdout.strip().rpartition("\n")[2]  # skipped ones, too: without Triton all are
+    counts = done.stdout.strip().rpartition("\n")[2]  # including skipped ones: without Triton all are
     return f"failed ({done.returncode}): {counts}" if done.returncode else counts
 
 
-def goals(record: dict[str, Any], parts: list[dict[str, Any]]) -> Iterator[Goal]:
-    """Aims beside measurements."""
-    alone, skewed = parts
+def goals(record: dict[str, Any], attention: list[dict[str, Any]]) -> Iterator[Goal]:
+    """Goals with their measurements."""
+    alone, skewed = attention
     yield Goal("a layer's attention, times faster than the full cache", "at least 9", alone.get("speedup_over_full"))
     yield Goal("the same, launched step by step", "at least 9", alone.get("speedup_over_full_eager"))
     yield Goal("a token over one of the plain cut cache", "at most 1.10", record.get("decode_ratio_to_floor"))
@@ -95,16 +99,16 @@ def goals(record: dict[str, Any], parts: list[dict[str, Any]]) -> Iterator[Goal]
 
 
 class Run:
-    """Measures one piece after the other, and keeps what is known by then."""
+    """Runs all measurements in turn and keeps the results so far."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options, self._start, self._printer = options, time.perf_counter(), Printer()
         self._record: dict[str, Any] = {}
-        self._parts: list[dict[str, Any]] = []
+        self._attention: list[dict[str, Any]] = []
         self._failed: list[str] = []
 
     def _attempt(self, what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do some work; nothing, with the traceback on stderr, if it fails: the next piece may not."""
+        """Do some work; an empty result, with the traceback on stderr, if it fails: the next one may not."""
         self._printer.doing(what)
         try:
             return work()
@@ -113,15 +117,22 @@ class Run:
         self._failed.append(what)
         return {}
 
+    def _measured(self, layer: LayerAttention, machine: Machine) -> dict[str, Any]:
+        """Measure one layer's attention and print it."""
+        record = layer.measure(machine)
+        for line in record.lines():
+            self._printer.say(line)
+        return record.as_dict()
+
     def _print(self, about: dict[str, Any], **more: Any) -> None:
         """Print everything known as one JSON line."""
-        rest = {"attention_parts": self._parts, "failed": self._failed, "seconds": time.perf_counter() - self._start}
+        seconds = time.perf_counter() - self._start
+        rest = {"attention_parts": self._attention, "failed": self._failed, "seconds": seconds}
         print(json.dumps({**self._record, **about, **rest, **more}, allow_nan=False), flush=True)
 
     def all(self) -> int:
         """Test, measure, print; the exit code."""
-        from lavakv.bench.attention_part import AttentionPart
-        from lavakv.bench.lines import attention_lines
+        from lavakv.bench.layer_attention import LayerAttention
         from lavakv.bench.run import Bench
         from lavakv.bench.settings import BenchSettings, Setting
         from lavakv.bench.subject import Subject
@@ -134,17 +145,15 @@ class Run:
         printer.doing(f"making {options.shape}")
         subject = Subject.shaped(options.shape, "auto", options.device, None)
         bench = Bench(subject, settings, printer)
-        self._record = self._attempt("the model", lambda: next(bench.run()))
+        self._record = self._attempt("the model", lambda: next(bench.run()).as_dict())
         about = {**bench.about(), "gpu": bench.machine.name, "tests": tests}
         self._print(about, partial=True)
         for batch in (1, options.batch_size):
-            part = AttentionPart.of(subject.model, Setting(options.tokens, batch, options.budget), settings.window)
-            work = partial(part.measure, bench.machine)
-            self._parts.append(self._attempt(f"attention alone, batch {batch}", work))
-            for line in attention_lines(self._parts[-1]) if self._parts[-1] else ():
-                printer.say(line)
+            layer = LayerAttention.of(subject.model, Setting(options.tokens, batch, options.budget), settings.window)
+            work = partial(self._measured, layer, bench.machine)
+            self._attention.append(self._attempt(f"attention alone, batch {batch}", work))
             self._print(about, partial=True)
-        for goal in goals(self._record, self._parts):
+        for goal in goals(self._record, self._attention):
             printer.say(str(goal))
         self._print(about)
         return int(bool(self._failed) or tests.startswith("failed"))

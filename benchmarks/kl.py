@@ -1,10 +1,10 @@
-"""How far each policy's answers are from the full cache's, over prompts in JSON lines files.
+"""KL divergence of each policy from the full cache, over prompts in JSON lines files.
 
 Each line holds `context` and `input` (LongBench's names), or the whole prompt in `input` (RULER's), whose last line is
-taken for the question. Contexts are cut in the middle to --tokens. Query-aware puts the question behind the context
-before compressing; query-agnostic compresses the context alone; both come from one prefill. Records fall into two
-halves by a hash of their context, so that one can be chosen on and the other reported. Writes one JSON line a prompt,
-mode, policy and kept fraction to --out, goes on where it stopped, and prints geometric means.
+taken as the question. Contexts are truncated in the middle to --tokens. Query-aware puts the question behind the
+context before compressing; query-agnostic compresses the context alone; both come from one prefill. Records are split
+into two halves by a hash of their context, one to choose on and one to report. Writes one JSON line a prompt, mode,
+policy and kept fraction to --out, resumes an interrupted run, and prints geometric means.
 
     python benchmarks/kl.py data/*.jsonl --half report --limit 20 --out kl.jsonl
 """
@@ -28,7 +28,7 @@ from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import load
 
-SMALLEST = 1e-6
+MIN_NATS = 1e-6
 HASHED_CHARACTERS = 1000
 HALVES = ("choose", "report")
 MODES = ("aware", "agnostic")
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--half", choices=["choose", "report"], required=True)
-    parser.add_argument("--limit", type=int, default=20, help="prompts, drawn from the files in turns")
+    parser.add_argument("--limit", type=int, default=20, help="number of prompts, drawn from the files in turns")
     parser.add_argument("--policies", help="separated by commas; all if not given")
     parser.add_argument("--extra", type=Path, help="Python file with a list POLICIES of further policies")
     parser.add_argument("--keep", default="0.5,0.25,0.125,0.0625")
@@ -60,13 +60,13 @@ class Prompt(NamedTuple):
 
     @property
     def half(self) -> str:
-        """The half it belongs to; the same context always to the same."""
+        """The half it belongs to, determined by its context."""
         digest = hashlib.sha256(self.context[:HASHED_CHARACTERS].encode()).hexdigest()
         return HALVES[int(digest, 16) % 2]
 
 
 def prompts(options: argparse.Namespace) -> list[Prompt]:
-    """The half's records, no context twice, files in turns and in another order each turn."""
+    """The half's records, each context once; files in turns, in another order each turn."""
     seen: set[str] = set()
     found: list[list[Prompt]] = []
     for file in sorted(options.files):
@@ -84,22 +84,22 @@ def prompts(options: argparse.Namespace) -> list[Prompt]:
 
 
 def as_prompt(name: str, record: dict[str, Any]) -> Prompt:
-    """A record of LongBench, or of RULER, which has everything in one text."""
+    """A record of LongBench, or of RULER, which has context and question in one text."""
     context, question = record.get("context"), record["input"]
     if context is None:
         context, _, question = question.rpartition("\n")
     return Prompt(name, context, question)
 
 
-def cut(tokenizer: Any, text: str, most: int) -> Tensor:
-    """Token ids `[1, tokens]`, the middle left out where there are more than `most`."""
+def truncated(tokenizer: Any, text: str, max_tokens: int) -> Tensor:
+    """Token ids `[1, tokens]`, without the middle if there are more than `max_tokens`."""
     ids: Tensor = tokenizer(text, return_tensors="pt").input_ids
-    half = most // 2
-    return ids if ids.shape[1] <= most else torch.cat([ids[:, :half], ids[:, -(most - half) :]], dim=1)
+    half = max_tokens // 2
+    return ids if ids.shape[1] <= max_tokens else torch.cat([ids[:, :half], ids[:, -(max_tokens - half) :]], dim=1)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what is not in the output file yet."""
+    """Measure what the output file does not hold yet."""
     loaded = load(options.model, dtype="float32", device="cpu")
     names: list[Any] = options.policies.split(",") if options.policies else list(lavakv.policies())
     if options.extra:
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
         open_ = {m: [v for v in variants if (prompt.name, m, v.label, v.keep) not in done] for m in MODES}
         if not any(open_.values()):
             continue
-        ids = cut(loaded.tokenizer, prompt.context, options.tokens)
+        ids = truncated(loaded.tokenizer, prompt.context, options.tokens)
         asked = loaded.tokenizer("\n\n" + prompt.question, return_tensors="pt", add_special_tokens=False).input_ids
         aware = Sweep(loaded.model, torch.cat([ids, asked], dim=1), num_positions=options.positions)
         for mode, sweep in zip(MODES, (aware, aware.asked_later(ids.shape[1])), strict=True):
@@ -122,24 +122,24 @@ def run(options: argparse.Namespace) -> None:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """What is measured so far; a line that was cut off is measured again."""
+    """The measurements so far; an incomplete line is measured again."""
     rows = []
     for line in file.open() if file.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            print(f"{file}: a line that was cut off is left out")
+            print(f"{file}: an incomplete line is skipped")
     return rows
 
 
 def key(row: dict[str, Any]) -> tuple[str, str, str, float]:
-    """What a row is of."""
+    """The prompt, mode, policy and kept fraction of a row."""
     return row["prompt"], row["mode"], row["policy"], row["keep"]
 
 
 def summarise(options: argparse.Namespace) -> None:
     """Geometric means over the prompts that have all policies and fractions; one JSON line last."""
-    rows = {key(row): max(row["kl_nats"], SMALLEST) for row in read(options.out)}
+    rows = {key(row): max(row["kl_nats"], MIN_NATS) for row in read(options.out)}
     policies = list(dict.fromkeys(policy for _, _, policy, _ in rows))
     keeps = sorted({keep for *_, keep in rows}, reverse=True)
     columns = [(mode, keep) for mode in MODES for keep in keeps]

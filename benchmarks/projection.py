@@ -1,7 +1,7 @@
-"""What measuring the output projection costs beside a prefill, for each kind of model that does not show its weights.
+"""The cost of measuring the output projection relative to a prefill, for models that do not expose their weights.
 
-A policy that needs `W_O` and one that does not take turns on the default model and random tokens. Kinds whose library
-is not installed are left out, with a line.
+A policy that needs `W_O` and one that does not are run in turns on the default model and random tokens. Kinds whose
+library is not installed are skipped with a message.
 
     PYTHONPATH=src python benchmarks/projection.py --tokens 2000 --repeats 5
 """
@@ -64,12 +64,12 @@ def _costs(model: nn.Module, given: argparse.Namespace) -> str:
     lava, other, measuring = (statistics.median(each) for each in times.values())
     return (
         f"{given.tokens} tokens: lava {lava:.3f} s, {given.policy} {other:.3f} s, "
-        f"of it measuring {measuring:.3f} s, {measuring / lava:.1%} of the prefill"
+        f"of which measuring {measuring:.3f} s, {measuring / lava:.1%} of the prefill"
     )
 
 
 class _Stopwatch:
-    """Measures projections, and how long that takes."""
+    """Measures projections and the time this takes."""
 
     _measure = staticmethod(_PROJECTION.measure)
 

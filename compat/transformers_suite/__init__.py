@@ -1,4 +1,4 @@
 """Runs transformers' own generation and cache tests with a `LavaCache` in place of `DynamicCache`.
 
-`make test-transformers` starts it; `python -m transformers_suite --help` tells its options.
+`make test-transformers` starts it; `python -m transformers_suite --help` lists its options.
 """

@@ -1,6 +1,6 @@
 """Runs transformers' generation and cache tests with a `LavaCache` in place of `DynamicCache`.
 
-Exit code 0: all is equal, or refused as `refusals.toml` lists it. 1: something is not. 2: there are no tests to run.
+Exit code 0: all outputs are equal or refused as listed in `refusals.toml`. 1: some are not. 2: there are no tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import lavakv
 from transformers_suite.refusals import LIST, read_refusals
 from transformers_suite.run import Runner
 from transformers_suite.sources import SetupError, copy_tests, find_checkout, test_packages
-from transformers_suite.verdict import doubtful, judge, summary
+from transformers_suite.verdict import needing_stock_run, summary, verdict_of
 
 ROOT = Path(__file__).parents[2]
 SELECTED = (
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runner = Runner(logs / "tree", logs, packages, given.processes, given.seconds)
     print(f"transformers {version}, lavakv {lavakv.__version__}: {len(tests)} files; pytest's output is in {logs}")
     outcomes = runner.run("lavakv", tests, ["-k", given.select])
-    questions = doubtful(outcomes, refusals)
-    stock = runner.run("stock", questions, []) if questions else {}
-    verdict = judge(outcomes, stock, refusals, complete=given.models is None and given.select == SELECTED)
+    repeated = needing_stock_run(outcomes, refusals)
+    stock = runner.run("stock", repeated, []) if repeated else {}
+    verdict = verdict_of(outcomes, stock, refusals, complete=given.models is None and given.select == SELECTED)
     print(summary(verdict))
     print(json.dumps({"transformers": version, "lavakv": lavakv.__version__, **verdict.as_dict()}))
     return int(verdict.failed)
@@ -55,10 +55,10 @@ def select(checkout: Path, models: str | None) -> list[str]:
 
     Args:
         checkout: the folder that holds `tests`.
-        models: folders of `tests/models`, separated by commas; None for all and the tests of caches.
+        models: folders of `tests/models`, separated by commas; None for all, and the cache tests.
 
     Raises:
-        SetupError: a model that has no tests there.
+        SetupError: a model has no tests there.
     """
     folder = checkout / "tests" / "models"
     names = sorted(path.name for path in folder.iterdir()) if models is None else models.split(",")
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=2, help="test processes (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=120.0, help="time limit of a test (default: %(default)s)")
     parser.add_argument("--refusals", type=Path, default=LIST, help="the list of known refusals")
-    parser.add_argument("--build", type=Path, default=ROOT / "build", help="where sources and logs go")
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for sources and logs")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Compares what `generate` answers with a LavaCache and with the stock cache."""
+"""Compares the outputs of `generate` with a LavaCache and with the stock cache."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 
 class AnswerDiffersError(AssertionError):
-    """`generate` gave other logits or tokens with a LavaCache than with the stock cache."""
+    """`generate` gave different logits or tokens with a LavaCache than with the stock cache."""
 
 
 @contextmanager
 def logits_of(model: Any) -> Iterator[list[torch.Tensor]]:
-    """The logits of the last token in each forward of a model, `[B, vocabulary]`, as they come."""
+    """Collect the logits of the last token in each forward of a model, `[B, vocabulary]`."""
     steps: list[torch.Tensor] = []
 
     def note(_model: Any, _args: Any, output: Any) -> None:
@@ -34,15 +34,15 @@ def logits_of(model: Any) -> Iterator[list[torch.Tensor]]:
 def compare(
     tokens: torch.Tensor, stock: torch.Tensor, found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
 ) -> None:
-    """Compare two answers step by step, as far as they took the same tokens.
+    """Compare two outputs step by step, as long as they chose the same tokens.
 
-    Logits are equal if they are so to half of the digits of the largest one: rounding is far below that, and wrong
-    attention above it, though it rarely changes a token of a random model.
+    Logits count as equal if they agree to half the digits of the largest one: rounding errors are far below that,
+    errors of attention above it, although these rarely change a token of a random model.
 
     Args:
         tokens: `[B, length]` with a LavaCache.
         stock: the same with a DynamicCache.
-        found: logits of every step with a LavaCache, `[B, vocabulary]` each; none where the model gives none.
+        found: logits of every step with a LavaCache, `[B, vocabulary]` each; empty if the model returns none.
         expected: the same with a DynamicCache.
 
     Raises:
@@ -59,4 +59,4 @@ def compare(
                 f"logits of step {step} are {error:.1e} from a DynamicCache's, allowed {bound:.1e}"
             )
         if first < 0 or not torch.equal(tokens[:, first + step], stock[:, first + step]):
-            return  # almost a tie: from here on they are answers to other texts
+            return  # almost a tie: from here on the texts differ

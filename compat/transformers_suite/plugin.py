@@ -1,4 +1,4 @@
-"""The pytest plugin inside the test process: puts our cache in place, limits each test's time, writes outcomes down."""
+"""The pytest plugin of the test processes: installs our cache, limits each test's time, records outcomes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lavakv.errors import LavaError
 from transformers_suite import substitute
 
 CACHE, RESULTS, SECONDS = "TRANSFORMERS_SUITE_CACHE", "TRANSFORMERS_SUITE_RESULTS", "TRANSFORMERS_SUITE_SECONDS"
-_RANDOM = "test_modeling_common"  # the module of transformers that draws the tests' inputs, from a generator of its own
+_RANDOM = "test_modeling_common"  # the module of transformers that draws the tests' inputs from its own generator
 _INPUTS = "prepare_config_and_inputs_for_generate"  # of transformers' mixin of generation tests
 
 
 class TimeLimitError(BaseException):
-    """A test ran past its time; no `except Exception` of a test holds it up."""
+    """A test exceeded its time limit; not caught by `except Exception` in a test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put our cache in place in every process, where this run is the one with it."""
+    """Install our cache in every process of the run that uses it."""
     if os.environ.get(CACHE) == "lavakv":
         substitute.install()
     if hasattr(config, "workerinput"):
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Turn the masks of the tests' random inputs from right to left padding, which lavakv takes."""
+    """Turn right into left padding, which lavakv supports, in the masks of the tests' random inputs."""
     for owner in {getattr(item, "cls", None) for item in items}:
         prepare = getattr(owner, _INPUTS, None)
         if prepare is not None and not hasattr(prepare, "__wrapped__"):
@@ -58,7 +58,7 @@ def _padded_left(prepare: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Begin a record, and let every test draw the same inputs in each run."""
+    """Start a record, and seed the generators so that every run draws the same inputs."""
     substitute.use = substitute.Use()
     generators = [getattr(module, "global_rng", None) for name, module in sys.modules.items() if name.endswith(_RANDOM)]
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, Any, Any]:
-    """Run a test under an alarm."""
+    """Run a test with a time limit."""
     before = signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, float(os.environ[SECONDS]))
     try:
@@ -102,7 +102,7 @@ def error_chain(error: BaseException | None) -> list[list[str]]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write an outcome down, in the process that collects those of all workers."""
+    """Record an outcome, in the process that collects those of all workers."""
     if "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and report.passed):
         return
     outcome = "skipped" if hasattr(report, "wasxfail") else report.outcome
@@ -111,7 +111,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Write down what could not be collected."""
+    """Record what could not be collected."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         _write({"test": report.nodeid, "outcome": "uncollected", **_used({"errors": [["", "", str(report.longrepr)]]})})
 

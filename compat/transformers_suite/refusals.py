@@ -16,13 +16,13 @@ LIST = Path(__file__).with_name("refusals.toml")
 
 @dataclass(frozen=True)
 class Refusal:
-    """A kind of test that must end in one error of lavakv's.
+    """Tests that must end in one of lavakv's errors.
 
     Attributes:
         tests: pattern of test ids, `tests/models/llama/test_modeling_llama.py::LlamaModelTest::test_x`.
-        error: the LavaError's class; AssertionError for a test that says itself that it wants a DynamicCache.
-        message: what its text contains.
-        reason: why it is refused.
+        error: the LavaError's class; AssertionError for a test that itself requires a DynamicCache.
+        message: text that the error contains.
+        reason: why lavakv refuses it.
     """
 
     tests: str
@@ -45,15 +45,15 @@ def read_refusals(file: Path = LIST) -> tuple[Refusal, ...]:
     """Read a list; every entry has all four fields, and an error that lavakv raises or AssertionError.
 
     Raises:
-        ValueError: another error, which would hide failures.
+        ValueError: an entry names another error, which would hide failures.
     """
     found = tuple(Refusal(**entry) for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("refusal", []))
     for entry in found:
         if entry.error != AssertionError.__name__ and not hasattr(errors, entry.error):
-            raise ValueError(f"{file}: {entry.error} is no error of lavakv's")
+            raise ValueError(f"{file}: {entry.error} is not an error of lavakv")
     return found
 
 
 def accepting(refusals: Sequence[Refusal], test: str, outcome: Outcome) -> Refusal | None:
-    """The entry that a test's end is known by."""
+    """The entry that accepts a test's outcome, or None."""
     return next((entry for entry in refusals if entry.accepts(test, outcome)), None)

@@ -1,4 +1,4 @@
-"""Starts pytest on transformers' tests, with our cache or without it, and reads what came out."""
+"""Runs pytest on transformers' tests, with our cache or without it, and reads the outcomes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _RANK = ("passed", "skipped", "failed", "uncollected")
 
 @dataclass
 class Outcome:
-    """What became of one test; of its parts (subtests, setup), the worst.
+    """The outcome of one test; the worst of its subtests and setup.
 
     Attributes:
         outcome: passed, skipped, failed or uncollected.
-        errors: of a test that did not pass, the error and those it came from: class, lavakv's class or "", text.
+        errors: of a test that did not pass, the error and its causes: class, lavakv's class or "", text.
         caches: LavaCaches that took part.
-        compared: answers of `generate` held against the stock cache's.
+        compared: outputs of `generate` compared with the stock cache's.
         stock: why the stock cache was left in place.
     """
 
@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Runner:
-    """How pytest is called.
+    """Runs pytest.
 
     Attributes:
         tree: the folder that holds transformers' `tests`.
@@ -85,7 +85,7 @@ class Runner:
         return outcomes
 
     def _environment(self, cache: str, results: Path) -> dict[str, str]:
-        outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # another run's
+        outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of an outer run
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         folders = [Path(__file__).parents[1], *self.python_path, *(Path(folder).absolute() for folder in inherited)]
         return {
@@ -103,7 +103,7 @@ class Runner:
 
 
 def read(results: Path) -> dict[str, Outcome]:
-    """Read what the plugin wrote; a test may have several lines."""
+    """Read the plugin's records; a test may have several lines."""
     outcomes: dict[str, Outcome] = {}
     for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
         record: dict[str, Any] = json.loads(line)

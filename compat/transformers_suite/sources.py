@@ -18,7 +18,7 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 class SetupError(Exception):
-    """The suite cannot be run as asked; the text says why and what to do."""
+    """The suite cannot be run with these arguments; the text says why and what to do."""
 
 
 def find_checkout(given: str | None, build: Path, any_version: bool = False) -> Path:
@@ -30,7 +30,7 @@ def find_checkout(given: str | None, build: Path, any_version: bool = False) -> 
         any_version: accept a checkout of another version than the one that is installed.
 
     Raises:
-        SetupError: there are no such tests, or they are another version's.
+        SetupError: there are no such tests, or they belong to another version.
     """
     version = metadata.version("transformers")
     if not given:
@@ -44,7 +44,9 @@ def find_checkout(given: str | None, build: Path, any_version: bool = False) -> 
     folder = Path(given).resolve()
     found = next((place for place in (folder, folder.parent) if is_checkout(place)), None)
     if found is None or (found != folder and folder != found / "tests"):
-        raise SetupError(f"{given} is no checkout of transformers and no tests folder of one: {NEEDED[0]} is not there")
+        raise SetupError(
+            f"{given} is neither a checkout of transformers nor the tests folder of one: {NEEDED[0]} is missing"
+        )
     _check_version(found, version, any_version)
     return found
 
@@ -55,7 +57,7 @@ def is_checkout(folder: Path) -> bool:
 
 
 def version_of(checkout: Path) -> str | None:
-    """The version a checkout says it is, or None if it has only tests."""
+    """The version that a checkout states, or None if it has only tests."""
     for path in ("src/transformers/__init__.py", "setup.py"):
         file = checkout / path
         text = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -68,7 +70,7 @@ def version_of(checkout: Path) -> str | None:
 def _check_version(checkout: Path, installed: str, any_version: bool) -> None:
     found = version_of(checkout)
     if found is None:
-        print(f"{checkout} does not say which version it is; its tests are run on transformers {installed}")
+        print(f"{checkout} does not state its version; its tests are run on transformers {installed}")
     elif found != installed:
         text = f"{checkout} is transformers {found}, and {installed} is installed"
         if not any_version:
@@ -80,7 +82,7 @@ def unpacked(version: str, build: Path) -> Path:
     """The source distribution of one release, fetched once.
 
     Raises:
-        SetupError: the registry does not give it.
+        SetupError: it cannot be downloaded.
     """
     target = build / f"transformers-{version}"
     if not target.exists():
@@ -110,7 +112,7 @@ def unpacked(version: str, build: Path) -> Path:
 
 
 def copy_tests(checkout: Path, target: Path) -> None:
-    """Copy the tests of a checkout; where they look for its `src`, they find the transformers that is installed."""
+    """Copy the tests of a checkout next to a `src` that links to the installed transformers."""
     shutil.rmtree(target, ignore_errors=True)
     for name in ("tests", "utils"):  # the tests import from the checkout's utils
         if (checkout / name).exists():
@@ -125,16 +127,16 @@ def copy_tests(checkout: Path, target: Path) -> None:
 
 
 def test_packages(build: Path) -> list[Path]:
-    """Folders with what the tests import and the environment lacks; installed there once.
+    """Folders with packages that the tests import and the environment lacks; installed once.
 
     Raises:
-        SetupError: the registry does not give it.
+        SetupError: it cannot be downloaded.
     """
     missing = [name for name in IMPORTED if importlib.util.find_spec(name) is None]
     folder = build / "transformers-test-packages"
-    wanted = [name for name in missing if not list(folder.glob(f"{name}*"))]
-    if wanted:
-        command = [*PIP, "install", "--no-deps", "--upgrade", "--target", str(folder), *wanted]
+    needed = [name for name in missing if not list(folder.glob(f"{name}*"))]
+    if needed:
+        command = [*PIP, "install", "--no-deps", "--upgrade", "--target", str(folder), *needed]
         if subprocess.run(command, check=False).returncode != 0:
-            raise SetupError(f"the tests import {', '.join(wanted)}, which could not be installed")
+            raise SetupError(f"the tests import {', '.join(needed)}, which could not be installed")
     return [folder] if missing else []

@@ -17,17 +17,17 @@ from lavakv.errors import LavaError
 from lavakv.hf.contract import cache_argument
 from transformers_suite.answers import compare, logits_of
 
-BUDGET_TOKENS = 1 << 20  # more than any test's prompt, so that every answer has to be the stock one
-# With these a second run of the same call is another call: they count, print or draw from what they have seen.
+BUDGET_TOKENS = 1 << 20  # above any test's prompt, so that every output must equal the stock cache's
+# These keep state, so that a second run of the same call is not the same call.
 _STATEFUL = ("streamer", "logits_processor", "stopping_criteria", "custom_generate", "prefix_allowed_tokens_fn")
 
 
 class Use:
-    """What happened in one test.
+    """The use of our cache in one test.
 
     Attributes:
         caches: LavaCaches that took a DynamicCache's place.
-        compared: answers of `generate` that were held against the stock cache's.
+        compared: outputs of `generate` that were compared with the stock cache's.
         stock: why the stock cache was left in place, in lavakv's words.
     """
 
@@ -36,7 +36,7 @@ class Use:
         self.stock: list[str] = []
 
     def note_stock(self, error: LavaError) -> None:
-        """Remember a refusal that left the stock cache in place."""
+        """Record a refusal that left the stock cache in place."""
         text = f"{type(error).__name__}: {error.argument}: got {error.got}"
         if text not in self.stock:
             self.stock.append(text)
@@ -48,7 +48,7 @@ _local = threading.local()
 
 @contextmanager
 def _inside() -> Iterator[None]:
-    """Nothing is substituted within: a call that is under way has its cache already."""
+    """Suspend substitution: within a call that has its cache already."""
     before, _local.inside = _is_inside(), True
     try:
         yield
@@ -81,7 +81,7 @@ def _method(wrapper: Callable[..., Any], original: Callable[..., Any]) -> Callab
 
 
 def _new_cache(cls: Any, ddp_cache_data: Any = None, config: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """`DynamicCache(config=...)` of a test; what else it is called with is none of ours."""
+    """Replace `DynamicCache(config=...)` in a test; calls with other arguments are left alone."""
     if cls is DynamicCache and config is not None and ddp_cache_data is None and not (args or kwargs):
         cache = None if _is_inside() else _lava_cache(config)
         if cache is not None:
@@ -119,7 +119,7 @@ def _caches(kwargs: dict[str, Any]) -> list[Any]:
 
 
 def _call(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    """A plain forward: it gets a cache where it asks for one, and its model is enabled where it brings ours."""
+    """A plain forward: it gets our cache if it asks for one, and its model is enabled if it brings ours."""
     given = _caches(kwargs)
     if any(isinstance(cache, lavakv.LavaCache) for cache in given):
         with _inside():
@@ -131,10 +131,10 @@ def _call(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -
 
 
 def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    """`generate`, with a LavaCache where it would make a DynamicCache; its answer is held against the stock one."""
+    """`generate`, with a LavaCache where it would make a DynamicCache; its output is compared."""
     given = _caches(kwargs)
     if any(isinstance(cache, lavakv.LavaCache) for cache in given):
-        passed = "generate" in vars(model)  # the guard of a model that was enabled has let this cache through
+        passed = "generate" in vars(model)  # the guard of an enabled model has accepted this cache
         with _inside():
             return (partial(original, model) if passed else _guarded(original, model))(*args, **kwargs)
     ours = _cache_for(model) if not given and _makes_dynamic_cache(model, args, kwargs) else None
@@ -158,7 +158,7 @@ def _generate(original: Callable[..., Any], model: Any, *args: Any, **kwargs: An
 def _guarded(original: Callable[..., Any], model: Any) -> Callable[..., Any]:
     """`generate` of the model, enabled, behind lavakv's guard.
 
-    Not where its class has a `generate` of its own: that one has worked on the arguments before they came here.
+    Unless its class has its own `generate`, which has processed the arguments already.
     """
     lavakv.enable(model)
     return partial(original, model) if _has_own_generate(model) else model.generate
@@ -174,7 +174,7 @@ def _tokens(answer: Any) -> torch.Tensor:
 
 
 def _takes_dynamic_cache(model: Any) -> bool:
-    """Whether a DynamicCache is what a decoder-only model works with."""
+    """Whether a model is decoder-only and uses a DynamicCache."""
     supports = getattr(model, "_supports_default_dynamic_cache", lambda: True)
     return not model.config.is_encoder_decoder and bool(supports())
 

@@ -1,4 +1,4 @@
-"""Holds the outcome with our cache against the list of known refusals and the outcome without our cache."""
+"""Compares the outcomes with our cache to the list of known refusals and to the outcomes without our cache."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 from transformers_suite.refusals import Refusal, accepting
 from transformers_suite.run import Outcome
 
-_HUB = {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}  # in the chain of a test that wants a file of the hub
+_HUB = {
+    "OfflineModeIsEnabled",
+    "LocalEntryNotFoundError",
+}  # in the error chain of tests that need the hub
 _TEXTS = {
     "passed": "passed with a LavaCache",
-    "passed_stock": "passed, no DynamicCache to replace or lavakv left it",
+    "passed_stock": "passed without a DynamicCache to replace",
     "refused": "refused as listed",
     "skipped": "skipped",
     "hub": "need the hub",
-    "stock_fails": "fail without lavakv too",
+    "stock_fails": "also fail without lavakv",
     "uncollected": "files that cannot be imported here",
     "faults": "FAULTS",
 }
@@ -25,14 +28,14 @@ _TEXTS = {
 
 @dataclass
 class Verdict:
-    """What a run says.
+    """The result of a run.
 
     Attributes:
-        counts: tests by what became of them, under the names of `_TEXTS`.
-        compared: answers of `generate` that were held against the stock cache's.
+        counts: tests by outcome, under the names of `_TEXTS`.
+        compared: outputs of `generate` that were compared with the stock cache's.
         refused: tests by the entry that accepts them.
-        faults: tests that are ours to explain, each with why.
-        stale: entries of the list that nothing ended in, though tests they concern ran with our cache.
+        faults: unexplained failures, with their errors.
+        stale: entries of the list that no test ended in although tests they concern ran with our cache.
         stock: why lavakv left the stock cache in place, with the number of tests.
         uncollected: why files cannot be imported, with the number of files.
     """
@@ -47,17 +50,17 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Whether the run is to fail: a fault, or no test in which our cache took part."""
+        """Whether the run fails: a fault, or no test that used our cache."""
         return bool(self.faults) or not self.counts["passed"] + self.counts["refused"]
 
     def as_dict(self) -> dict[str, Any]:
-        """For the line of JSON."""
+        """Ready for JSON."""
         counts = {name: self.counts[name] for name in _TEXTS}
         return {**counts, "compared": self.compared, "stale": [f"{e.tests}: {e.message}" for e in self.stale]}
 
 
-def doubtful(outcomes: Mapping[str, Outcome], refusals: Sequence[Refusal]) -> list[str]:
-    """The tests whose outcome says nothing before they are run without our cache, too."""
+def needing_stock_run(outcomes: Mapping[str, Outcome], refusals: Sequence[Refusal]) -> list[str]:
+    """The tests whose outcome can be assessed only after a run without our cache."""
     return [
         test
         for test, found in outcomes.items()
@@ -67,16 +70,16 @@ def doubtful(outcomes: Mapping[str, Outcome], refusals: Sequence[Refusal]) -> li
     ]
 
 
-def judge(
+def verdict_of(
     outcomes: Mapping[str, Outcome], stock: Mapping[str, Outcome], refusals: Sequence[Refusal], complete: bool = True
 ) -> Verdict:
-    """Say what each test's outcome means.
+    """Assess the outcome of every test.
 
     Args:
         outcomes: with our cache, by test.
-        stock: without it; all `doubtful` tests.
+        stock: without it; all tests of `needing_stock_run`.
         refusals: what lavakv is known to refuse.
-        complete: whether all tests ran; a part of them says nothing about entries for tests of any name.
+        complete: whether all tests ran; only then are entries for tests of any name checked.
     """
     verdict = Verdict()
     for test, found in outcomes.items():
@@ -98,7 +101,7 @@ def judge(
 
 
 def _kind(found: Outcome, stock: Outcome | None) -> tuple[str, str]:
-    """What became of a test that no entry accepts, and why where somebody has to act."""
+    """The kind of outcome of a test that no entry accepts, and the reason if it needs attention."""
     if found.outcome == "passed":
         return ("passed" if found.caches else "passed_stock"), ""
     if _needs_hub(found):
@@ -110,7 +113,7 @@ def _kind(found: Outcome, stock: Outcome | None) -> tuple[str, str]:
     if found.outcome == "skipped" and (not found.caches or (stock is not None and stock.outcome == "skipped")):
         return "skipped", ""
     refusal = next((f"{ours}: {text}" for _, ours, text in found.errors if ours), None)
-    error = f"refusal that is not listed: {refusal}" if refusal else ": ".join(found.errors[0][::2])
+    error = f"unlisted refusal: {refusal}" if refusal else ": ".join(found.errors[0][::2])
     without = "not run" if stock is None else stock.outcome
     return "faults", f"{found.outcome} with a LavaCache ({without} without): {error}"
 
@@ -120,16 +123,16 @@ def _needs_hub(found: Outcome) -> bool:
 
 
 def summary(verdict: Verdict) -> str:
-    """The table, the refusals met, those that can be removed, and the faults."""
+    """The table of outcomes, the refusals, entries that can be removed, and the faults as text."""
     lines = [f"{verdict.counts[name]:7}  {text}" for name, text in _TEXTS.items()]
-    lines.append(f"{verdict.compared:7}  answers of generate compared with DynamicCache's")
+    lines.append(f"{verdict.compared:7}  outputs of generate compared with DynamicCache's")
     lines += ["", "Refused as listed:"] if verdict.refused else []
     lines += [f"{count:7}  {entry.error}: {entry.reason}" for entry, count in verdict.refused.most_common()]
     lines += ["", "DynamicCache left in place:"] if verdict.stock else []
     lines += [f"{count:7}  {text}" for text, count in verdict.stock.most_common()]
     lines += ["", "Cannot be imported:"] if verdict.uncollected else []
     lines += [f"{count:7}  {text}" for text, count in verdict.uncollected.most_common()]
-    lines += ["", "Can be removed from the list, nothing is refused so:"] if verdict.stale else []
+    lines += ["", "Can be removed from the list, no test ends in them:"] if verdict.stale else []
     lines += [f"         {entry.tests}  {entry.error}: {entry.message}" for entry in verdict.stale]
     lines += ["", "Faults:"] if verdict.faults else []
     lines += [f"  {test}\n      {why}" for test, why in verdict.faults.items()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lavakv._lm_eval import add_name
 from lavakv.cli.guard import guarded
-from lavakv.tasks.extras import needed
+from lavakv.tasks.extras import import_extra
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     Raises:
         MissingExtraError: the harness is not installed.
     """
-    command = needed("lm_eval.__main__").cli_evaluate
+    command = import_extra("lm_eval.__main__").cli_evaluate
     add_name()
     command()
 

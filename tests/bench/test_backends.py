@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from lavakv.bench import attention_part, trial
-from lavakv.bench.attention_part import AttentionPart
+from lavakv.bench import layer_attention, trial
 from lavakv.bench.backends import BACKENDS, backend_names, without_cudnn
+from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.machine import Machine
 from lavakv.bench.ragged_case import LayerShape
 from lavakv.bench.settings import BenchSettings, Setting
@@ -45,7 +45,7 @@ def test_a_cpu_is_left_alone() -> None:
     assert backend_names(CPU) is None
 
 
-@pytest.mark.parametrize("module", [trial, attention_part])
+@pytest.mark.parametrize("module", [trial, layer_attention])
 def test_everything_is_measured_inside(module, subject, heard, monkeypatch) -> None:
     inside: list[bool] = []
 
@@ -67,5 +67,5 @@ def test_everything_is_measured_inside(module, subject, heard, monkeypatch) -> N
         Trial(subject, BenchSettings(rounds=1, steps=1, prefill_rounds=1), setting, heard).run()
     else:
         shape = LayerShape(4, 2, 16, torch.float32, CPU)
-        AttentionPart(shape, setting, window=32).measure(Machine("made up", "cpu", 1, 1e9, 1e9, "float32"))
+        LayerAttention(shape, setting, window=32).measure(Machine("made up", "cpu", 1, 1e9, 1e9, "float32"))
     assert inside == [True, False]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from lavakv.bench.plot import lines_of, plot_curves, varied_names
+from lavakv.bench.floor import Floor
+from lavakv.bench.plot import PANELS, lines_of, plot_curves, varied_names
+from lavakv.bench.record import ConfigurationRecord, Headlines, SettingRecord
+from lavakv.bench.settings import Setting
 
 
-def _record(tokens: int, budget: int, seconds: float, batch: int = 1) -> dict:
-    numbers = {"decode_seconds": seconds, "prefill_seconds": None, "kv_bytes": 10 * budget, "prefill_peak_bytes": None}
-    return {
-        "tokens": tokens, "budget": budget, "batch_size": batch,
-        "contenders": {"full": numbers, "lavakv": {**numbers, "decode_seconds": seconds / 2}},
-    }  # fmt: skip
+def _record(tokens: int, budget: int, seconds: float, batch: int = 1) -> SettingRecord:
+    full = ConfigurationRecord(None, None, seconds, None, 10 * budget, None)
+    lavakv = replace(full, decode_seconds=seconds / 2)
+    return SettingRecord(
+        Headlines(None, 0.5, 0.5, None, 1.0, 1.0, 0.0), Setting(tokens, batch, budget), Floor(0.0, 0.0, 0.0),
+        {"full": full, "lavakv": lavakv}, None, (1, 1.0, 1),
+    )  # fmt: skip
 
 
 def test_prompt_length_runs_across_where_it_was_varied() -> None:
@@ -45,8 +51,20 @@ def test_what_was_not_measured_has_no_line() -> None:
     assert lines_of([_record(100, 32, 1.0)], "prefill_seconds", ["tokens"]) == {}
 
 
-@pytest.mark.parametrize("ending", ["svg", "png"])
-def test_a_picture_is_written(ending, tmp_path: Path) -> None:
+def test_panels_without_a_measurement_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "curves.svg"
+    plot_curves([_record(100, 32, 2.0), _record(200, 32, 4.0), _record(200, 64, 0.0)], file)
+    texts = [element.text for element in ElementTree.parse(file).iter() if element.tag.endswith("}text")]
+    titles = [label for _, label in PANELS if label in texts]
+    assert titles == ["seconds a token", "bytes of keys and values"]
+    assert {"full", "lavakv, budget 32", "lavakv, budget 64", "prompt tokens", "100", "200"} <= set(texts)
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("svg", b"<svg"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_a_picture_is_written(ending, magic, tmp_path: Path) -> None:
+    if ending != "svg":
+        pytest.importorskip("vl_convert", reason="vl-convert-python is not installed")
     file = tmp_path / f"curves.{ending}"
     plot_curves([_record(100, 32, 2.0), _record(200, 32, 4.0)], file)
+    assert file.read_bytes().lstrip().startswith(magic)
     assert file.stat().st_size > 1000

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from lavakv.bench.attention_part import AttentionPart
-from lavakv.bench.record import HEADLINES, final_line
+from lavakv.bench.layer_attention import LayerAttention
+from lavakv.bench.record import HEADLINES, SettingRecord, final_line
 from lavakv.bench.run import Bench
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
@@ -20,7 +20,7 @@ QUICK = BenchSettings((200, 100), (48, 64), (2,), rounds=2, steps=2, prefill_rou
 
 
 @pytest.fixture(scope="module")
-def done(subject: Subject) -> tuple[Heard, Bench, list[dict]]:
+def done(subject: Subject) -> tuple[Heard, Bench, list[SettingRecord]]:
     heard = Heard()
     bench = Bench(subject, QUICK, heard)
     return heard, bench, list(bench.run())
@@ -38,44 +38,45 @@ def test_floors_come_first(done) -> None:
 
 def test_work_is_announced_as_often_as_promised(done) -> None:
     heard, bench, _ = done
-    assert len(heard.pieces) == bench.num_pieces
+    assert len(heard.pieces) == bench.num_measurements
 
 
 def test_records_tell_every_setting_the_largest_last(done) -> None:
     records = done[2]
-    settings = [Setting(*(record[name] for name in Setting._fields)) for record in records]
+    settings = [record.setting for record in records]
+    assert [Setting(*(record.as_dict()[name] for name in Setting._fields)) for record in records] == settings
     assert settings == sorted(settings)
     assert len(set(settings)) == 4
     assert settings[-1] == (200, 2, 64)
 
 
 def test_a_records_numbers_agree_with_each_other(done) -> None:
-    for record in done[2]:
-        contenders = record["contenders"]
-        assert set(contenders) == {"full", "cut", "lavakv", "masked"}
+    for record in (typed.as_dict() for typed in done[2]):
+        configurations = record["contenders"]
+        assert set(configurations) == {"full", "cut", "lavakv", "masked"}
         token = 2 * record["batch_size"] * 3 * 2 * 16 * 4
-        assert contenders["full"]["kv_bytes"] == record["tokens"] * token
-        assert contenders["cut"]["kv_bytes"] == contenders["lavakv"]["kv_bytes"] == record["budget"] * token
-        assert contenders["masked"]["kv_bytes"] > contenders["full"]["kv_bytes"]
+        assert configurations["full"]["kv_bytes"] == record["tokens"] * token
+        assert configurations["cut"]["kv_bytes"] == configurations["lavakv"]["kv_bytes"] == record["budget"] * token
+        assert configurations["masked"]["kv_bytes"] > configurations["full"]["kv_bytes"]
         assert record["nbytes_ratio"] == 1.0 <= record["nbytes_ratio_after_decode"]
         assert record["entries_per_head"]["mean"] == record["budget"]
         assert all(record[name] is not None for name in HEADLINES)
-        assert all(values["decode_seconds"] > 0 for values in contenders.values())
-        peaks = [contenders[name]["prefill_peak_bytes"] for name in ("full", "lavakv")]
-        saving = (peaks[0] - peaks[1]) / contenders["full"]["kv_bytes"]
+        assert all(values["decode_seconds"] > 0 for values in configurations.values())
+        peaks = [configurations[name]["prefill_peak_bytes"] for name in ("full", "lavakv")]
+        saving = (peaks[0] - peaks[1]) / configurations["full"]["kv_bytes"]
         assert record["prefill_peak_saving"] == saving
-        assert peaks[0] > contenders["full"]["kv_bytes"]
+        assert peaks[0] > configurations["full"]["kv_bytes"]
 
 
 def test_lavakv_saves_peak_memory_on_a_long_prompt(done) -> None:
-    assert done[2][-1]["prefill_peak_saving"] > 0
+    assert done[2][-1].headlines.prefill_peak_saving > 0
 
 
 def test_one_line_for_several_settings(done) -> None:
     _, bench, records = done
     line = json.loads(json.dumps(final_line(bench.about(), records), allow_nan=False))
-    assert line["results"] == records
-    assert {name: line[name] for name in HEADLINES} == {name: records[-1][name] for name in HEADLINES}
+    assert line["results"] == [record.as_dict() for record in records]
+    assert {name: line[name] for name in HEADLINES} == {name: records[-1].as_dict()[name] for name in HEADLINES}
     assert (line["tokens"], line["batch_size"], line["budget"]) == (200, 2, 64)
     assert line["model"] == "tiny"
     assert line["weights"] == "random"
@@ -94,10 +95,10 @@ def test_one_line_for_one_setting(subject, heard) -> None:
     assert line["decode_ratio_to_masked"] is None
     assert set(line["contenders"]) == {"full", "cut", "lavakv"}
     assert line["decode_ratio_to_floor"] > 0
-    assert len(heard.pieces) == bench.num_pieces
+    assert len(heard.pieces) == bench.num_measurements
 
 
-def _fits(most_tokens: int):
+def _fits(max_tokens: int):
     """A trial that runs out of memory beyond so many tokens."""
 
     class Small(Trial):
@@ -106,7 +107,7 @@ def _fits(most_tokens: int):
             self._tokens = setting.tokens
 
         def run(self):
-            if self._tokens > most_tokens:
+            if self._tokens > max_tokens:
                 raise torch.OutOfMemoryError("tried to allocate much")
             return super().run()
 
@@ -118,7 +119,7 @@ def test_a_setting_that_does_not_fit_is_left_out(subject, heard, monkeypatch) ->
     settings = BenchSettings((100, 200), (48, 64), rounds=1, steps=1, prefill_rounds=1)
     bench = Bench(subject, settings, heard)
     records = list(bench.run())
-    assert [(record["tokens"], record["budget"]) for record in records] == [(100, 48), (100, 64)]
+    assert [(record.setting.tokens, record.setting.budget) for record in records] == [(100, 48), (100, 64)]
     missing = [{"tokens": 200, "batch_size": 1, "budget": budget, "part": "model"} for budget in (48, 64)]
     line = json.loads(json.dumps(final_line(bench.about(), records, bench.left_out)))
     assert line["left_out"] == missing
@@ -130,19 +131,20 @@ def test_attention_alone_may_not_fit(subject, heard, monkeypatch) -> None:
     def measure(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(AttentionPart, "measure", measure)
+    monkeypatch.setattr(LayerAttention, "measure", measure)
     settings = BenchSettings((100,), (48,), rounds=1, steps=1, prefill_rounds=0, attention_part=True)
     bench = Bench(subject, settings, heard)
     (record,) = bench.run()
-    assert record["attention_part"] is None
-    assert record["decode_ratio_to_full"] > 0
+    assert record.attention is None
+    assert record.as_dict()["attention_part"] is None
+    assert record.headlines.decode_ratio_to_full > 0
     assert bench.left_out == [{"tokens": 100, "batch_size": 1, "budget": 48, "part": "attention_part"}]
 
 
 def test_if_nothing_fits_the_run_fails(subject, heard, monkeypatch) -> None:
     monkeypatch.setattr("lavakv.bench.run.Trial", _fits(0))
     bench = Bench(subject, BenchSettings((100,), (48,), rounds=1), heard)
-    with pytest.raises(torch.OutOfMemoryError, match=r"nothing was measured: no setting fits\. Ask for fewer"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"nothing was measured: no setting fits\. Use fewer"):
         list(bench.run())
 
 

@@ -114,11 +114,14 @@ def test_files_are_tried_before_the_work(option, name, command, capsys, tmp_path
     assert f"{option}: expected a" in capsys.readouterr().err
 
 
-def test_a_broken_matplotlib_is_found_before_the_work(command, capsys, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+@pytest.mark.parametrize("ending", ["png", "pdf"])
+def test_a_missing_converter_is_found_before_the_work(ending, command, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
     monkeypatch.setattr("lavakv.cli.compare.load_for", lambda *_: pytest.fail("a model was loaded"))
-    assert run([*command, "--plot", str(tmp_path / "x.svg")]) == 2
-    assert "--plot: expected matplotlib, got one that cannot be imported" in capsys.readouterr().err
+    assert run([*command, "--plot", str(tmp_path / f"x.{ending}")]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "--plot: expected vl-convert-python for PNG and PDF, got none" in shown
+    assert "pip install 'lavakv[plot]'" in shown
 
 
 def test_two_files_of_one_name_are_refused(command, capsys, tmp_path: Path) -> None:

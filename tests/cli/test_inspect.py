@@ -31,7 +31,7 @@ def test_it_says_where_the_page_is(command, capsys) -> None:
     assert run([*command, "--budgets", "40,60", "--no-text"]) == 0
     assert command[-1] in capsys.readouterr().out
     data = Path(command[-1]).read_text().split('id="data">')[1].split("</script>")[0]
-    assert json.loads(data)["budgets"] == ["40 a head, 27\u00a0%", "60 a head, 40\u00a0%"]
+    assert json.loads(data)["budgets"] == ["40 per head, 27\u00a0%", "60 per head, 40\u00a0%"]
     assert json.loads(data)["fullAnswer"] is None
 
 

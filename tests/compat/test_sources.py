@@ -59,7 +59,7 @@ def test_a_registry_out_of_reach(tmp_path: Path, monkeypatch, capsys) -> None:
 def test_a_folder_that_has_none(name: str, tmp_path: Path, capsys) -> None:
     make_checkout(tmp_path / "checkout", VERSION)
     assert run("--tests", str(tmp_path / name), build=tmp_path / "build") == 2
-    assert "no checkout of transformers and no tests folder" in capsys.readouterr().err
+    assert "is neither a checkout of transformers nor the tests folder of one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", "tests"])
@@ -78,7 +78,7 @@ def test_another_version_is_refused_unless_accepted(tmp_path: Path, capsys) -> N
 def test_tests_that_do_not_say_their_version_are_run_with_a_note(tmp_path: Path, capsys) -> None:
     checkout = make_checkout(tmp_path / "checkout", None)
     assert sources.find_checkout(str(checkout / "tests"), tmp_path) == checkout
-    assert "does not say which version it is" in capsys.readouterr().out
+    assert "does not state its version" in capsys.readouterr().out
 
 
 def test_models_by_name(tmp_path: Path, capsys) -> None:

@@ -16,7 +16,7 @@ from transformers_suite.__main__ import main
 from transformers_suite.answers import AnswerDiffersError, compare
 from transformers_suite.refusals import Refusal, read_refusals
 from transformers_suite.run import Outcome, read
-from transformers_suite.verdict import doubtful, judge, summary
+from transformers_suite.verdict import needing_stock_run, summary, verdict_of
 
 VERSION = metadata.version("transformers")
 BEAMS = Refusal("*beams", "UnsupportedError", "num_beams", "beams")
@@ -43,8 +43,8 @@ class Ran:
         self.tree = logs / "tree"
         self.ours, self.stock = read(logs / "lavakv.jsonl"), read(logs / "stock.jsonl")
 
-    def judged(self, *refusals: Refusal):
-        return judge(self.ours, self.stock, refusals)
+    def verdict(self, *refusals: Refusal):
+        return verdict_of(self.ours, self.stock, refusals)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_only_what_is_selected_runs(ran: Ran) -> None:
 
 
 def test_the_faults_are_those_that_stock_passes(ran: Ran) -> None:
-    verdict = ran.judged(BEAMS, KEYS)
+    verdict = ran.verdict(BEAMS, KEYS)
     names = {"test_cache_class", "test_cache_skips_ours", "test_generate_stops_the_world", "test_generate_drawn"}
     assert set(verdict.faults) == {TOY + name for name in names}
     assert "AssertionError" in verdict.faults[TOY + "test_cache_class"]
@@ -87,7 +87,7 @@ def test_the_faults_are_those_that_stock_passes(ran: Ran) -> None:
 
 
 def test_failures_that_are_not_ours(ran: Ran) -> None:
-    verdict = ran.judged(BEAMS, KEYS)
+    verdict = ran.verdict(BEAMS, KEYS)
     others = {"stock_fails": 1, "hub": 1, "skipped": 1, "uncollected": 1, "refused": 2, "passed": 5, "passed_stock": 1}
     assert {name: verdict.counts[name] for name in others} == others
     assert "1  E   ModuleNotFoundError: No module named 'a_package_that_is_not_here'" in summary(verdict)
@@ -95,10 +95,10 @@ def test_failures_that_are_not_ours(ran: Ran) -> None:
 
 def test_a_refusal_that_is_not_listed_is_a_fault(ran: Ran) -> None:
     stock = {**ran.stock, TOY + "test_cache_keys": Outcome()}
-    verdict = judge(ran.ours, stock, [BEAMS])
-    assert "refusal that is not listed: HiddenTensorError" in verdict.faults[TOY + "test_cache_keys"]
-    assert TOY + "test_cache_keys" in doubtful(ran.ours, [BEAMS])
-    assert TOY + "test_cache_keys" not in doubtful(ran.ours, [BEAMS, KEYS])
+    verdict = verdict_of(ran.ours, stock, [BEAMS])
+    assert "unlisted refusal: HiddenTensorError" in verdict.faults[TOY + "test_cache_keys"]
+    assert TOY + "test_cache_keys" in needing_stock_run(ran.ours, [BEAMS])
+    assert TOY + "test_cache_keys" not in needing_stock_run(ran.ours, [BEAMS, KEYS])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_refusal_that_is_not_listed_is_a_fault(ran: Ran) -> None:
     ],
 )
 def test_an_entry_accepts_only_its_own(ran: Ran, entry: Refusal) -> None:
-    verdict = judge(ran.ours, {**ran.stock, TOY + "test_generate_beams": Outcome()}, [entry])
+    verdict = verdict_of(ran.ours, {**ran.stock, TOY + "test_generate_beams": Outcome()}, [entry])
     assert TOY + "test_generate_beams" in verdict.faults
     assert verdict.counts["refused"] == 0
 
@@ -119,7 +119,7 @@ def test_an_entry_that_nothing_ends_in_can_be_removed(ran: Ran) -> None:
     stale = Refusal("*::test_generate", "UnsupportedError", "generate", "it works now")
     elsewhere = Refusal("*/llama/*", "UnsupportedError", "x", "no such test ran")
     not_ours = Refusal("*static*", "UnsupportedError", "x", "our cache takes no part")
-    verdict = ran.judged(BEAMS, KEYS, stale, elsewhere, not_ours)
+    verdict = ran.verdict(BEAMS, KEYS, stale, elsewhere, not_ours)
     assert verdict.stale == [stale]
     assert "Can be removed" in summary(verdict)
     assert verdict.as_dict()["stale"] == ["*::test_generate: generate"]
@@ -127,20 +127,20 @@ def test_an_entry_that_nothing_ends_in_can_be_removed(ran: Ran) -> None:
 
 def test_a_part_of_the_tests_says_nothing_about_entries_for_all(ran: Ran) -> None:
     anywhere = Refusal("*", "UnsupportedError", "nobody says this", "any test may")
-    assert judge(ran.ours, ran.stock, [BEAMS, KEYS, anywhere]).stale == [anywhere]
-    assert judge(ran.ours, ran.stock, [BEAMS, KEYS, anywhere], complete=False).stale == []
+    assert verdict_of(ran.ours, ran.stock, [BEAMS, KEYS, anywhere]).stale == [anywhere]
+    assert verdict_of(ran.ours, ran.stock, [BEAMS, KEYS, anywhere], complete=False).stale == []
 
 
 def test_a_run_without_faults_passes_and_one_without_our_cache_does_not() -> None:
-    assert not judge({"a": Outcome(caches=1)}, {}, []).failed
-    assert judge({"a": Outcome()}, {}, []).failed
-    assert judge({}, {}, []).failed
+    assert not verdict_of({"a": Outcome(caches=1)}, {}, []).failed
+    assert verdict_of({"a": Outcome()}, {}, []).failed
+    assert verdict_of({}, {}, []).failed
 
 
 def test_a_dead_process_is_a_fault() -> None:
     died = Outcome("failed", [["WorkerDied", "", "the process that ran it ended"]])
-    assert judge({"a": Outcome(caches=1), "b": died}, {"b": Outcome()}, []).faults.keys() == {"b"}
-    assert not judge({"a": Outcome(caches=1), "b": died}, {"b": died}, []).failed
+    assert verdict_of({"a": Outcome(caches=1), "b": died}, {"b": Outcome()}, []).faults.keys() == {"b"}
+    assert not verdict_of({"a": Outcome(caches=1), "b": died}, {"b": died}, []).failed
 
 
 def test_the_list_can_be_read() -> None:
@@ -152,7 +152,7 @@ def test_the_list_can_be_read() -> None:
 def test_only_errors_of_ours_and_assertions_can_be_listed(tmp_path: Path) -> None:
     wants_a_class = Refusal("*class", "AssertionError", "not true", "wants a DynamicCache")
     assert read_refusals(write_list(tmp_path / "list", wants_a_class)) == (wants_a_class,)
-    with pytest.raises(ValueError, match="KeyError is no error of lavakv's"):
+    with pytest.raises(ValueError, match="KeyError is not an error of lavakv"):
         read_refusals(write_list(tmp_path / "list", Refusal("*", "KeyError", "x", "hides what it likes")))
 
 

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from lavakv.demo.facts import MOST_FACTS, draw_facts
-from lavakv.demo.logbook import make_logbook
+from lavakv.demo.logbook import MAX_FACTS, draw_facts, make_logbook
 
 
 def _count(text: str) -> int:
@@ -22,7 +21,7 @@ def test_about_as_long_as_asked_for(num_tokens) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_fact_stands_in_it_once_and_in_order(seed) -> None:
-    logbook = make_logbook(2000, MOST_FACTS, seed, _count)
+    logbook = make_logbook(2000, MAX_FACTS, seed, _count)
     places = [logbook.text.index(fact.sentence) for fact in logbook.facts]
     assert places == sorted(places)
     for fact in logbook.facts:
@@ -39,8 +38,8 @@ def test_the_seed_decides() -> None:
 
 
 def test_facts_are_of_different_kinds() -> None:
-    facts = draw_facts(random.Random(0), MOST_FACTS)
-    assert len({fact.question for fact in facts}) == MOST_FACTS
+    facts = draw_facts(random.Random(0), MAX_FACTS)
+    assert len({fact.question for fact in facts}) == MAX_FACTS
 
 
 def test_answers_are_found_whatever_their_case() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lavakv.demo.picture import budget_picture
+from lavakv.demo.answers import budget_picture
 
 
 def test_height_is_the_kept_share() -> None:

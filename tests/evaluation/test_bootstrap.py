@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lavakv.evaluation.bootstrap import FEW, FEW_IN_TASK, NUM_DRAWS, estimate, resample
-from lavakv.report.board import TaskBoard
-from lavakv.report.bootstrap import with_differences
+from lavakv.report.board import TaskBoard, with_differences
 
 SCORES = arrays(np.float64, st.tuples(st.integers(2, 3), st.integers(1, 8)), elements=st.floats(0, 100, width=32))
 

@@ -106,8 +106,8 @@ def test_the_slider_tells_what_is_kept_and_what_was_asked(screen, found, browser
     _settled(browser)
     browser.find_element("id", "budget").send_keys(Keys.HOME)
     _settled(browser)
-    assert browser.find_element("id", "budget-name").text == "7.5 % kept, 2 % asked"
-    assert browser.find_element("id", "budget").get_attribute("aria-valuetext") == "7.5\u00a0% kept, 2\u00a0% asked"
+    assert browser.find_element("id", "budget-name").text == "7.5 % kept, 2 % requested"
+    assert browser.find_element("id", "budget").get_attribute("aria-valuetext") == "7.5\u00a0% kept, 2\u00a0% requested"
     assert overflow(browser) == 0
     before = browser.find_element("id", "budget").size["width"]
     browser.find_element("id", "budget").send_keys(Keys.END)

@@ -12,15 +12,12 @@ import pytest
 
 from lavakv.errors import UnsupportedError
 from lavakv.report.contents import report_of
-from lavakv.report.groups import heading
-from lavakv.report.html import html
-from lavakv.report.markdown import markdown
-from lavakv.report.markup import cell, fence, heat, pieces
+from lavakv.report.filters import cell, fence, heading, heat, marked
 from lavakv.report.page import as_bytes
-from lavakv.report.plots import plots
-from lavakv.report.run import Run
-from lavakv.report.sections.blocks import Column
-from lavakv.report.writing import write_report
+from lavakv.report.pictures import pictures
+from lavakv.report.run import Record, Run
+from lavakv.report.sections.score_table import Column
+from lavakv.report.writing import html, markdown, write_report
 from tests.report.made_up import records
 
 NASTY = (
@@ -59,7 +56,7 @@ def nasty() -> Run:
     for index, record in enumerate(found):
         record |= {"prediction": f"{NASTY} {index % 3}", "answers": [NASTY], "prompt_head": NASTY, "prompt_tail": NASTY}
         record |= {"example": f"{record['example']} {NASTY}", "score": float(record["policy"] == "full cache")}
-    return Run(NASTY, found, {}, 0, False)
+    return Run(NASTY, [Record.of(record) for record in found], {}, 0, False)
 
 
 def test_the_page_is_well_formed_and_names_no_other_file(report) -> None:
@@ -77,7 +74,7 @@ def test_the_page_is_well_formed_and_names_no_other_file(report) -> None:
 
 def test_every_number_of_the_group_table_is_on_the_page_and_in_markdown(report) -> None:
     page, text = html(report), markdown(report, {})
-    for block in report.groups.blocks:
+    for block in report.groups.budgets:
         for row in block.rows:
             for estimate in row.cells:
                 assert f">{estimate.mean:.1f}<" in page
@@ -100,7 +97,7 @@ def test_what_models_say_stays_inside_its_place_in_markdown(nasty) -> None:
         if fences % 2 == 0:
             assert "<script" not in re.sub(r"\\.", "", line)
     assert fences > 0
-    assert "49" not in re.sub(r"\d*\.\d+|\d{3,}", "", text.split("## Answers")[1])
+    assert "49" not in re.sub(r"\d*\.\d+|\d{3,}", "", text.split("## Changed answers")[1])
 
 
 def test_rows_of_a_markdown_table_have_as_many_cells_as_its_head(report, nasty) -> None:
@@ -117,9 +114,9 @@ def test_rows_of_a_markdown_table_have_as_many_cells_as_its_head(report, nasty) 
 def test_pictures_are_svg_in_plain_colours_and_linked(report, tmp_path: Path) -> None:
     files = write_report(report, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    pictures = [file for file in files if file.suffix == ".svg"]
-    assert {file.name for file in pictures} == set(plots(report))
-    for file in pictures:
+    drawn = [file for file in files if file.suffix == ".svg"]
+    assert {file.name for file in drawn} == set(pictures(report))
+    for file in drawn:
         assert ElementTree.parse(file).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "var(" not in file.read_text()
         assert f"({file.name})" in text
@@ -148,11 +145,11 @@ def test_steps_of_the_heat_scale() -> None:
 
 def test_gold_answers_are_found_in_any_letter_case_the_longest_first() -> None:
     text = "It was The Red Kite, the red one."
-    assert pieces(text, ["the red", "the red kite"]) == [
+    assert marked(text, ["the red", "the red kite"]) == [
         ("It was ", False), ("The Red Kite", True), (", ", False), ("the red", True), (" one.", False),
     ]  # fmt: skip
-    assert pieces(text, ["a", ""]) == [(text, False)]
-    assert pieces("", ["gold"]) == []
+    assert marked(text, ["a", ""]) == [(text, False)]
+    assert marked("", ["gold"]) == []
 
 
 def test_fences_outlast_the_backticks_inside() -> None:
@@ -164,13 +161,13 @@ def test_fences_outlast_the_backticks_inside() -> None:
 def test_both_pages_say_what_the_ablation_settles() -> None:
     names = {"snapkv": "lava-uniform-layers", "streaming-llm": "lava-uniform-heads"}
     found = [{**record, "policy": names.get(record["policy"], record["policy"])} for record in records(8)]
-    report = report_of(Run("made-up", found, {}, 0, False))
+    report = report_of(Run("made-up", [Record.of(record) for record in found], {}, 0, False))
     text, page = markdown(report, {}), html(report)
     assert len(report.ablation) == 12
     for one in report.ablation:
         star = " \\*" if one.is_insight else ""
-        assert f"| {one.kind}{star} | {one.without} | {one.contender.budget} a head |" in text
-    for words in ("What layer and head budgets gain", "not settled", "5 of"):
+        assert f"| {one.kind}{star} | {one.without} | {one.configuration.budget} per head |" in text
+    for words in ("Gain from layer and head budgets", "not settled", "5 of"):
         assert words in text
         assert words in page
     assert {"yes", "not settled"} <= {one.holds for one in report.ablation}

@@ -10,12 +10,11 @@ import pytest
 from lavakv.errors import InputError
 from lavakv.evaluation.ablation import ablation_summary
 from lavakv.report.analysis import Analysis
-from lavakv.report.contender import Contender
+from lavakv.report.configuration import Configuration
 from lavakv.report.contents import report_of
-from lavakv.report.run import Run
+from lavakv.report.run import Record, Run
 from lavakv.report.sections.about import model_name
-from lavakv.report.sections.slices import slice_tables
-from lavakv.report.sections.tables import group_table, task_tables
+from lavakv.report.sections.tables import group_table, length_tables, task_tables
 from tests.report.made_up import records
 
 TEMPLATE = records(1)[0]
@@ -29,7 +28,7 @@ def record(policy: str, budget: str, example: str, score: float | None, **change
 
 
 def run_of(found: list[dict]) -> Run:
-    return Run("by-hand", found, {}, 0, False)
+    return Run("by-hand", [Record.of(record) for record in found], {}, 0, False)
 
 
 @pytest.fixture
@@ -42,19 +41,19 @@ def small() -> Run:
 
 
 def test_contenders_come_by_budget_then_in_the_run_s_order(small) -> None:
-    assert [(c.policy, c.budget) for c in Analysis(small).field.contenders] == [
+    assert [(c.policy, c.budget) for c in Analysis(small).configurations.all] == [
         ("full cache", "all"), ("snapkv", "64"), ("lava", "64"), ("snapkv", "128"), ("lava", "128"),
     ]  # fmt: skip
 
 
 def test_scores_and_the_best_of_each_budget(small) -> None:
     table = group_table(Analysis(small))
-    assert [(block.name, block.kept) for block in table.blocks] == [
-        ("full cache", 1.0), ("64 a head", 0.1), ("128 a head", 0.2),
+    assert [(block.name, block.kept) for block in table.budgets] == [
+        ("full cache", 1.0), ("64 per head", 0.1), ("128 per head", 0.2),
     ]  # fmt: skip
-    means = [[[cell.mean for cell in row.cells] for row in block.rows] for block in table.blocks]
+    means = [[[cell.mean for cell in row.cells] for row in block.rows] for block in table.budgets]
     assert means == [[[75, 75]], [[25, 25], [50, 50]], [[60, 60], [70, 70]]]
-    assert [[row.best for row in block.rows] for block in table.blocks] == [
+    assert [[row.best for row in block.rows] for block in table.budgets] == [
         [[False, False]], [[False, False], [True, True]], [[False, False], [True, True]],
     ]  # fmt: skip
     assert table.decimals == 1
@@ -64,10 +63,10 @@ def test_differences_are_paired_and_counted(small) -> None:
     report = report_of(small)
     told = [
         (d.first.policy, d.second.policy, d.first.budget, d.difference.mean, d.won, d.tied, d.lost)
-        for d in report.rivals
+        for d in report.baseline_comparisons
     ]
     assert told == [("lava", "snapkv", "64", 25, 1, 1, 0), ("lava", "snapkv", "128", pytest.approx(10), 1, 1, 0)]
-    gaps = [(d.first.policy, d.first.budget, d.difference.mean) for d in report.gaps]
+    gaps = [(d.first.policy, d.first.budget, d.difference.mean) for d in report.full_comparisons]
     assert gaps == [
         ("snapkv", "64", -50), ("lava", "64", -25), ("snapkv", "128", -15), ("lava", "128", pytest.approx(-5)),
     ]  # fmt: skip
@@ -85,8 +84,8 @@ def test_leads_are_told_by_task_group() -> None:
     ]
     gains = report_of(run_of(found)).gains
     assert [column.name for column in gains.columns] == ["QA", "Code"]
-    ((contender, cells),) = gains.rows
-    assert contender.policy == "snapkv"
+    ((configuration, cells),) = gains.rows
+    assert configuration.policy == "snapkv"
     assert [(cell.mean, cell.low, cell.high) for cell in cells] == [pytest.approx((10,) * 3), pytest.approx((-20,) * 3)]
     assert report_of(run_of(found[:6])).gains is None
 
@@ -133,7 +132,7 @@ def test_without_the_ablated_policies_there_is_no_ablation(small) -> None:
 
 
 def test_the_baseline_can_be_named(small) -> None:
-    assert {duel.first.policy for duel in report_of(small, "snapkv").rivals} == {"snapkv"}
+    assert {comparison.first.policy for comparison in report_of(small, "snapkv").baseline_comparisons} == {"snapkv"}
     with pytest.raises(InputError, match="--baseline: expected a policy of the run: snapkv, lava, got 'h2o'"):
         report_of(small, "h2o")
 
@@ -142,7 +141,7 @@ def test_averages_are_over_tasks_not_prompts() -> None:
     found = [record("full cache", "all", f"e{i}", 1.0) for i in range(9)]
     found.append(record("full cache", "all", "e0", 0.0, task="longbench_lcc", task_group="Code"))
     analysis = Analysis(run_of(found))
-    assert analysis.score(analysis.field.contenders[0]).mean == 50
+    assert analysis.score(analysis.configurations.all[0]).mean == 50
     (table,) = task_tables(analysis)
     assert [column.name for column in table.columns] == ["qasper", "lcc"]
 
@@ -153,7 +152,7 @@ def test_lengths_and_buckets_get_a_table_of_their_own() -> None:
         record("full cache", "all", g, 0.5, group=g, task="longbench_lcc_e", benchmark="LongBench-E")
         for g in ("8k+", "0-4k", "4-8k")
     ]
-    names = {table.title: [column.name for column in table.columns] for table in slice_tables(Analysis(run_of(found)))}
+    names = {table.title: [column.name for column in table.columns] for table in length_tables(Analysis(run_of(found)))}
     assert names == {"RULER": ["4,096", "16,384"], "LongBench-E": ["0-4k", "4-8k", "8k+"]}
 
 
@@ -221,12 +220,15 @@ def test_failures_are_sorted_into_kinds_and_equal_answers_put_together() -> None
         for one, score in zip(who, own, strict=True)
     ]
     report = report_of(run_of(found))
-    assert [(failure.kind, failure.record["example"]) for failure in report.failures] == [
+    assert [(failure.kind, failure.record.example) for failure in report.failures] == [
         ("lost", "lost"), ("gained", "gained"), ("missed", "missed"),
     ]  # fmt: skip
     given = report.failures[2].given
     assert [one.text for one in given] == ["missed 0.05", "missed 0.0"]
-    assert given[1].contenders == [Contender("lava", "128", "query-aware"), Contender("snapkv", "128", "query-aware")]
+    assert given[1].configurations == [
+        Configuration("lava", "128", "query-aware"),
+        Configuration("snapkv", "128", "query-aware"),
+    ]
     assert [one.score for one in report.failures[0].given] == [1.0, 0.9, 0.0]
     assert report_of(run_of(found), max_failures=0).failures == []
 
@@ -243,20 +245,20 @@ def test_findings_claim_a_lead_only_where_it_holds() -> None:
     ]
     clear = [{**r, "kv_bytes": 25, "full_kv_bytes": 400} for r in clear]
     assert report_of(run_of(clear)).findings[1] == (
-        "At 64 a head (10\u00a0% of the prompt kept, 6.2\u00a0% of the memory), lava scores highest, 90.0, "
-        "\u221210.0 (\u221210.0 to \u221210.0) from the full cache; its lead holds over snapkv."
+        "At 64 per head (10\u00a0% of the prompt kept, 6.2\u00a0% of the memory), lava scores highest, 90.0, "
+        "\u221210.0 (\u221210.0 to \u221210.0) from the full cache; its lead is significant over snapkv."
     )
-    assert report_of(run_of(unclear)).findings[-1].endswith("its lead over the others could be chance.")
+    assert report_of(run_of(unclear)).findings[-1].endswith("its lead over the others is not significant.")
 
 
 def test_a_handful_of_prompts_settles_nothing() -> None:
     for num, verdict in ((9, "open"), (10, "ahead")):
         found = [record(p, "64", f"e{i}", s) for p, s in (("lava", 0.9), ("snapkv", 0.1)) for i in range(num)]
         report = report_of(run_of(found))
-        assert [duel.difference.verdict for duel in report.rivals] == [verdict]
-        assert ("could be chance" in report.findings[0]) == (verdict == "open")
+        assert [comparison.difference.verdict for comparison in report.baseline_comparisons] == [verdict]
+        assert ("not significant" in report.findings[0]) == (verdict == "open")
     behind = report_of(run_of(found), "snapkv")
-    assert behind.rivals[0].difference.verdict == "behind"
+    assert behind.baseline_comparisons[0].difference.verdict == "behind"
 
 
 @pytest.mark.parametrize(
@@ -276,9 +278,9 @@ def test_a_model_s_path_is_shortened_to_its_name(given, shown) -> None:
 def test_cautions_name_what_is_missing() -> None:
     found = [record("full cache", "all", "e0", 1.0), record("lava", "64", "e1", None)]
     said = " ".join(report_of(run_of(found)).cautions)
-    for words in ("1 task of 1 has fewer than 10 prompts", "2 of 4 records are there", "1 record without a score"):
+    for words in ("1 task of 1 has fewer than 10 prompts", "it has 2 of 4 records", "1 record without a score"):
         assert words in said
-    assert "The full cache is not in this run" in " ".join(report_of(run_of(found[1:])).cautions)
+    assert "This run does not include the full cache" in " ".join(report_of(run_of(found[1:])).cautions)
 
 
 def test_modes_are_told_apart() -> None:
@@ -288,7 +290,8 @@ def test_modes_are_told_apart() -> None:
         for policy, budget in (("full cache", "all"), ("lava", "64"))
     ]
     report = report_of(run_of(found))
-    assert [block.name for block in report.groups.blocks] == [
-        "full cache, query-agnostic", "full cache, query-aware", "64 a head, query-agnostic", "64 a head, query-aware",
+    assert [block.name for block in report.groups.budgets] == [
+        "full cache, query-agnostic", "full cache, query-aware",
+        "64 per head, query-agnostic", "64 per head, query-aware",
     ]  # fmt: skip
-    assert {d.difference.mean for d in report.gaps} == {0.0}
+    assert {d.difference.mean for d in report.full_comparisons} == {0.0}

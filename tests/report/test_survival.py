@@ -19,8 +19,7 @@ import lavakv
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import load
 from lavakv.report.survival.document import budget_label, packed, page_data
-from lavakv.report.survival.inspection import Inspector, heads_of, kept_entries
-from lavakv.report.survival.pieces import token_texts
+from lavakv.report.survival.inspection import Inspector, heads_of, kept_entries, token_texts
 from tests.cli.conftest import WORDS
 
 VARIANTS = [Variant(policy, keep=keep, window=8) for policy in ("lava", "random") for keep in (0.25, 0.5)]
@@ -83,7 +82,7 @@ def test_the_slider_tells_what_is_really_kept(inspector) -> None:
     found = list(inspector.run(variants))
     assert [round(one.kept_fraction * 120) for one in found] == [30, 9, 9]
     assert page_data(inspector, found, window=8)["budgets"] == [
-        "7.5\u00a0% kept, 2\u00a0% asked", "7.5\u00a0% kept, 5\u00a0% asked", "25\u00a0%",
+        "7.5\u00a0% kept, 2\u00a0% requested", "7.5\u00a0% kept, 5\u00a0% requested", "25\u00a0%",
     ]  # fmt: skip
 
 
@@ -93,10 +92,10 @@ def test_the_slider_tells_what_is_really_kept(inspector) -> None:
         ("12.5%", [0.125, 0.125], "12.5 %"),
         ("33.3%", [0.3333], "33.3 %"),
         ("25%", [0.2534], "25 %"),
-        ("9%", [0.26], "26 % kept, 9 % asked"),
-        ("9%", [0.26, 0.3], "26 % to 30 % kept, 9 % asked"),
-        ("40", [0.4, 0.4], "40 a head, 40 %"),
-        ("400", [1.0], "100 % kept, 400 a head asked"),
+        ("9%", [0.26], "26 % kept, 9 % requested"),
+        ("9%", [0.26, 0.3], "26 % to 30 % kept, 9 % requested"),
+        ("40", [0.4, 0.4], "40 per head, 40 %"),
+        ("400", [1.0], "100 % kept, 400 per head requested"),
     ],
 )
 def test_labels_of_budgets(asked, fractions, label) -> None:

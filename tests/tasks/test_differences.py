@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lavakv.tasks import TaskSettings, get_task
-from lavakv.tasks.extras import folder_of
+from lavakv.tasks.extras import package_folder
 from tests.tasks.made_up import infinitebench, longbench, write
 
 # task, prediction, answers as in the record, classes or options, official score, harness score
@@ -110,7 +110,7 @@ def test_the_harness_has_no_math_calc(tmp_path: Path) -> None:
 
 
 def test_ruler_s_spelling(tokenizer) -> None:
-    assert "assgined" in (folder_of("lm_eval") / "tasks" / "ruler" / "vt_utils.py").read_text()
+    assert "assgined" in (package_folder("lm_eval") / "tasks" / "ruler" / "vt_utils.py").read_text()
     (example,) = get_task("ruler_vt").examples(TaskSettings(lengths=(4096,), limit=1, tokenizer=tokenizer))
     assert "assgined" not in example.prompt + example.answer_prefix
     assert "assigned" in example.answer_prefix

@@ -8,10 +8,9 @@ import pytest
 
 from lavakv import MissingExtraError, TaskError
 from lavakv.tasks import TaskSettings, get_task
-from lavakv.tasks.harness import constants
-from lavakv.tasks.harness.config import task_config
-from lavakv.tasks.harness.locate import harness_index
-from lavakv.tasks.harness.prompt import filled, split_after
+from lavakv.tasks.harness import descriptions
+from lavakv.tasks.harness.descriptions import harness_index, task_config
+from lavakv.tasks.harness.prompt import fill_template, split_after
 from tests.tasks.made_up import write
 
 
@@ -51,9 +50,9 @@ def test_names_say_how_a_record_was_scored() -> None:
     assert get_task("longbench_lcc").name == "longbench_lcc"
 
 
-def test_a_part_that_is_not_there(sums: Path) -> None:
+def test_a_missing_split(sums: Path) -> None:
     (sums / "harness" / "gsm8k" / "train.jsonl").unlink()
-    with pytest.raises(TaskError, match="the train part of gsm8k"):
+    with pytest.raises(TaskError, match="the train split of gsm8k"):
         list(get_task("gsm8k").examples(TaskSettings(data_dir=sums)))
 
 
@@ -154,11 +153,11 @@ def test_texts_are_read_without_running_anything(tmp_path: Path, monkeypatch: py
     (tmp_path / "tasks" / "x.py").write_text(
         "raise SystemExit\nA = 'one' if False else f()\ndef f():\n    b = {'c': 2}\n"
     )
-    monkeypatch.setattr(constants, "folder_of", lambda _: tmp_path)
-    assert constants.constant("x.py", "b") == {"c": 2}
+    monkeypatch.setattr(descriptions, "package_folder", lambda _: tmp_path)
+    assert descriptions.constant("x.py", "b") == {"c": 2}
     for file, name in (("x.py", "A"), ("y.py", "b")):
         with pytest.raises(TaskError, match=r"Install lm-eval 0\.4\.13"):
-            constants.constant(file, name)
+            descriptions.constant(file, name)
 
 
 def test_another_harness() -> None:
@@ -177,10 +176,10 @@ def test_no_harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_filling_and_splitting() -> None:
-    assert filled("{{a}}-{{b}}\n", {"a": "{{b}}", "b": "<&>"}) == "{{b}}-<&>\n"
-    assert filled(lambda record: record["a"] + "!", {"a": "x"}) == "x!"
+    assert fill_template("{{a}}-{{b}}\n", {"a": "{{b}}", "b": "<&>"}) == "{{b}}-<&>\n"
+    assert fill_template(lambda record: record["a"] + "!", {"a": "x"}) == "x!"
     with pytest.raises(Exception, match="undefined"):
-        filled("{{c}}", {"a": "x"})
+        fill_template("{{c}}", {"a": "x"})
     assert split_after("before text after", "text") == ("before text", " after")
     assert split_after("no such", "text") == ("", "no such")
     assert split_after("no context", "") == ("", "no context")

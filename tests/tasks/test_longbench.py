@@ -7,7 +7,7 @@ import pytest
 from lavakv import TaskError
 from lavakv.tasks import TaskSettings, get_task, task_names
 from lavakv.tasks.example import Example
-from lavakv.tasks.harness.config import task_config
+from lavakv.tasks.harness.descriptions import task_config
 from tests.tasks.made_up import longbench, write
 
 ALL = [name for name in task_names() if name.startswith("longbench_") and not name.endswith("_e")]

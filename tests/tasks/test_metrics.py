@@ -11,13 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavakv.tasks import get_task
-from lavakv.tasks.metrics.classification import classification
-from lavakv.tasks.metrics.code_similarity import code_similarity
-from lavakv.tasks.metrics.f1 import f1
-from lavakv.tasks.metrics.f1_characters import f1_characters
-from lavakv.tasks.metrics.numbers_right import numbers_right
-from lavakv.tasks.metrics.rouge_l import rouge_l
-from lavakv.tasks.metrics.value_prefix import value_prefix
+from lavakv.tasks.infinitebench.metrics import f1_characters, value_prefix
+from lavakv.tasks.longbench.metrics import classification, code_similarity, numbers_right, rouge_l
+from lavakv.tasks.metrics import f1
 
 CASES = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 ONE_PER_TASK = {case["task"]: case for case in CASES}

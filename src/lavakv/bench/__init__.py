@@ -1,1 +1,1 @@
-"""What compression costs and saves, measured: prefill, time per token, memory, and the attention of a step alone."""
+"""Benchmarks of cost and savings: prefill, time per token, memory, and the attention of a decode step alone."""

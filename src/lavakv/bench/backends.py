@@ -1,4 +1,4 @@
-"""Which of PyTorch's attention kernels may run while something is measured."""
+"""The attention kernels of PyTorch that may run during a measurement."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 
 def without_cudnn(device: torch.device) -> AbstractContextManager[Any]:
-    """On a CUDA device: the flash kernel first, cuDNN's never. Elsewhere nothing changes.
+    """Prefer the flash kernel and exclude cuDNN's on a CUDA device; no effect elsewhere.
 
-    cuDNN plans anew for every length of the keys. Every decode step has a new one, so a cache that grows by whole
-    tensors would pay for plans instead of attention, and would look slower than it need be.
+    cuDNN makes a new plan for every length of the keys, that is in every decode step, so a cache that grows by
+    concatenation would be measured with the cost of planning.
     """
     return sdpa_kernel(BACKENDS, set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 def backend_names(device: torch.device) -> list[str] | None:
-    """What `without_cudnn` allows, first choice first; None where PyTorch is left alone."""
+    """The backends that `without_cudnn` allows, first choice first; None where PyTorch's own choice stands."""
     return [backend.name.lower() for backend in BACKENDS] if device.type == "cuda" else None

@@ -1,22 +1,23 @@
-"""Wall-clock time of work on a device, and several works measured in turns."""
+"""Wall-clock time of work on a device, in turns with other work, or recorded as a CUDA graph."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds from the call until the device is done."""
+    """Seconds from the call until the device has finished."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -27,14 +28,14 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 def interleaved(
     works: Mapping[str, Callable[[], float]], rounds: int, begins: Callable[[str], None] = lambda _: None
 ) -> dict[str, list[float]]:
-    """Run every work once a round and collect what each returns, so that a slow minute of the machine meets all alike.
+    """Run every work once a round and collect what it returns, so that a slow phase of the machine affects all alike.
 
-    Each round starts with another work, and every second round goes backwards: nobody always follows the same one.
+    Each round starts with another work, and every second round is reversed: none always follows the same one.
 
     Args:
-        works: what returns seconds, by name.
-        rounds: how often each runs.
-        begins: told the name before each.
+        works: functions that return seconds, by name.
+        rounds: number of runs of each.
+        begins: called with the name before each.
 
     Returns:
         For each name `rounds` numbers; the i-th of all names come from the same round.
@@ -62,5 +63,24 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def median(values: Sequence[float]) -> float | None:
-    """Median, or None of nothing."""
+    """Median; None of an empty sequence."""
     return statistics.median(values) if values else None
+
+
+def captured(work: Callable[[], None]) -> Callable[[], None]:
+    """Record `work` as a CUDA graph, which runs without the interpreter, and return what replays it.
+
+    Raises:
+        RuntimeError: it synchronises, or does something else that a graph cannot hold.
+    """
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()  # compiles kernels and allocates workspaces before the recording
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph.replay

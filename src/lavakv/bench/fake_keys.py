@@ -1,4 +1,4 @@
-"""Keys that a step's queries give no weight, by which masking libraries hide entries from flash kernels."""
+"""Keys to which a step's queries give no weight: how masking libraries hide entries from flash kernels."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def fake_keys(query: Tensor, heads: int, scaling: float) -> Tensor:
     products = grouped @ grouped.transpose(-1, -2)
     ridge = _RIDGE * products.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
     products = products + ridge * torch.eye(products.shape[-1], device=query.device)
-    weights = torch.linalg.inv_ex(products).inverse.sum(dim=-1)  # inv_ex, which does not wait for the device
+    weights = torch.linalg.inv_ex(products).inverse.sum(dim=-1)  # inv_ex does not synchronise
     keys: Tensor = (_HIDDEN_LOGIT / scaling * weights[..., None] * grouped).sum(dim=2)
     return keys.to(query.dtype)

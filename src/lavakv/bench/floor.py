@@ -12,13 +12,13 @@ from lavakv.hf.geometry import geometry_of, stock_layers
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model reads and multiplies.
+    """Sizes of a model that determine what a forward reads and multiplies.
 
     Attributes:
         layer_weights: weights of all layers; each is used once a token.
         head_weights: weights of the language-model head, used once a sequence.
         query_heads: of one layer.
-        head_dim: size of one key in the first compressed layer; all are taken to be like it.
+        head_dim: size of one key in the first compressed layer; the others are assumed to be equal.
         num_kv_heads: of each compressed layer.
         other_windows: sliding windows of the layers that are not compressed, 0 for no window.
         other_kv_heads: KV heads of each of these.
@@ -36,7 +36,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, model: Any) -> ModelSize:
-        """Read a model. Of a mixture of experts all experts count, so its floors are too high."""
+        """Measure a model. In a mixture of experts all experts count, so its floors are too high."""
         text = model.config.get_text_config(decoder=True)
         geometry = geometry_of(model.config)
         layers = stock_layers(model.config)
@@ -60,7 +60,7 @@ class ModelSize:
         return 2 * self.head_dim * self.itemsize
 
     def kv_bytes(self, setting: Setting, compressed: bool) -> int:
-        """Bytes of keys and values after the prompt, spare room not counted."""
+        """Bytes of keys and values after the prompt, spare capacity not counted."""
         entries = sum(self.num_kv_heads) * (setting.held if compressed else setting.tokens)
         entries += sum(self.other_kv_heads * self._reach(window, setting.tokens) for window in self.other_windows)
         return setting.batch_size * entries * self.entry_bytes
@@ -85,7 +85,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """Seconds below which no implementation can go on this machine, as measured; ready for JSON with `asdict`."""
+    """Lower bounds in seconds for any implementation on this machine, from its measured limits."""
 
     prefill_seconds: float
     decode_full_seconds: float
@@ -93,7 +93,7 @@ class Floor:
 
     @classmethod
     def of(cls, size: ModelSize, machine: Machine, setting: Setting) -> Floor:
-        """Work it out for one setting."""
+        """Compute the bounds for one setting."""
         weights = 2 * setting.batch_size * (size.layer_weights + size.head_weights) / machine.multiply_rate
         full, compressed = (size.decode_bytes(setting, flag) / machine.read_bandwidth for flag in (False, True))
         return cls(

@@ -1,4 +1,4 @@
-"""Where a run's records and curves go."""
+"""The folder with a run's records and curves."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from pathlib import Path
 from typing import Any
 
 from lavakv.bench.plot import plot_curves
+from lavakv.bench.record import SettingRecord
 from lavakv.errors import InputError
-from lavakv.evaluation.plot import require_matplotlib
 from lavakv.files import require_writable, unwritable
+from lavakv.report.draw.files import require_drawable
 
-RECORDS = "results.jsonl"
+RECORDS, CURVES = "results.jsonl", "curves.svg"
 
 
 def require_new_folder(path: Path) -> None:
-    """Find out before the work whether a run's folder can be made; leaves an empty folder behind where it can.
+    """Check before the work that a run's folder can be created; creates it, empty.
 
     Raises:
         InputError: it cannot be written, or holds another run's results.
-        MissingExtraError: matplotlib is not installed.
+        UnsupportedError: jinja2 is not installed.
     """
-    require_matplotlib("--out")
+    require_drawable("--out", path / CURVES)
     records = path / RECORDS
     if records.exists() or (path.exists() and not path.is_dir()):
         got = f"{records}, which exists" if path.is_dir() else f"{path}, which is a file"
-        raise InputError("--out", expected="a new folder", got=got, fix="Give another.")
+        raise InputError("--out", expected="a new folder", got=got, fix="Name another folder.")
     require_writable("--out", records, make_folder=True)
 
 
 class BenchFolder:
-    """A folder that gets `results.jsonl`, a line a setting as each is done, and `curves.svg` at the end.
+    """A folder with `results.jsonl`, a line a setting as each is done, and `curves.svg`, drawn at the end.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder; created if it does not exist.
 
     Raises:
         InputError: it cannot be written, or holds another run's results.
-        MissingExtraError: matplotlib is not installed.
+        UnsupportedError: jinja2 is not installed.
     """
 
     def __init__(self, path: Path) -> None:
-        require_matplotlib("--out", load=True)
         require_new_folder(path)
         self._path, self._records = path, path / RECORDS
         try:
             self._records.open("x").close()
-        except OSError as error:  # another process was faster, or the disk is full
+        except OSError as error:  # another process created it, or the disk is full
             raise unwritable("--out", self._records, error) from error
-        self._done: list[Mapping[str, Any]] = []
+        self._done: list[SettingRecord] = []
 
-    def add(self, record: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Write one setting down.
+    def add(self, record: SettingRecord, about: Mapping[str, Any]) -> None:
+        """Append one setting.
 
         Raises:
-            InputError: the file cannot be written any more.
+            InputError: the file can no longer be written.
             DiskError: the disk is full or broken.
         """
         self._done.append(record)
         try:
             with self._records.open("a", encoding="utf-8") as out:
-                out.write(json.dumps({**record, **about}, allow_nan=False) + "\n")
+                out.write(json.dumps({**record.as_dict(), **about}, allow_nan=False) + "\n")
         except OSError as error:
             raise unwritable("--out", self._records, error) from error
 
     def finish(self) -> None:
         """Draw the curves."""
-        plot_curves(self._done, self._path / "curves.svg")
+        plot_curves(self._done, self._path / CURVES)

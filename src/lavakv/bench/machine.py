@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured: the floor that everything else is held against."""
+"""The measured limits of this machine, from which the floors are computed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Machine:
         threads: threads of CPU operators.
         read_bandwidth: bytes per second.
         multiply_rate: floating-point operations per second of a large matrix product in `dtype`.
-        dtype: what the products were measured in.
+        dtype: of the measured products.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Machine:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Measure one device, a few seconds."""
+    """Measure one device; takes a few seconds."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return Machine(
         name,
@@ -59,13 +59,13 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Shortest time of several runs, after one to warm up."""
+    """Minimum time of several runs, after a warm-up run."""
     work()
     return min(seconds_of(work, device) for _ in range(_ROUNDS))
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes per second when a large float32 tensor is read once: the better of a sum and a matrix-vector product."""
+    """Bytes per second for reading a large float32 tensor once: the faster of a sum and a matrix-vector product."""
     columns = 32768
     rows = _READ_BYTES.get(device.type, _READ_BYTES["cpu"]) // (4 * columns)
     matrix, vector = torch.ones(rows, columns, device=device), torch.ones(columns, device=device)

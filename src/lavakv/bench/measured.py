@@ -1,4 +1,4 @@
-"""What one setting gave, and who hears of it meanwhile."""
+"""The measurements of one setting, and the listener that reports progress."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Protocol
 
 
 class Listener(Protocol):
-    """Who is told how a run goes."""
+    """Receives the progress of a run."""
 
     def say(self, line: str) -> None:
         """A line of the report."""
 
     def doing(self, what: str) -> None:
-        """The next piece of work begins."""
+        """The next measurement begins."""
 
 
 @dataclass
 class Measured:
-    """What one setting gave.
+    """The measurements of one setting.
 
     Attributes:
-        prefill: seconds of every round, by contender.
-        decode: seconds per token of every round, by contender.
-        kv_bytes: after the prompt, by contender.
-        prefill_peak: most bytes allocated at once while the prompt was read, beyond those before, by contender.
+        prefill: seconds of every round, by configuration.
+        decode: seconds per token of every round, by configuration.
+        kv_bytes: after the prompt, by configuration.
+        prefill_peak: peak bytes while the prompt was read, above those allocated before, by configuration.
         nbytes_ratios: bytes of the compressed layers over those of the entries held: after the prompt, after all steps.
         lengths: least, mean and most entries of a head after the prompt.
-        masked_by: how the masked contender hides entries, or None.
+        masked_by: how the masked configuration hides entries, or None.
     """
 
     prefill: dict[str, list[float]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Peak memory of a piece of work, above what was allocated before it.
+"""Peak memory of some work, above what was allocated before it.
 
-On a GPU the caching allocator counts. On a CPU no counter can be set back, so storages of tensors are counted as
-operators make them and as they are freed; what an operator allocates for itself alone is not seen.
+On a GPU the caching allocator counts. On a CPU no counter can be reset, so storages of tensors are counted when
+operators make them and when they are freed; temporary memory inside an operator is not included.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def with_peak(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
-    """Do some work; its result, and the most bytes that were allocated at once beyond those before it."""
+    """Do some work; returns its result and the peak of bytes allocated above those before it."""
     if device.type != "cuda":
         with LiveStorages() as live:
             result = work()
@@ -34,11 +34,11 @@ def with_peak(work: Callable[[], Result], device: torch.device) -> tuple[Result,
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages that operators make while this is entered.
+    """Counts the bytes of storages that operators make within this context.
 
     Attributes:
         live: bytes alive now.
-        peak: most bytes alive after any operator.
+        peak: maximum of bytes alive after an operator.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_leaves((args, kwargs)):
-            self._note(tensor, counted=False)  # made before: a view of it is no new storage
+            self._note(tensor, counted=False)  # existing storages: a view of them is not a new one
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             self._note(tensor, counted=True)
@@ -60,13 +60,13 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(tensor, Tensor):
             return
         storage = tensor.untyped_storage()
-        place, size = storage._cdata, storage.nbytes() if counted else 0
-        if place in self._seen:
+        address, size = storage._cdata, storage.nbytes() if counted else 0
+        if address in self._seen:
             return
 
         def freed(_: Any) -> None:
             self.live -= size
-            self._seen.pop(place, None)
+            self._seen.pop(address, None)
 
         self.live += size
-        self._seen[place] = weakref.ref(storage, freed)
+        self._seen[address] = weakref.ref(storage, freed)

@@ -1,4 +1,4 @@
-"""One compressed layer as eviction leaves it, with heads of very different lengths, made up from a seed."""
+"""A compressed layer with heads of very different lengths, generated from a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lavakv.bench.settings import Setting
 from lavakv.budgets.divide import divide
 from lavakv.store.ragged import RaggedStore
 
-FLOOR_SHARE = 0.2  # of a layer's entries shared evenly, as the policies with pooled heads do
+FLOOR_SHARE = 0.2  # of a layer's entries, divided evenly as in policies that pool heads
 
 
 class LayerShape(NamedTuple):
@@ -56,7 +56,7 @@ class RaggedCase(NamedTuple):
 
     @classmethod
     def made_up(cls, shape: LayerShape, setting: Setting, window: int, seed: int) -> RaggedCase:
-        """Fill a store through its own interface, one generated token included."""
+        """Fill a store through its own interface, including one generated token."""
         counts = skewed_counts(setting, shape.kv_heads, window, seed)
         most = max(max(row) for row in counts)
         sizes = (setting.batch_size, shape.kv_heads, most + window, shape.head_dim)
@@ -81,7 +81,7 @@ class RaggedCase(NamedTuple):
         ]
 
     def expected(self) -> Tensor:
-        """The answer in float32, head by head, `[batch, query_heads, 1, head_dim]`."""
+        """The expected output in float32, computed head by head, `[batch, query_heads, 1, head_dim]`."""
         queries, (scaling, _, _), *_ = self.request
         batch, heads = queries.shape[0], self.store.num_heads
         grouped = queries.float().reshape(batch * heads, -1, queries.shape[3])

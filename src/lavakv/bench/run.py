@@ -4,61 +4,62 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 import transformers
 
 from lavakv._version import __version__
-from lavakv.bench.attention_part import AttentionPart
+from lavakv.bench.attention_record import AttentionRecord
 from lavakv.bench.backends import backend_names
-from lavakv.bench.contender import empty_lavakv
+from lavakv.bench.configuration import empty_lavakv
 from lavakv.bench.floor import Floor, ModelSize
-from lavakv.bench.lines import attention_lines, report_lines
+from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.machine import Machine, measure_machine
 from lavakv.bench.measured import Listener
-from lavakv.bench.record import record_of
+from lavakv.bench.record import SettingRecord
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
-from lavakv.bench.trial import Trial, pieces
+from lavakv.bench.trial import Trial, num_measurements
 
 Result = TypeVar("Result")
 
 
 class Bench:
-    """All settings on one model.
+    """Measures all settings on one model.
 
     Args:
         subject: the model.
         settings: what to measure.
-        listener: told what goes on.
+        listener: receives the progress.
 
     Attributes:
-        left_out: settings for which the memory did not reach, each with the `part` that was left out: `model`, or
-            `attention_part` alone.
+        left_out: settings that ran out of memory, each with the `part` that was skipped: `model`, or `attention_part`
+            alone.
 
     Raises:
-        LavaError: a setting that this model or policy cannot have, before anything is measured.
+        LavaError: a setting that the model or policy does not support, before anything is measured.
     """
 
     def __init__(self, subject: Subject, settings: BenchSettings, listener: Listener) -> None:
         self._subject, self._settings, self._listener = subject, settings, listener
         self._size = ModelSize.of(subject.model)
         for setting in settings.each():
-            subject.require(setting.tokens, empty_lavakv(subject.model, settings, setting.budget).cache)
+            subject.check(setting.tokens, empty_lavakv(subject.model, settings, setting.budget).cache)
         self._measured: Machine | None = None
         self.left_out: list[dict[str, Any]] = []
 
     @property
-    def num_pieces(self) -> int:
-        """How often the listener's `doing` will be called."""
-        return 1 + len(self._settings.each()) * (pieces(self._settings) + self._settings.attention_part)
+    def num_measurements(self) -> int:
+        """Number of calls of the listener's `doing` in the whole run."""
+        return 1 + len(self._settings.each()) * (num_measurements(self._settings) + self._settings.attention_part)
 
-    def run(self) -> Iterator[dict[str, Any]]:
-        """Measure; one record a setting. The floors come before anything that is measured on the model.
+    def run(self) -> Iterator[SettingRecord]:
+        """Measure and yield a record for each setting. Floors come before anything that is measured on the model.
 
         Raises:
-            torch.OutOfMemoryError: for no setting did the memory reach.
+            torch.OutOfMemoryError: every setting ran out of memory.
         """
         self._listener.doing("the machine")
         machine = self._measured = measure_machine(self._subject.device, self._subject.model.dtype)
@@ -74,49 +75,48 @@ class Bench:
                 num_records += 1
                 yield record
         if not num_records:
-            raise torch.OutOfMemoryError("nothing was measured: no setting fits. Ask for fewer tokens or sequences")
+            raise torch.OutOfMemoryError("nothing was measured: no setting fits. Use fewer tokens or sequences")
 
-    def _record(self, setting: Setting, floor: Floor) -> dict[str, Any] | None:
-        """One setting, or None if the memory did not reach."""
+    def _record(self, setting: Setting, floor: Floor) -> SettingRecord | None:
+        """One setting, or None if it ran out of memory."""
         found = self._if_it_fits(
             setting, "model", lambda: Trial(self._subject, self._settings, setting, self._listener).run()
         )
         if found is None:
             return None
-        record = record_of(setting, self._size, floor, found)
-        for line in report_lines(record):
+        record = SettingRecord.of(setting, self._size, floor, found)
+        for line in record.lines():
             self._listener.say(line)
-        record["attention_part"] = self._attention_part(setting) if self._settings.attention_part else None
-        return record
+        return replace(record, attention=self._attention(setting)) if self._settings.attention_part else record
 
-    def _attention_part(self, setting: Setting) -> dict[str, Any] | None:
+    def _attention(self, setting: Setting) -> AttentionRecord | None:
         self._listener.doing("attention alone")
-        part = AttentionPart.of(self._subject.model, setting, self._settings.window)
-        record = self._if_it_fits(setting, "attention_part", lambda: part.measure(self.machine))
-        for line in () if record is None else attention_lines(record):
+        layer = LayerAttention.of(self._subject.model, setting, self._settings.window)
+        record = self._if_it_fits(setting, "attention_part", lambda: layer.measure(self.machine))
+        for line in () if record is None else record.lines():
             self._listener.say(line)
         return record
 
     def _if_it_fits(self, setting: Setting, part: str, work: Callable[[], Result]) -> Result | None:
-        """Do some work; None, with a note, if it runs out of memory."""
+        """Do some work; None, with a message, if it runs out of memory."""
         try:
             return work()
         except torch.OutOfMemoryError:
             self._listener.say(f"  {part}: left out: out of memory")
         self.left_out.append({**setting._asdict(), "part": part})
-        gc.collect()  # not in the handler: the error would hold what the work had made
+        gc.collect()  # not in the handler, where the error still holds what the work had made
         if self._subject.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     @property
     def machine(self) -> Machine:
-        """The machine, once it is measured."""
+        """The measured machine; only after the run has begun."""
         assert self._measured is not None
         return self._measured
 
     def about(self) -> dict[str, Any]:
-        """Model, machine and settings, ready for JSON; once the machine is measured."""
+        """Model, machine and settings, ready for JSON; only after the run has begun."""
         model = self._subject.model
         return {
             "model": self._subject.name,
@@ -131,7 +131,7 @@ class Bench:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of all that numbers depend on."""
+    """Versions of the packages that the measurements depend on."""
     return {
         "lavakv": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""What to measure."""
+"""Settings of a benchmark run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Setting(NamedTuple):
     Attributes:
         tokens: prompt tokens of each sequence.
         batch_size: sequences.
-        budget: mean entries per KV head that eviction leaves.
+        budget: mean entries per KV head that eviction keeps.
     """
 
     tokens: int
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """All of a run.
+    """Settings of a whole run.
 
     Attributes:
         tokens: prompt lengths.
@@ -42,11 +42,11 @@ class BenchSettings:
         batch_sizes: sequences at once.
         policy: name of the policy.
         window: its scoring window.
-        rounds: rounds of decode steps that count; one more comes first and does not.
-        steps: decode steps of each contender in a round.
-        prefill_rounds: timed prefills of each contender; 0 for none.
-        masked: measure the masked contender, too.
-        attention_part: measure the attention of a decode step alone, too.
+        rounds: measured rounds of decode steps; a warm-up round comes first.
+        steps: decode steps of each configuration in a round.
+        prefill_rounds: timed prefills of each configuration; 0 for none.
+        masked: also measure the masked configuration.
+        attention_part: also measure the attention of a decode step alone.
     """
 
     tokens: tuple[int, ...] = (4096,)
@@ -61,9 +61,9 @@ class BenchSettings:
     attention_part: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("steps", 1), ("prefill_rounds", 0)):
-            if getattr(self, name) < least:
-                raise _too_small(name, least, getattr(self, name))
+        for name, minimum in (("rounds", 1), ("steps", 1), ("prefill_rounds", 0)):
+            if getattr(self, name) < minimum:
+                raise _too_small(name, minimum, getattr(self, name))
         for name in ("tokens", "budgets", "batch_sizes"):
             values = getattr(self, name)
             if not values or min(values) < 1:
@@ -79,5 +79,5 @@ class BenchSettings:
         return {name: asdict(self)[name] for name in names}
 
 
-def _too_small(name: str, least: int, got: object) -> InputError:
-    return InputError(name, expected=f"at least {least}", got=str(got), fix=f"Use {least} or more.")
+def _too_small(name: str, minimum: int, got: object) -> InputError:
+    return InputError(name, expected=f"at least {minimum}", got=str(got), fix=f"Use {minimum} or more.")

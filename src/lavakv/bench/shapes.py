@@ -1,4 +1,4 @@
-"""Models by shape alone: known architectures with random weights, so that no hub is needed."""
+"""Known architectures with random weights, which need no download."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device, attention:
     Args:
         name: a key of `SHAPES`.
         dtype: of the weights.
-        device: where to make it; eight billion weights take a moment on a GPU and minutes on a CPU.
+        device: where to make it; eight billion weights take seconds on a GPU and minutes on a CPU.
         attention: a transformers attention implementation, or None for the default.
 
     Raises:
-        InputError: an unknown shape, or an attention implementation that cannot be had.
+        InputError: an unknown shape, or an attention implementation that is not available.
     """
     import torch
     from transformers import AutoModelForCausalLM

@@ -32,14 +32,14 @@ class Subject:
     @classmethod
     def named(cls, name: str, dtype: str, device: str, attention: str | None) -> Subject:
         """Load a model; see `lavakv.models.load.load`."""
-        from lavakv.models.load import load  # needs packages that a GPU machine may lack
+        from lavakv.models.load import load  # imports packages that a GPU machine may lack
 
         return cls(name, "real", load(name, dtype=dtype, device=device, attention=attention).model)
 
     @classmethod
     def shaped(cls, shape: str, dtype: str, device: str, attention: str | None) -> Subject:
-        """Make a model of a named shape. `auto` is float32 on a CPU and bfloat16 elsewhere."""
-        shape_config(shape)  # before a device is touched
+        """Make a model of a named shape with random weights. `auto` is float32 on a CPU and bfloat16 elsewhere."""
+        shape_config(shape)  # check the name before a device is used
         target = device_of(device)
         chosen = dtype_of(dtype, target)
         kind = torch.bfloat16 if chosen == "auto" else chosen
@@ -47,7 +47,7 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         device: torch.device = self.model.device
         return device
 
@@ -58,28 +58,27 @@ class Subject:
         return ids.to(self.device)
 
     def max_positions(self) -> int:
-        """Tokens that the model's positions reach.
+        """Maximum number of tokens by the model's positions.
 
         Raises:
-            InputError: its configuration does not say.
+            InputError: its configuration does not state it.
         """
         found = geometry_of(self.model.config).max_positions
         if found is None:
             raise InputError(
-                "--tokens max", expected="a model that tells its positions", got="none", fix="Give a number."
+                "--tokens max", expected="a model that states its positions", got="none", fix="Give a number."
             )
         return found
 
-    def require(self, tokens: int, cache: LavaCache) -> None:
-        """Can this model read so many tokens, and can the budget be met?
+    def check(self, tokens: int, cache: LavaCache) -> None:
+        """Check that the model can read so many tokens, and that the budget can be met.
 
         Raises:
             InputError: more tokens than the model has positions.
-            BudgetError: a budget within the window.
+            BudgetError: the budget does not exceed the window.
         """
         positions = geometry_of(self.model.config).max_positions
         if positions is not None and tokens > positions:
-            raise InputError(
-                "tokens", expected=f"at most {positions}, the model's positions", got=str(tokens), fix="Ask for fewer."
-            )
+            expected = f"at most {positions}, the model's positions"
+            raise InputError("tokens", expected=expected, got=str(tokens), fix="Use fewer tokens.")
         cache.tokens_per_head([tokens], tokens, self.model.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""One setting measured: memory while the caches are filled, then decode steps, then prefills, all in turns."""
+"""The measurement of one setting: memory while caches are filled, then decode steps, then prefills, in turns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from lavakv.bench.backends import without_cudnn
 from lavakv.bench.clock import interleaved, seconds_of
-from lavakv.bench.contender import Contender, cut_to_budget, empty_full, empty_lavakv, read_prompt
+from lavakv.bench.configuration import Configuration, cut_to_budget, empty_full, empty_lavakv, read_prompt
 from lavakv.bench.floor import ModelSize
-from lavakv.bench.masked import masked_like, way_for
+from lavakv.bench.masked import mask_method_for, masked_like
 from lavakv.bench.measured import Listener, Measured
 from lavakv.bench.memory import with_peak
 from lavakv.bench.settings import BenchSettings, Setting
@@ -24,13 +24,13 @@ from lavakv.hf.layer import LavaLayer
 WARM_UP_TOKENS = 256
 
 
-def pieces(settings: BenchSettings) -> int:
-    """How often `doing` is called for one setting."""
+def num_measurements(settings: BenchSettings) -> int:
+    """Number of calls of the listener's `doing` for one setting."""
     return 2 + (settings.rounds + 1) * (4 if settings.masked else 3) + 2 * settings.prefill_rounds
 
 
 class Trial:
-    """One setting on one model."""
+    """Measures one setting on one model."""
 
     def __init__(self, subject: Subject, settings: BenchSettings, setting: Setting, listener: Listener) -> None:
         self._model, self._device = subject.model, subject.device
@@ -50,60 +50,62 @@ class Trial:
                 found.prefill = interleaved(works, self._settings.prefill_rounds, self._begins("prefill"))
         return found
 
-    def _empty(self) -> dict[str, Callable[[], Contender]]:
+    def _empty(self) -> dict[str, Callable[[], Configuration]]:
         budget = self._setting.budget
         return {
             "full": lambda: empty_full(self._model),
             "lavakv": lambda: empty_lavakv(self._model, self._settings, budget),
         }
 
-    def _filled(self, found: Measured) -> dict[str, Contender]:
-        """All contenders with the prompt in them; notes what only the filling shows."""
-        contenders = {}
+    def _filled(self, found: Measured) -> dict[str, Configuration]:
+        """All configurations filled with the prompt; records peak memory, lengths and bytes."""
+        configurations = {}
         for name, empty in self._empty().items():
-            read_prompt(self._model, self._ids[:, :WARM_UP_TOKENS], empty())  # what is made once is no peak
+            read_prompt(
+                self._model, self._ids[:, :WARM_UP_TOKENS], empty()
+            )  # one-time allocations do not belong to the peak
             self._listener.doing(f"filling: {name}")
             gc.collect()
-            contenders[name], found.prefill_peak[name] = with_peak(
+            configurations[name], found.prefill_peak[name] = with_peak(
                 partial(read_prompt, self._model, self._ids, empty()), self._device
             )
-        cache = contenders["lavakv"].cache
+        cache = configurations["lavakv"].cache
         lengths = cache.lengths().double()
         found.lengths = int(lengths.min()), float(lengths.mean()), int(lengths.max())
-        contenders["cut"] = cut_to_budget(self._model, self._ids, self._setting)
+        configurations["cut"] = cut_to_budget(self._model, self._ids, self._setting)
         if self._settings.masked:
-            found.masked_by = way_for(self._device)
-            room = self._settings.steps * (self._settings.rounds + 1)
-            contenders["masked"] = masked_like(contenders["full"], cache, self._model, room, way_for(self._device))
-        found.kv_bytes = {name: contender.kv_bytes for name, contender in contenders.items()}
+            found.masked_by = method = mask_method_for(self._device)
+            num_new_tokens = self._settings.steps * (self._settings.rounds + 1)
+            configurations["masked"] = masked_like(configurations["full"], cache, self._model, num_new_tokens, method)
+        found.kv_bytes = {name: configuration.kv_bytes for name, configuration in configurations.items()}
         found.nbytes_ratios.append(nbytes_ratio(cache, self._entry_bytes))
-        return contenders
+        return configurations
 
     def _decode(self, found: Measured) -> None:
-        contenders = self._filled(found)
-        works = {name: partial(self._step_seconds, contender) for name, contender in contenders.items()}
+        configurations = self._filled(found)
+        works = {name: partial(self._step_seconds, configuration) for name, configuration in configurations.items()}
         rounds = interleaved(works, self._settings.rounds + 1, self._begins("decoding"))
         found.decode = {name: seconds[1:] for name, seconds in rounds.items()}  # the first round warms up
-        found.nbytes_ratios.append(nbytes_ratio(contenders["lavakv"].cache, self._entry_bytes))
+        found.nbytes_ratios.append(nbytes_ratio(configurations["lavakv"].cache, self._entry_bytes))
 
     def _begins(self, what: str) -> Callable[[str], None]:
         return lambda name: self._listener.doing(f"{what}: {name}")
 
-    def _prefill_seconds(self, empty: Callable[[], Contender]) -> float:
-        contender = empty()
+    def _prefill_seconds(self, empty: Callable[[], Configuration]) -> float:
+        configuration = empty()
         gc.collect()
-        with contender.around():
-            cache = cache_argument(self._model, contender.cache)
+        with configuration.around():
+            cache = cache_argument(self._model, configuration.cache)
             return seconds_of(lambda: self._model(self._ids, **cache, logits_to_keep=1), self._device)
 
-    def _step_seconds(self, contender: Contender) -> float:
-        cache = cache_argument(self._model, contender.cache)
+    def _step_seconds(self, configuration: Configuration) -> float:
+        cache = cache_argument(self._model, configuration.cache)
 
         def steps() -> None:
             for _ in range(self._settings.steps):
                 self._model(self._ids[:, :1], **cache)
 
-        with contender.around():
+        with configuration.around():
             return seconds_of(steps, self._device) / self._settings.steps
 
 

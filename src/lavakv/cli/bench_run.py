@@ -139,7 +139,7 @@ def measure(subject: Subject, settings: BenchSettings, out: Path | None, *, quie
         reporter = Reporter(bar, quiet)
         run = Bench(subject, settings, reporter)
         folder = None if out is None else BenchFolder(out)
-        reporter.expect(run.num_pieces)
+        reporter.expect(run.num_measurements)
         for record in run.run():
             records.append(record)
             if folder is not None:

@@ -55,11 +55,9 @@ def compare(
     with starting():
         from lavakv.evaluation.compare import Comparer
         from lavakv.evaluation.encode import encode_parts
-        from lavakv.evaluation.plot import plot_divergence, require_matplotlib
         from lavakv.evaluation.same_entries import notes_on_budgets, with_same_entries
+        from lavakv.report.divergence import plot_divergence
 
-        if plot is not None:
-            require_matplotlib("--plot", load=True)
     loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
     with working(f"Reading {ids.shape[1]} tokens"):
@@ -82,7 +80,7 @@ def compare(
 
 def _require_files(csv: Path | None, plot: Path | None) -> None:
     """Find out before the work whether both can be written."""
-    from lavakv.evaluation.plot import require_plottable
+    from lavakv.report.divergence import require_plottable
 
     if csv is not None:
         require_writable("--csv", csv)

@@ -29,17 +29,17 @@ def demo(
     """Ask for three facts in a generated logbook: full cache against LAVa at 50, 25 and 12.5 %."""
     check_model(model, dtype, device, None)
     with starting():
-        from lavakv.demo.exam import Report, examine, variants
+        from lavakv.demo.answers import CacheAnswers, ask_all, variants
         from lavakv.demo.logbook import make_logbook
 
     if model == DEFAULT_MODEL and fetched_model_dir() is None:
         notes.print(f"Downloading and converting {model} once, about a minute", highlight=False)
     loaded = load_quietly(model, dtype, device, None)
     logbook = make_logbook(tokens, _NUM_FACTS, seed, lambda text: len(loaded.tokenizer(text)["input_ids"]))
-    reports = [Report(variant) for variant in variants()]
+    reports = [CacheAnswers(variant) for variant in variants()]
     notes.print(f"Asking {_NUM_FACTS} questions of {len(reports)} caches", highlight=False)
     with progress() as bar:
-        asked = examine(loaded, logbook, reports, max_new_tokens)
+        asked = ask_all(loaded, logbook, reports, max_new_tokens)
         for _ in bar.track(asked, total=_NUM_FACTS * len(reports), description="Answers"):
             pass
     if as_json:
@@ -50,7 +50,7 @@ def demo(
 
 
 def _show(logbook: Any, reports: list[Any]) -> None:
-    from lavakv.demo.picture import budget_picture
+    from lavakv.demo.answers import budget_picture
 
     num_tokens = reports[0].num_tokens
     results.print(f"\nA logbook of about {num_tokens:,} tokens. It contains these facts:", highlight=False)

@@ -1,1 +1,1 @@
-"""The demonstration: a made-up logbook with facts hidden in it, asked for with more and less of the cache."""
+"""The demonstration: questions about facts hidden in an invented logbook, at several kept fractions."""

@@ -1,4 +1,4 @@
-"""A harbour's logbook, invented from a seed: plain entries, and facts to be asked for."""
+"""A harbour's logbook, invented from a seed: plain entries, and hidden facts that a small model can be asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lavakv.demo.facts import Fact, draw_facts
+_THINGS = ("fountain", "piano", "teapot", "wheelbarrow", "haystack", "bathtub")
+_GIFTS = ("telescope", "violin", "parrot", "bicycle", "kite", "trumpet")
+_SHIPS = ("Morning Star", "Silver Heron", "Golden Fox", "Blue Thistle", "Northern Light")
+_ISLANDS = ("Lindholm", "Barrowmere", "Saltness", "Greywater", "Tamsund", "Ravenholt")
+
+_KINDS = (
+    ("The name of the island is {}.", "What is the name of the island?", _ISLANDS),
+    ("The new ship is named {}.", "What is the name of the new ship?", _SHIPS),
+    ("The stolen bell was hidden in a {}.", "In what was the stolen bell hidden?", _THINGS),
+    ("The mayor's birthday gift was a {}.", "What was the mayor's birthday gift?", _GIFTS),
+)
+MAX_FACTS = len(_KINDS)
 
 _PEOPLE = ("Abel", "Brita", "Cosmo", "Della", "Egon", "Fenna", "Goran", "Hanne", "Ivo", "Jorun", "Kasper", "Lotte")
 _GOODS = ("barley", "rope", "tar", "candles", "salt", "timber", "wool", "nails", "cod", "flour", "cork", "slates")
@@ -14,12 +25,39 @@ _PLACES = ("north shed", "east quay", "lower cellar", "customs loft", "boat hous
 _QUESTION = "\n\nAnswer from the logbook, in a few words. {}"
 
 
+class Fact(NamedTuple):
+    """One hidden fact.
+
+    Attributes:
+        sentence: in the document.
+        question: asks for it.
+        answer: text that a right answer contains.
+    """
+
+    sentence: str
+    question: str
+    answer: str
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text contains the answer, letter case ignored."""
+        return self.answer.lower() in text.lower()
+
+
+def draw_facts(draw: random.Random, count: int) -> tuple[Fact, ...]:
+    """Choose `count` facts of different kinds, at most `MAX_FACTS`."""
+    facts = []
+    for sentence, question, answers in draw.sample(_KINDS, count):
+        answer = draw.choice(answers)
+        facts.append(Fact(sentence.format(answer), question, answer))
+    return tuple(facts)
+
+
 class Logbook(NamedTuple):
-    """A document and what is hidden in it.
+    """A document and the facts hidden in it.
 
     Attributes:
         text: the document.
-        facts: what can be asked, in the order of the document.
+        facts: in the order of the document.
     """
 
     text: str
@@ -34,10 +72,10 @@ def make_logbook(num_tokens: int, num_facts: int, seed: int, count_tokens: Calla
     """Invent a logbook.
 
     Args:
-        num_tokens: wanted length, with any question about it.
-        num_facts: facts to hide, at depths spread over the document.
-        seed: another seed gives another logbook.
-        count_tokens: length of a text in the model's tokens.
+        num_tokens: length to aim for, including a question.
+        num_facts: number of facts to hide, at depths spread over the document.
+        seed: determines the logbook.
+        count_tokens: number of tokens of a text.
     """
     random_numbers = random.Random(seed)
     facts = draw_facts(random_numbers, num_facts)

@@ -14,7 +14,7 @@ from lavakv._version import __version__
 REQUIRED = ("torch", "transformers", "numpy", "safetensors", "typer", "rich")
 OPTIONAL = (
     "triton", "accelerate", "peft", "gguf", "bitsandbytes", "torchao", "optimum-quanto", "compressed-tensors",
-    "tokenizers", "huggingface-hub", "lm-eval", "datasets", "ray", "jinja2", "matplotlib",
+    "tokenizers", "huggingface-hub", "lm-eval", "datasets", "ray", "jinja2", "vl-convert-python",
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _MAX_CHARACTERS = 400

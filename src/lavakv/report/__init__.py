@@ -1,1 +1,1 @@
-"""What a run of `lavakv eval` found, as pages for people. Reads records, needs no model."""
+"""Reports: a run of `lavakv eval` and the surviving tokens of a prompt as pages, and all drawings. Needs no model."""

@@ -1,4 +1,4 @@
-"""All sections of a report, computed; HTML and Markdown are two ways to write them down."""
+"""All sections of a report, computed; they are written as HTML and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from dataclasses import dataclass
 
 from lavakv.report.analysis import Analysis
 from lavakv.report.run import Run
-from lavakv.report.sections.ablation import Gained, ablation
 from lavakv.report.sections.about import About, about
-from lavakv.report.sections.blocks import ScoreTable
+from lavakv.report.sections.comparisons import (
+    BudgetGain,
+    GainTable,
+    PairedComparison,
+    ablation,
+    against_baseline,
+    against_full,
+    gain_table,
+)
 from lavakv.report.sections.cost import Costs, costs
 from lavakv.report.sections.curves import Curve, curves
-from lavakv.report.sections.duels import Duel, against_full, against_rivals
 from lavakv.report.sections.failures import Failure, failures
 from lavakv.report.sections.findings import cautions, findings
-from lavakv.report.sections.gains import GainTable, gain_table
 from lavakv.report.sections.needle import NeedleTask, needle_tasks
+from lavakv.report.sections.score_table import ScoreTable
 from lavakv.report.sections.shares import ShareMap, share_maps
-from lavakv.report.sections.slices import slice_tables
-from lavakv.report.sections.tables import group_table, task_tables
+from lavakv.report.sections.tables import group_table, length_tables, task_tables
 
 DEFAULT_FAILURES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything the pages show; each attribute is described where its section is computed."""
+    """Everything the pages show; each attribute is documented where its section is computed."""
 
     analysis: Analysis
     about: About
@@ -33,12 +38,12 @@ class Report:
     cautions: list[str]
     groups: ScoreTable
     tasks: list[ScoreTable]
-    slices: list[ScoreTable]
+    lengths: list[ScoreTable]
     curves: list[Curve]
-    rivals: list[Duel]
-    gaps: list[Duel]
+    baseline_comparisons: list[PairedComparison]
+    full_comparisons: list[PairedComparison]
     gains: GainTable | None
-    ablation: list[Gained]
+    ablation: list[BudgetGain]
     needles: list[NeedleTask]
     costs: Costs
     shares: list[ShareMap]
@@ -52,7 +57,7 @@ def report_of(run: Run, baseline: str | None = None, max_failures: int = DEFAULT
     Args:
         run: its records.
         baseline: the policy that others are compared with; `lava`, or the first one, if None.
-        max_failures: most failures of each kind to show.
+        max_failures: maximum number of failures of each kind to show.
 
     Raises:
         InputError: the run has no such policy.
@@ -67,10 +72,10 @@ def report_of(run: Run, baseline: str | None = None, max_failures: int = DEFAULT
         cautions=cautions(analysis),
         groups=group_table(analysis),
         tasks=task_tables(analysis),
-        slices=slice_tables(analysis),
+        lengths=length_tables(analysis),
         curves=curves(analysis),
-        rivals=against_rivals(analysis),
-        gaps=against_full(analysis),
+        baseline_comparisons=against_baseline(analysis),
+        full_comparisons=against_full(analysis),
         gains=gain_table(analysis),
         ablation=ablation(analysis),
         needles=needle_tasks(analysis),

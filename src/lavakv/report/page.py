@@ -1,4 +1,4 @@
-"""From a template to one file that needs nothing else: styles and scripts inside, the network forbidden."""
+"""Templates to self-contained pages: styles and scripts inside, network access forbidden."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def require_jinja(argument: str) -> None:
     """Raise UnsupportedError if jinja2 is missing. Does not import it.
 
     Args:
-        argument: what needs it.
+        argument: the argument or command that needs it.
     """
     if find_spec("jinja2") is None:
         raise UnsupportedError(argument, expected="jinja2", got="none", fix="Install it: pip install 'lavakv[report]'.")
@@ -25,7 +25,7 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: its path there.
-        values: what it uses.
+        values: variables of the template.
 
     Raises:
         UnsupportedError: jinja2 is not installed.
@@ -33,7 +33,7 @@ def render(template: str, **values: Any) -> str:
     require_jinja("report")
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from lavakv.report import groups, markup, numbers
+    from lavakv.report import filters, numbers
 
     environment = Environment(
         loader=PackageLoader("lavakv.report"),
@@ -42,7 +42,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for module in (groups, markup, numbers):
+    for module in (filters, numbers):
         environment.filters |= {
             name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
         }

@@ -1,4 +1,4 @@
-"""Benchmark tasks: prompts, rules and official scores; no model here.
+"""Benchmark tasks: prompts, rules and official scores; no model is needed.
 
 Names are lm-evaluation-harness's where it has the task. Prompts come from the installed harness, data from local slices
 or from the hub, scores from the benchmarks' own definitions.

@@ -1,4 +1,4 @@
-"""Records of a task, parsed one by one, broken ones named."""
+"""Reading a task's records one by one; an error names the broken one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def read_lines(path: Path, parse: Parse[Item], *, skip_broken: bool = False) -> 
 
     Args:
         path: the file, UTF-8.
-        parse: makes an item of each.
-        skip_broken: leave broken lines out.
+        parse: makes an item of each line.
+        skip_broken: skip broken lines.
 
     Raises:
-        TaskError: no such file, or a broken line, with its number.
+        TaskError: no such file, or a broken line, named with its number.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -48,19 +48,19 @@ def read_records(
     """Every record of a loaded data set.
 
     Args:
-        records: as they come.
+        records: of the data set.
         name: of the data set, for errors.
         parse: makes an item of each.
-        skip_broken: leave broken records out.
+        skip_broken: skip broken records.
 
     Raises:
-        TaskError: a broken record, with its index.
+        TaskError: a broken record, named with its index.
     """
     return _parsed(((f"{name}, record {index}", record) for index, record in enumerate(records)), parse, skip_broken)
 
 
-def _parsed(places: Iterable[tuple[str, Any]], parse: Callable[[Any, int], Item], skip_broken: bool) -> Iterator[Item]:
-    for index, (place, record) in enumerate(places):
+def _parsed(named: Iterable[tuple[str, Any]], parse: Callable[[Any, int], Item], skip_broken: bool) -> Iterator[Item]:
+    for index, (name, record) in enumerate(named):
         try:
             item = parse(record, index)
         except (LookupError, TypeError, ValueError) as error:
@@ -68,7 +68,7 @@ def _parsed(places: Iterable[tuple[str, Any]], parse: Callable[[Any, int], Item]
                 continue
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             fix = "Fix that record, or skip broken ones (--skip-broken)."
-            raise TaskError(place, expected="a record of the task", got=what, fix=fix) from error
+            raise TaskError(name, expected="a record of the task", got=what, fix=fix) from error
         yield item
 
 
@@ -76,8 +76,8 @@ def strings(values: Any) -> tuple[str, ...]:
     """A record's answers, a list or a single one, as text.
 
     Raises:
-        TypeError: one that is neither text nor a number.
-        ValueError: none, or only empty ones.
+        TypeError: an answer that is neither text nor a number.
+        ValueError: no answers, or only empty ones.
     """
     listed = values if isinstance(values, list | tuple) else [values]
     for value in listed:
@@ -94,7 +94,7 @@ def text(record: dict[str, Any], field: str) -> str:
 
     Raises:
         KeyError: no such field.
-        TypeError: something else is in it.
+        TypeError: the field is not text.
     """
     value = record[field]
     if not isinstance(value, str):

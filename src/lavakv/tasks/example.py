@@ -1,4 +1,4 @@
-"""One question of a task."""
+"""One prompt of a task and its answers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and what would be right.
+    """A prompt and its right answers.
 
     Attributes:
         task: the task's name.
         name: stable within the task: the record's own id, else its index; for generated ones from the seed.
         context: the user prompt up to the question.
-        question: the user prompt from there on; `context + question` is all of it, exactly.
+        question: the rest of the user prompt; `context + question` is exactly the whole.
         answers: right answers; what several mean depends on the task's metric.
         classes: for classification all labels, for multiple choice the options; else empty.
-        answer_prefix: goes behind the chat template's assistant mark (RULER).
+        answer_prefix: follows the chat template's assistant marker (RULER).
         group: a bucket within the task (LongBench-E: of lengths), or empty.
-        length: tokens asked for, of generated examples.
-        depth: where the needle lies, in percent of the haystack.
+        length: requested prompt tokens, of generated examples.
+        depth: of the needle, in percent of the haystack.
     """
 
     task: str
@@ -35,5 +35,5 @@ class Example:
 
     @property
     def prompt(self) -> str:
-        """All that the user says."""
+        """The whole user prompt."""
         return self.context + self.question

@@ -1,4 +1,4 @@
-"""Packages that only evaluations need, imported where they are used."""
+"""Packages of the extra `eval`, imported where they are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lavakv.errors import MissingExtraError
 
 
-def needed(module: str) -> Any:
+def import_extra(module: str) -> Any:
     """Import a module of the extra `eval`.
 
     Raises:
@@ -22,8 +22,8 @@ def needed(module: str) -> Any:
         raise _missing(module.split(".")[0]) from error
 
 
-def folder_of(package: str) -> Path:
-    """Where a package of the extra `eval` is installed; does not import it.
+def package_folder(package: str) -> Path:
+    """The folder of an installed package of the extra `eval`; does not import it.
 
     Raises:
         MissingExtraError: it is not installed.

@@ -1,4 +1,4 @@
-"""What generated prompts have in common: their parts, their randomness, their tokens."""
+"""Shared by generated prompts: the draft, the seeded randomness, the token count."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lavakv.tasks.settings import TaskSettings
 
 
 class Draft(NamedTuple):
-    """A prompt that was made up.
+    """A generated prompt.
 
     Attributes:
         context: up to the question.
-        question: the rest of what the user says.
-        answers: what is right.
+        question: the rest of the user prompt.
+        answers: right answers.
         answer_prefix: how the answer starts, with its leading space.
-        depth: where the needle lies, in percent, if there is one.
+        depth: of the needle in the haystack, in percent, if there is one.
     """
 
     context: str
@@ -28,22 +28,21 @@ class Draft(NamedTuple):
     depth: float | None = None
 
 
-def needed_tokenizer(settings: TaskSettings, task: str) -> Any:
+def require_tokenizer(settings: TaskSettings, task: str) -> Any:
     """The settings' tokenizer.
 
     Raises:
-        TaskError: none is there.
+        TaskError: the settings have none.
     """
     if settings.tokenizer is None:
-        raise TaskError(
-            "tokenizer", expected=f"the model's, {task} is made to measure", got="none", fix="Pass it in the settings."
-        )
+        expected = f"the model's tokenizer: {task} is generated to a length"
+        raise TaskError("tokenizer", expected=expected, got="none", fix="Pass it in the settings.")
     return settings.tokenizer
 
 
-def random_of(*parts: object) -> Random:
-    """A random source that depends on all parts and on nothing else, the same on every machine."""
-    return Random("/".join(str(part) for part in parts))
+def seeded_random(*keys: object) -> Random:
+    """A random source that depends on the keys alone, the same on every machine."""
+    return Random("/".join(map(str, keys)))
 
 
 def token_count(tokenizer: Any, draft: Draft, chat: bool = True) -> int:

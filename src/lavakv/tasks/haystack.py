@@ -1,4 +1,4 @@
-"""Text to hide things in: the user's files, or made-up prose."""
+"""The text that needles are hidden in: the user's files, or generated prose."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _OBJECTS = ("basket", "ladder", "lantern", "map", "kettle", "wagon", "letter", "
 _QUALITIES = ("old", "small", "heavy", "broken", "green", "quiet", "plain", "long", "narrow", "empty", "wooden")
 _PLACES = ("near the river", "behind the church", "on the hill", "at the market", "by the road", "in the barn")
 _TIMES = ("in the morning", "before noon", "after the rain", "in early spring", "on market day", "at dusk")
-_MADE_UP_SENTENCES = 4000
+_NUM_SENTENCES = 4000
 
 
 @cache
 def haystack_words(folder: Path | None, seed: int) -> tuple[str, ...]:
-    """The haystack's words, white space gone: of all .txt files in the order of their names, or of made-up prose.
+    """The haystack's words, white space gone: of all .txt files in the order of their names, or of generated prose.
 
     Raises:
         TaskError: a folder without readable text.
@@ -34,7 +34,7 @@ def haystack_text(folder: Path | None, seed: int) -> str:
     Raises:
         TaskError: a folder without readable text.
     """
-    return _made_up(seed) if folder is None else _joined(folder)
+    return _generated(seed) if folder is None else _joined(folder)
 
 
 @cache
@@ -48,15 +48,18 @@ def _joined(folder: Path) -> str:
         ) from error
     if not text.strip():
         raise TaskError(
-            str(folder), expected="a folder with .txt files", got="no text", fix="Name another, or none for noise."
+            str(folder),
+            expected="a folder with .txt files",
+            got="no text",
+            fix="Name a folder with .txt files, or omit it for generated text.",
         )
     return text
 
 
 @cache
-def _made_up(seed: int) -> str:
+def _generated(seed: int) -> str:
     random = Random(f"haystack/{seed}")
-    return " ".join(_sentence(random) for _ in range(_MADE_UP_SENTENCES))
+    return " ".join(_sentence(random) for _ in range(_NUM_SENTENCES))
 
 
 def _sentence(random: Random) -> str:
@@ -67,5 +70,5 @@ def _sentence(random: Random) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """A text cut after full stops, question and exclamation marks that white space follows."""
+    """A text split after full stops, question and exclamation marks that white space follows."""
     return [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]

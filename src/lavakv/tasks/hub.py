@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from lavakv.errors import DataUnavailableError
-from lavakv.tasks.extras import needed
+from lavakv.tasks.extras import import_extra
 
 
 def hub_records(config: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """The records that a harness description names, through `datasets`.
 
     Raises:
-        MissingExtraError: no package `datasets`.
+        MissingExtraError: the package `datasets` is not installed.
         DataUnavailableError: they cannot be loaded.
     """
-    datasets, path = needed("datasets"), config["dataset_path"]
+    datasets, path = import_extra("datasets"), config["dataset_path"]
     try:
         records: Iterable[dict[str, Any]] = datasets.load_dataset(
             path, config.get("dataset_name"), split=config["test_split"]
         )
-    except Exception as error:  # whatever hub, network and disk raise
+    except Exception as error:  # hub, network and disk may raise anything
         raise _unreachable(path, error) from error
     return records
 
@@ -34,8 +34,8 @@ def hub_file(repository: str, file: str) -> Path:
         DataUnavailableError: it cannot be fetched.
     """
     try:
-        return Path(needed("huggingface_hub").hf_hub_download(repository, file, repo_type="dataset"))
-    except Exception as error:  # whatever hub, network and disk raise
+        return Path(import_extra("huggingface_hub").hf_hub_download(repository, file, repo_type="dataset"))
+    except Exception as error:  # hub, network and disk may raise anything
         raise _unreachable(f"{repository}/{file}", error) from error
 
 

@@ -1,4 +1,4 @@
-"""Finding tasks by name."""
+"""Tasks by name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from functools import cache
 
 from lavakv.errors import MissingExtraError, TaskError
-from lavakv.tasks.harness.find import harness_task
-from lavakv.tasks.harness.locate import harness_index
-from lavakv.tasks.harness.task import PREFIX
+from lavakv.tasks.harness.descriptions import harness_index
+from lavakv.tasks.harness.task import PREFIX, harness_task
 from lavakv.tasks.infinitebench.task import infinitebench_tasks
 from lavakv.tasks.longbench.task import longbench_tasks
 from lavakv.tasks.needle.task import needle_tasks
@@ -38,7 +37,7 @@ def get_task(name: str, protocol: Protocol = "paper") -> Task:
             `harness:`, so that records tell how they were scored.
 
     Raises:
-        TaskError: there is none; names close ones.
+        TaskError: there is no such task; the message suggests similar names.
     """
     built_in = _built_in()
     if protocol == "harness" and not name.startswith(PREFIX):

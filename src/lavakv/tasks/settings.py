@@ -1,4 +1,4 @@
-"""Where examples come from, and which."""
+"""Settings of a run's tasks: protocol, data, number and size of examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Protocol = Literal["paper", "harness"]
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
-    """What all tasks of a run share.
+    """Settings that all tasks of a run share.
 
     Attributes:
         protocol: `paper` for the benchmarks' official prompts and scores, `harness` for lm-evaluation-harness's own.
@@ -24,7 +24,7 @@ class TaskSettings:
         depths: of the needle, in percent; empty for the default.
         tokenizer: the model's, for generated examples.
         haystack: folder of .txt files; None generates text.
-        skip_broken: leave broken data lines out instead of raising.
+        skip_broken: skip broken data lines instead of raising.
         chat: generated examples leave space for the model's chat template, if it has one.
     """
 

@@ -1,4 +1,4 @@
-"""What every task offers."""
+"""The interface of a task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Task(ABC):
     Attributes:
         name: as on the command line, `longbench_qasper`.
         benchmark: `LongBench`.
-        group: what the benchmark files it under, `Single-document QA`.
+        group: its category in the benchmark, `Single-document QA`.
         metric: name for reports, `F1`.
         max_new_tokens: most tokens of an answer.
         chat: wrap the prompt in the model's chat template, if it has one.
         stops_at_newline: a newline token ends the answer, except as its first token.
-        version: changes whenever prompts or scores do.
+        version: changes whenever prompts or scores change.
         stop_strings: strings that end an answer. Stopping there saves time only: `score` cuts there in any case.
     """
 
@@ -42,25 +42,25 @@ class Task(ABC):
         """The task's prompts, always in the same order.
 
         Raises:
-            TaskError: data that cannot be found, read or generated.
+            TaskError: the data cannot be found, read or generated.
         """
 
     @abstractmethod
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        """How right a prediction is, 0 to 1. Needs no model and no data, so that records can be scored again.
+        """The score of a prediction, 0 to 1. Needs no model and no data, so that records can be scored again.
 
         Args:
             answers: the example's.
             classes: the example's.
-            prediction: the generated text as decoded, special tokens left out and nothing stripped.
+            prediction: the generated text as decoded, without special tokens, not stripped.
 
         Raises:
-            TaskError: no answers to hold it against.
+            TaskError: there are no answers to compare it with.
         """
 
 
-def checked(task: Task, answers: Sequence[str]) -> Sequence[str]:
-    """The answers, if there are any.
+def check_answers(task: Task, answers: Sequence[str]) -> Sequence[str]:
+    """Return the answers.
 
     Raises:
         TaskError: there are none.
@@ -72,12 +72,12 @@ def checked(task: Task, answers: Sequence[str]) -> Sequence[str]:
     return answers
 
 
-def refuse_harness(task: Task, settings: TaskSettings) -> None:
-    """Keep official scores from being given to the harness's prompts.
+def check_protocol(task: Task, settings: TaskSettings) -> None:
+    """Check that the settings ask for the paper's protocol, whose prompts the official scores are for.
 
     Raises:
         TaskError: the settings ask for the harness's protocol.
     """
     if settings.protocol != "paper":
-        fix = f"Take get_task({task.name!r}, 'harness')."
+        fix = f"Use get_task({task.name!r}, 'harness')."
         raise TaskError("protocol", expected=f"paper, {task.name} is official", got=settings.protocol, fix=fix)

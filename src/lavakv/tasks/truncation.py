@@ -1,4 +1,4 @@
-"""The paper's way with prompts that are too long: the middle goes."""
+"""Truncating prompts that are too long in the middle, as LongBench does."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lavakv.errors import TaskError
 
 
 def middle_truncated(tokenizer: Any, text: str, limit: int) -> str:
-    """The first and the last `limit // 2` tokens of a text, decoded apart and joined; the text itself if it fits.
+    """The first and the last `limit // 2` tokens of a text, decoded separately and joined; the text itself if it fits.
 
-    This comes before the chat template, and the result is tokenized anew: it may come out a few tokens longer or
-    shorter than `limit`. Special tokens that the tokenizer adds count, and are not decoded. As LongBench does it.
+    This comes before the chat template, and the result is tokenized again: it may come out a few tokens longer or
+    shorter than `limit`. Special tokens that the tokenizer adds count, and are not decoded.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -19,7 +19,7 @@ def middle_truncated(tokenizer: Any, text: str, limit: int) -> str:
         limit: tokens.
 
     Raises:
-        TaskError: a limit that leaves no token at either end.
+        TaskError: the limit leaves no token at one end.
     """
     if limit < 2:
         raise TaskError("limit", expected="at least 2 tokens", got=str(limit), fix="Use a model with more positions.")
@@ -27,5 +27,5 @@ def middle_truncated(tokenizer: Any, text: str, limit: int) -> str:
     if len(ids) <= limit:
         return text
     half = limit // 2
-    first, last = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:half], ids[-half:]))
+    first, last = (tokenizer.decode(own, skip_special_tokens=True) for own in (ids[:half], ids[-half:]))
     return str(first + last)

@@ -1,1 +1,1 @@
-"""What the report says, one section a file, ready to be written as HTML or Markdown."""
+"""The report's contents, a section a file, independent of HTML and Markdown."""

@@ -15,8 +15,8 @@ class Point(NamedTuple):
     """One budget of one policy.
 
     Attributes:
-        kept: mean kept fraction, of all tasks.
-        budget: its name.
+        kept: mean kept fraction over all tasks.
+        budget: as in the records.
         score: with its interval.
     """
 
@@ -29,8 +29,8 @@ class Line(NamedTuple):
     """One policy, in one mode.
 
     Attributes:
-        name: to show.
-        colour: index of its colour, the same all over the report.
+        name: policy, with the mode if there are several.
+        colour: index of its colour, the same in the whole report.
         points: from small budgets to large.
     """
 
@@ -58,27 +58,27 @@ class Curve(NamedTuple):
 
 
 def curves(analysis: Analysis) -> list[Curve]:
-    """The average over all tasks first; groups follow where there is more than one."""
-    parts = by_group(analysis.boards)
+    """The average over all tasks; then each group of tasks, if there are several."""
+    groups = by_group(analysis.boards)
     made = [_curve(analysis, "All tasks", analysis.boards)]
-    if len(parts) > 1:
-        names = [own[0].group for own in parts]
-        for own in parts:
+    if len(groups) > 1:
+        names = [own[0].group for own in groups]
+        for own in groups:
             title = own[0].group if names.count(own[0].group) == 1 else f"{own[0].benchmark}: {own[0].group}"
             made.append(_curve(analysis, title, own))
     return made
 
 
 def _curve(analysis: Analysis, title: str, boards: Sequence[TaskBoard]) -> Curve:
-    field = analysis.field
+    configurations = analysis.configurations
     lines = []
-    for colour, policy in enumerate(field.policies):
-        for mode in field.modes:
-            own = [c for c in field.contenders if c.policy == policy and c.mode == mode]
-            points = [Point(field.kept[c], c.budget, analysis.score(c, boards)) for c in own]
+    for colour, policy in enumerate(configurations.policies):
+        for mode in configurations.modes:
+            own = [c for c in configurations.all if c.policy == policy and c.mode == mode]
+            points = [Point(configurations.kept[c], c.budget, analysis.score(c, boards)) for c in own]
             points = sorted(point for point in points if point.score.known)
             if points:
-                lines.append(Line(policy if len(field.modes) == 1 else f"{policy}, {mode}", colour, points))
-    full = [analysis.score(contender, boards) for contender in field.full]
+                lines.append(Line(policy if len(configurations.modes) == 1 else f"{policy}, {mode}", colour, points))
+    full = [analysis.score(configuration, boards) for configuration in configurations.full]
     num = sum(len(board.examples) for board in boards)
     return Curve(title, ", ".join(board.task for board in boards), num, [f for f in full if f.known], lines)

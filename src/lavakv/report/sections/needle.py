@@ -1,4 +1,4 @@
-"""Needle in a haystack: a map for every contender, depth down, length across."""
+"""Needle in a haystack: a map of scores for every configuration, depths down, lengths across."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from lavakv.evaluation.bootstrap import Scores
 from lavakv.report.analysis import Analysis
 from lavakv.report.board import TaskBoard
-from lavakv.report.contender import Contender
+from lavakv.report.configuration import Configuration
 
 
 class HeatMap(NamedTuple):
-    """One contender's scores.
+    """One configuration's scores.
 
     Attributes:
-        contender: whose.
+        configuration: scored.
         cells: `[depths, lengths]`, 0 to 100, NaN where nothing was scored.
         mean: over cells.
     """
 
-    contender: Contender
+    configuration: Configuration
     cells: Scores
     mean: float
 
     @property
     def by_length(self) -> list[float]:
-        """Mean over depths of each length; NaN where nothing was scored."""
+        """Mean over depths for each length; NaN where nothing was scored."""
         columns = [column[np.isfinite(column)] for column in self.cells.T]
         return [float(column.mean()) if column.size else float("nan") for column in columns]
 
@@ -51,29 +51,29 @@ class NeedleTask(NamedTuple):
 
 
 def needle_tasks(analysis: Analysis) -> list[NeedleTask]:
-    """Every task whose examples have a depth and a length."""
+    """The maps of every task whose examples have a depth and a length."""
     return [_maps(analysis, board) for board in analysis.boards if has_depths(board)]
 
 
 def has_depths(board: TaskBoard) -> bool:
-    """Do all examples have a depth and a length?"""
-    return all(length is not None and depth is not None for *_, length, depth in board.examples)
+    """Whether all examples have a depth and a length."""
+    return all(example.length is not None and example.depth is not None for example in board.examples)
 
 
 def _maps(analysis: Analysis, board: TaskBoard) -> NeedleTask:
-    lengths = sorted({example[3] for example in board.examples})
-    depths = sorted({example[4] for example in board.examples})
+    lengths = sorted({example.length for example in board.examples if example.length is not None})
+    depths = sorted({example.depth for example in board.examples if example.depth is not None})
     maps = []
-    for contender in analysis.field.contenders:
-        row = board.scores[analysis.row(contender)]
+    for configuration in analysis.configurations.all:
+        row = board.scores[analysis.row(configuration)]
         cells = np.full((len(depths), len(lengths)), np.nan)
         for across, length in enumerate(lengths):
             for down, depth in enumerate(depths):
-                own = row[[key[3] == length and key[4] == depth for key in board.examples]]
+                own = row[[example[3:] == (length, depth) for example in board.examples]]
                 own = own[np.isfinite(own)]
                 if own.size:
                     cells[down, across] = own.mean()
         known = cells[np.isfinite(cells)]
         if known.size:
-            maps.append(HeatMap(contender, cells, float(known.mean())))
+            maps.append(HeatMap(configuration, cells, float(known.mean())))
     return NeedleTask(board.task, board.metric, lengths, depths, maps)

@@ -1,27 +1,27 @@
-"""Where the budget goes: the share of the prompt that each head of each layer keeps."""
+"""How the budget is distributed: the share of the prompt that each head of each layer keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lavakv.evaluation.bootstrap import Scores
 from lavakv.report.analysis import Analysis
-from lavakv.report.contender import Contender
+from lavakv.report.configuration import Configuration
+from lavakv.report.run import Record
 
 
 class ShareMap(NamedTuple):
-    """One contender's mean shares over all prompts.
+    """One configuration's mean shares over all prompts.
 
     Attributes:
-        contender: whose.
-        shares: `[layers, heads]`, 0 to 1, NaN for a head that a layer lacks.
+        configuration: measured.
+        shares: `[layers, heads]`, 0 to 1, NaN for heads that a layer does not have.
         spread: largest layer's mean over smallest layer's mean.
     """
 
-    contender: Contender
+    configuration: Configuration
     shares: Scores
     spread: float
 
@@ -32,32 +32,32 @@ class ShareMap(NamedTuple):
 
 
 def share_maps(analysis: Analysis) -> list[ShareMap]:
-    """A map for every contender but the full cache; none where the records hold no entries per head."""
-    sums: dict[Contender, Scores] = {}
-    counts: dict[Contender, int] = {}
+    """A map for every configuration but the full cache, if the records hold entries per head."""
+    sums: dict[Configuration, Scores] = {}
+    counts: dict[Configuration, int] = {}
     for record in analysis.run.records:
-        contender = Contender.of(record)
-        if contender.is_full or not any(map(any, record["head_entries"] or ())):
+        configuration = Configuration.of(record)
+        if configuration.is_full or not any(map(any, record.head_entries or ())):
             continue
         shares = _shares(record)
-        if contender in sums and sums[contender].shape != shares.shape:
-            continue  # not the same model: nothing to average
-        sums[contender] = sums.get(contender, 0.0) + shares
-        counts[contender] = counts.get(contender, 0) + 1
-    return [_share_map(c, sums[c] / counts[c]) for c in analysis.field.contenders if c in sums]
+        if configuration in sums and sums[configuration].shape != shares.shape:
+            continue  # from another model: cannot be averaged
+        sums[configuration] = sums.get(configuration, 0.0) + shares
+        counts[configuration] = counts.get(configuration, 0) + 1
+    return [_share_map(c, sums[c] / counts[c]) for c in analysis.configurations.all if c in sums]
 
 
-def _shares(record: Mapping[str, Any]) -> Scores:
-    """Entries over the tokens that were compressed, which are not the whole prompt where the question came later."""
-    rows = record["head_entries"]
+def _shares(record: Record) -> Scores:
+    """Entries over compressed tokens, `[layers, heads]`; a question that came later is not among these."""
+    rows = record.head_entries or []
     entries = np.full((len(rows), max(map(len, rows))), np.nan)
     for row, counts in zip(entries, rows, strict=True):
         row[: len(counts)] = counts
-    entries[entries == 0] = np.nan  # every head keeps its window, so 0 is a head that is not there
-    shares: Scores = entries * (record["kept_fraction"] / np.nanmean(entries))
+    entries[entries == 0] = np.nan  # every head keeps its window, so 0 marks a head that does not exist
+    shares: Scores = entries * (record.kept_fraction / np.nanmean(entries))
     return shares
 
 
-def _share_map(contender: Contender, shares: Scores) -> ShareMap:
+def _share_map(configuration: Configuration, shares: Scores) -> ShareMap:
     layers = np.nanmean(shares, axis=1)
-    return ShareMap(contender, shares, float(layers.max() / layers.min()))
+    return ShareMap(configuration, shares, float(layers.max() / layers.min()))

@@ -1,1 +1,1 @@
-"""What of one prompt survives in which heads, under several policies and budgets."""
+"""The page of `lavakv inspect`: which tokens of a prompt survive in which heads, by policy and budget."""

@@ -19,11 +19,11 @@ _LABEL_ROUNDING = 0.0005  # budgets are named in tenths of a percent
 
 
 def inspection_page(inspector: Inspector, survivors: Sequence[Survivors], model: str, window: int) -> str:
-    """Write the page; it asks the network for nothing, and forbids itself to.
+    """The page as HTML, self-contained and without any network access.
 
     Args:
         inspector: the prompt.
-        survivors: of every policy and budget.
+        survivors: for every policy and budget.
         model: name to show.
         window: last tokens that are always kept.
 
@@ -34,7 +34,7 @@ def inspection_page(inspector: Inspector, survivors: Sequence[Survivors], model:
 
 
 def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int) -> dict[str, Any]:
-    """What the page's script reads; budgets from small to large, the same ones for every policy."""
+    """The data of the page's script; budgets from small to large, the same for every policy."""
     shares: dict[str, list[float]] = {}
     for one in survivors:
         shares.setdefault(one.budget, []).append(one.kept_fraction)
@@ -57,25 +57,25 @@ def page_data(inspector: Inspector, survivors: Sequence[Survivors], window: int)
     }
 
 
-def budget_label(asked: str, kept_fractions: Sequence[float], num_tokens: int) -> str:
-    """What the slider says: what is really kept, and beside it what was asked for where that is something else.
+def budget_label(requested: str, kept_fractions: Sequence[float], num_tokens: int) -> str:
+    """The slider's label: the requested budget, or what is kept and what was requested if these differ.
 
-    A kept fraction has a minimum, and no budget keeps more than the prompt.
+    They differ because a kept fraction has a minimum, and no budget keeps more than the prompt.
 
     Args:
-        asked: budget in words, "25%" or a number of entries per head.
+        requested: budget as text, "25%" or a number of entries per head.
         kept_fractions: shares of all entries that the policies keep with it.
         num_tokens: length of the prompt.
     """
     low, high = min(kept_fractions), max(kept_fractions)
     kept = percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
-    if asked.endswith("%"):
-        wanted, shown = float(asked[:-1]) / 100, asked.replace("%", f"{TIED}%")
-        is_met, met = max(high - wanted, wanted - low) <= 0.5 / num_tokens + _LABEL_ROUNDING, shown
+    if requested.endswith("%"):
+        fraction, shown = float(requested[:-1]) / 100, requested.replace("%", f"{TIED}%")
+        is_met, met = max(high - fraction, fraction - low) <= 0.5 / num_tokens + _LABEL_ROUNDING, shown
     else:
-        shown = f"{asked} a head"
-        is_met, met = max(high * num_tokens - int(asked), int(asked) - low * num_tokens) <= 0.5, f"{shown}, {kept}"
-    return met if is_met else f"{kept} kept, {shown} asked"
+        tokens, shown = int(requested), f"{requested} per head"
+        is_met, met = max(high * num_tokens - tokens, tokens - low * num_tokens) <= 0.5, f"{shown}, {kept}"
+    return met if is_met else f"{kept} kept, {shown} requested"
 
 
 def _size(one: Survivors, full_bytes: int) -> dict[str, Any]:
@@ -91,5 +91,5 @@ def _size(one: Survivors, full_bytes: int) -> dict[str, Any]:
 
 
 def packed(kept: Any) -> str:
-    """Bits, row after row, the lowest bit first; deflated, in base64."""
+    """Bits row by row, the lowest bit first; deflated, in base64."""
     return base64.b64encode(zlib.compress(np.packbits(kept, axis=None, bitorder="little").tobytes(), 9)).decode("ascii")

@@ -1,9 +1,10 @@
-"""Which entries of a prompt survive: read once, compressed in every way."""
+"""The surviving entries of a prompt that is read once and compressed with each policy and budget."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +14,20 @@ from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
 from lavakv.hf import LavaCache
 from lavakv.models.load import LoadedModel
-from lavakv.report.survival.pieces import token_texts
 
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
-    """What one policy keeps at one budget.
+    """The entries that one policy keeps at one budget.
 
     Attributes:
         policy: name.
-        budget: in words.
+        budget: as text, such as "25%" or "128".
         kept: bool `[heads of all compressed layers, tokens]`, layer after layer.
         kept_fraction: share of all entries.
         kv_bytes: bytes of keys and values right after the prompt.
         estimated_loss: the paper's bound, summed over layers.
-        answer: what the model says then, or None if it was not asked to.
+        answer: the model's answer with these entries, or None if none was generated.
     """
 
     policy: str
@@ -40,16 +40,16 @@ class Survivors:
 
 
 class Inspector:
-    """A prompt, read once.
+    """A prompt that is read once and compressed many times.
 
     Args:
         loaded: model and tokenizer.
-        context: int64 `[1, N]`, what is compressed.
-        question: int64 `[1, tokens]` that comes after it, or None if the context holds it.
+        context: int64 `[1, N]`, the tokens to compress.
+        question: int64 `[1, tokens]` that follows the context, or None if the context contains it.
         max_new_tokens: length of the answers; 0 for none.
 
     Raises:
-        LavaError: a model that cannot be compressed, a prompt beyond its positions.
+        LavaError: the model cannot be compressed, or the prompt exceeds its positions.
     """
 
     def __init__(self, loaded: LoadedModel, context: Tensor, question: Tensor | None, max_new_tokens: int) -> None:
@@ -64,10 +64,10 @@ class Inspector:
         self.full_answer = self._answer(Variant(None))
 
     def run(self, variants: Sequence[Variant]) -> Iterator[Survivors]:
-        """Compress in every way, one after the other.
+        """Compress with each policy and budget in turn.
 
         Raises:
-            LavaError: a bad budget or policy, or one that this model cannot serve.
+            LavaError: a budget or policy is invalid or not supported by this model.
         """
         for variant in variants:
             cache = self._sweep.filled(variant)
@@ -97,9 +97,56 @@ def heads_of(cache: LavaCache) -> list[tuple[int, int]]:
 
 
 def kept_entries(cache: LavaCache, num_tokens: int) -> NDArray[np.bool_]:
-    """What a cache that holds one prompt, and nothing after it, keeps: bool `[heads of all layers, tokens]`."""
+    """The entries that a cache with one prompt and no later tokens keeps: bool `[heads of all layers, tokens]`."""
     rows = [(layer, head) for layer, heads in heads_of(cache) for head in range(heads)]
     kept = np.zeros((len(rows), num_tokens), dtype=np.bool_)
     for row, (layer, head) in enumerate(rows):
         kept[row, cache.kept_positions(layer, 0, head).numpy()] = True
     return kept
+
+
+_REPLACEMENT = "\ufffd"
+_MAX_TOKENS_A_CHARACTER = 8
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token, such that all of them joined read like the decoded prompt.
+
+    A character that is spread over several tokens is shown on the last of them; the others are empty. A space that a
+    tokenizer drops at the start of a text is kept.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        ids: token ids.
+    """
+    texts, pending = [], list[int]()
+    before: int | None = None
+    for token in ids:
+        pending.append(token)
+        text = _text_after(tokenizer, pending, before)
+        if text.endswith(_REPLACEMENT) and len(pending) < _MAX_TOKENS_A_CHARACTER and _is_incomplete(tokenizer, token):
+            texts.append("")
+            continue
+        texts.append(text)
+        before, pending = token, []
+    if pending:
+        texts[-1] = _text_after(tokenizer, pending, before)
+    return texts
+
+
+def _text_after(tokenizer: Any, ids: Sequence[int], before: int | None) -> str:
+    """The text of some tokens that follow another token."""
+    if before is None:
+        return _text_of(tokenizer, ids)
+    lead, both = _text_of(tokenizer, [before]), _text_of(tokenizer, [before, *ids])
+    return both[len(lead) :] if both.startswith(lead) else _text_of(tokenizer, ids)
+
+
+def _is_incomplete(tokenizer: Any, token: int) -> bool:
+    """Whether the token itself holds an incomplete character; a text may contain the replacement character as such."""
+    return _REPLACEMENT in _text_of(tokenizer, [token])
+
+
+def _text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text

@@ -1,4 +1,4 @@
-"""Filling the harness's templates."""
+"""The harness's prompt templates."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from lavakv.tasks.extras import needed
+from lavakv.tasks.extras import import_extra
 
 
-def filled(template: str | Callable[[dict[str, Any]], str], record: Mapping[str, Any]) -> str:
+def fill_template(template: str | Callable[[dict[str, Any]], str], record: Mapping[str, Any]) -> str:
     """The text that a harness template, Jinja or function, makes of a record."""
     if callable(template):
         return str(template(dict(record)))
@@ -18,8 +18,8 @@ def filled(template: str | Callable[[dict[str, Any]], str], record: Mapping[str,
 
 @cache
 def _compiled(template: str) -> Any:
-    """As the harness compiles it: a missing field is an error, and the last newline stays."""
-    jinja2 = needed("jinja2")
+    """Compiled as in the harness: a missing field is an error, and the last newline stays."""
+    jinja2 = import_extra("jinja2")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(template)
 

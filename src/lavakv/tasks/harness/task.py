@@ -1,12 +1,13 @@
-"""Any task of the harness that generates text, with the harness's own prompts and scores."""
+"""Any task of the harness that generates text, found by its name, with the harness's own prompts and scores."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
@@ -14,14 +15,15 @@ from typing_extensions import override
 from lavakv.errors import TaskError
 from lavakv.tasks.data import read_lines, read_records, strings
 from lavakv.tasks.example import Example
-from lavakv.tasks.harness.engine import engine, metrics
-from lavakv.tasks.harness.local import as_on_the_hub, local_file
+from lavakv.tasks.harness.configurable import as_on_the_hub, configurable_task, local_file, metric_values
+from lavakv.tasks.harness.descriptions import description_of, task_config
 from lavakv.tasks.harness.prompt import split_after
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked
+from lavakv.tasks.task import Task, check_answers
 
 PREFIX = "harness:"
-_BULKY = ("longbench_", "infinitebench_")  # their scorers never look at the context
+_DEFAULT_NEW_TOKENS = 256  # the harness's default for Hugging Face models
+_BULKY = ("longbench_", "infinitebench_")  # their scorers do not read the context
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class HarnessTask(Task):
 
         generation = {"tokenizer": getattr(settings.tokenizer, "name_or_path", None)}
         generation |= {"max_seq_lengths": list(settings.lengths)} if settings.lengths else {}
-        made = engine(self.file, None if settings.data_dir is None else data, metadata=generation)
+        made = configurable_task(self.file, None if settings.data_dir is None else data, metadata=generation)
 
         def parse(record: dict[str, Any], index: int) -> Example:
             return self._example(made, dict(record), index)
@@ -71,7 +73,7 @@ class HarnessTask(Task):
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        checked(self, answers)
+        check_answers(self, answers)
         try:
             record = json.loads(classes[0])
         except (IndexError, ValueError) as error:
@@ -79,12 +81,12 @@ class HarnessTask(Task):
             raise TaskError(f"classes of {self.name}", expected="its JSON", got=repr(classes)[:80], fix=fix) from error
         for stop in self.stop_strings:
             prediction = prediction.partition(stop)[0]
-        found = metrics(_scoring_engine(self.file, classes[0]), record, prediction)
+        found = metric_values(_scoring_task(self.file, classes[0]), record, prediction)
         return _single(self, found)
 
 
 def _shown(target: Any) -> tuple[str, ...]:
-    """Answers for a reader. The harness's scorer reads the record, so objects and truth values are fine; null is not.
+    """Answers as text. The harness's scorer reads the record, so objects and booleans are allowed here; null is not.
 
     Raises:
         TypeError, ValueError: as `strings`.
@@ -94,13 +96,15 @@ def _shown(target: Any) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=32)
-def _scoring_engine(file: str, record: str) -> Any:
-    """A task object on one record, so that nothing is loaded."""
-    return engine(file, lambda _: [json.loads(record)], process_docs=None, fewshot_config=None, num_fewshot=0)
+def _scoring_task(file: str, record: str) -> Any:
+    """A task object with one record, so that no data is loaded."""
+    return configurable_task(
+        file, lambda _: [json.loads(record)], process_docs=None, fewshot_config=None, num_fewshot=0
+    )
 
 
 def _single(task: Task, found: Mapping[str, Any]) -> float:
-    """The first metric's value; below 0 the harness means that it does not apply."""
+    """The first metric's value; negative values mean that a metric does not apply."""
     for value in found.values():
         if isinstance(value, bool | int | float) and value >= 0:
             if value > 1:
@@ -108,5 +112,36 @@ def _single(task: Task, found: Mapping[str, Any]) -> float:
             return float(value)
     raise TaskError(
         f"metric of {task.name}", expected="a score of 0 to 1 for each example", got=repr(dict(found))[:200],
-        fix="Use lm_eval itself: this metric is one of whole sets.",
+        fix="Run this task with lm_eval itself: its metric is defined over whole sets.",
     )  # fmt: skip
+
+
+def harness_task(name: str) -> HarnessTask | None:
+    """The harness's task of a name, with or without `harness:`; None if it has none that generates text.
+
+    Raises:
+        MissingExtraError: the harness is not installed.
+    """
+    file = description_of(name.removeprefix(PREFIX))
+    config = None if file is None else task_config(file)
+    if file is None or config is None or config.get("output_type", "generate_until") != "generate_until":
+        return None
+    if "class" in config:
+        fix = "Run it with lm_eval itself: lm_eval --model lavakv."
+        raise TaskError(name, expected="a task that a YAML file describes", got="one in Python", fix=fix)
+    generation = config.get("generation_kwargs") or {}
+    tag = config.get("tag") or Path(file).parts[0]
+    metric = (config.get("metric_list") or [{"metric": "score"}])[0]["metric"]
+    version = (config.get("metadata") or {}).get("version", "")
+    task = HarnessTask(
+        name=name,
+        benchmark=f"lm-evaluation-harness, {Path(file).parts[0]}",
+        group=tag if isinstance(tag, str) else str(tag[0]),
+        metric=str(metric),
+        max_new_tokens=int(generation.get("max_gen_toks", generation.get("max_new_tokens", _DEFAULT_NEW_TOKENS))),
+        chat=False,
+        version=f"harness-{version}",
+        file=file,
+    )
+    until = generation.get("until") or ()
+    return replace(task, stop_strings=(until,) if isinstance(until, str) else tuple(until))

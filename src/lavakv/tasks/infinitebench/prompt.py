@@ -1,4 +1,4 @@
-"""InfiniteBench's prompts: the official ones where the user has them, else the harness's."""
+"""InfiniteBench's prompts: the official ones if the user has their file, else the harness's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from lavakv.errors import TaskError
 from lavakv.tasks.data import text
-from lavakv.tasks.harness.config import task_config
-from lavakv.tasks.harness.prompt import filled
+from lavakv.tasks.harness.descriptions import task_config
+from lavakv.tasks.harness.prompt import fill_template
 from lavakv.tasks.infinitebench.table import Row
 
 OFFICIAL_FILE = "prompt.py"
@@ -42,12 +42,12 @@ def prompt_of(name: str, row: Row, record: dict[str, Any], folder: Path | None) 
 
 def _harness_prompt(name: str, record: dict[str, Any]) -> str:
     config = task_config(f"infinitebench/infinitebench_{name}.yaml", functions=True)
-    return str(config.get("description", "")) + filled(config["doc_to_text"], record)
+    return str(config.get("description", "")) + fill_template(config["doc_to_text"], record)
 
 
 @cache
 def _official(path: Path) -> dict[str, str]:
-    """The templates in the benchmark's own file, which is read, not run."""
+    """The templates in the benchmark's own file, which is parsed, not run."""
     try:
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == _TEMPLATES:
@@ -61,7 +61,7 @@ def _official(path: Path) -> dict[str, str]:
 
 
 def _fields(record: dict[str, Any]) -> dict[str, str]:
-    """All that the official templates may ask for (create_prompt in src/eval_utils.py)."""
+    """All fields that the official templates may use (create_prompt in src/eval_utils.py)."""
     question = text(record, "input")
     call = re.search(r"(func_[0-9]+)\(-?[0-9]+\)", question)
     prefix = _harness_prompt("math_find", {"context": "", "input": question}).partition("\n\n")[0]

@@ -1,23 +1,55 @@
-"""InfiniteBench's tasks, as in its own scripts (OpenBMB/InfiniteBench: src/eval_utils.py, src/compute_scores.py)."""
+"""InfiniteBench's tasks, and the right answers in their records.
+
+As in its own scripts (OpenBMB/InfiniteBench: src/eval_utils.py, src/compute_scores.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lavakv.tasks.infinitebench.answers import lettered, plain, values
-from lavakv.tasks.metrics.bug_choice import bug_choice
-from lavakv.tasks.metrics.choice import choice
-from lavakv.tasks.metrics.f1 import f1
-from lavakv.tasks.metrics.f1_characters import f1_characters
-from lavakv.tasks.metrics.first_integer import first_integer
-from lavakv.tasks.metrics.first_number import first_number
-from lavakv.tasks.metrics.last_integer import last_integer
-from lavakv.tasks.metrics.rouge_lsum import rouge_lsum
-from lavakv.tasks.metrics.scorer import Scorer, best_answer, first_answer
-from lavakv.tasks.metrics.speaker import speaker
-from lavakv.tasks.metrics.value_prefix import value_prefix
-from lavakv.tasks.metrics.word_among import word_among
+from lavakv.tasks.data import strings
+from lavakv.tasks.infinitebench.metrics import (
+    bug_choice,
+    choice,
+    f1_characters,
+    first_integer,
+    first_number,
+    last_integer,
+    rouge_lsum,
+    speaker,
+    value_prefix,
+    word_among,
+)
+from lavakv.tasks.metrics import Scorer, best_answer, f1, first_answer
+
+
+def text_answers(record: dict[str, Any]) -> tuple[str, ...]:
+    """The answers as text: all of them right, or aliases. The files hold numbers, the hub text."""
+    return strings(record["answer"])
+
+
+def option_answers(record: dict[str, Any]) -> tuple[str, ...]:
+    """The right option's text and its letter.
+
+    Raises:
+        ValueError: the answer is not one of the options.
+    """
+    answers = strings(record["answer"])
+    if len(answers) == 2 and answers[1] in ("A", "B", "C", "D"):
+        return answers
+    return answers[0], "ABCD"[[str(option) for option in record["options"]].index(answers[0])]
+
+
+def value_answers(record: dict[str, Any]) -> tuple[str, ...]:
+    """All values of a list in order; some copies of the data wrap the list in another.
+
+    Raises:
+        ValueError: a value that is not a whole number.
+    """
+    answer = record["answer"]
+    inner = answer[0] if isinstance(answer, list) and answer and isinstance(answer[0], list) else answer
+    return tuple(str(int(value)) for value in strings(inner))
 
 
 class Row(NamedTuple):
@@ -29,7 +61,7 @@ class Row(NamedTuple):
         metric: name in reports.
         scorer: the official metric.
         max_new_tokens: most tokens of an answer.
-        answers: takes what is right from a record.
+        answers: reads the right answers from a record.
         in_harness: the harness has a prompt for it.
     """
 
@@ -38,7 +70,7 @@ class Row(NamedTuple):
     metric: str
     scorer: Scorer
     max_new_tokens: int
-    answers: Callable[[dict[str, Any]], tuple[str, ...]] = plain
+    answers: Callable[[dict[str, Any]], tuple[str, ...]] = text_answers
     in_harness: bool = True
 
 
@@ -51,12 +83,14 @@ ROWS = {
     "number_string": Row("number_string", "Retrieval", "Accuracy", _INTEGER, 12),
     "kv_retrieval": Row("kv_retrieval", "Retrieval", "Accuracy", _WORD, 50),
     "longbook_sum_en": Row("longbook_sum_eng", "Novels", "ROUGE-Lsum", rouge_lsum, 1200),
-    "longbook_choice_en": Row("longbook_choice_eng", "Novels", "Accuracy", choice, 40, lettered),
+    "longbook_choice_en": Row("longbook_choice_eng", "Novels", "Accuracy", choice, 40, option_answers),
     "longbook_qa_en": Row("longbook_qa_eng", "Novels", "F1", _F1, 40),
     "longbook_qa_chn": Row("longbook_qa_chn", "Novels", "F1 (characters)", _F1_ZH, 40),
     "longdialogue_qa_en": Row("longdialogue_qa_eng", "Dialogue", "Accuracy", _SPEAKER, 40),
     "math_find": Row("math_find", "Mathematics", "Accuracy", _NUMBER, 3),
-    "math_calc": Row("math_calc", "Mathematics", "Right beginning", value_prefix, 30000, values, in_harness=False),
+    "math_calc": Row(
+        "math_calc", "Mathematics", "Right beginning", value_prefix, 30000, value_answers, in_harness=False
+    ),
     "code_run": Row("code_run", "Code", "Accuracy", _RESULT, 5),
-    "code_debug": Row("code_debug", "Code", "Accuracy", bug_choice, 5, lettered),
+    "code_debug": Row("code_debug", "Code", "Accuracy", bug_choice, 5, option_answers),
 }

@@ -16,7 +16,7 @@ from lavakv.tasks.hub import hub_file
 from lavakv.tasks.infinitebench.prompt import prompt_of
 from lavakv.tasks.infinitebench.table import ROWS
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked, refuse_harness
+from lavakv.tasks.task import Task, check_answers, check_protocol
 
 _HUB = "xinrongzhang2022/InfiniteBench"
 
@@ -26,14 +26,14 @@ class InfiniteBenchTask(Task):
     """One task of InfiniteBench.
 
     Attributes:
-        dataset: the harness's name of it, without the benchmark's.
+        dataset: the harness's name of the task, without the benchmark's.
     """
 
     dataset: str = ""
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
-        refuse_harness(self, settings)
+        check_protocol(self, settings)
         row = ROWS[self.dataset]
         folder = settings.data_dir / "infinitebench" if settings.data_dir is not None else None
         file = f"{row.official}.jsonl"
@@ -43,7 +43,7 @@ class InfiniteBenchTask(Task):
             prompt = prompt_of(self.dataset, row, record, folder)
             context, question = split_after(prompt, text(record, "context"))
             answers = row.answers(record)
-            row.scorer("", answers, ())  # answers that it cannot use are found here, not after a run
+            row.scorer("", answers, ())  # unusable answers are found here, not after a run
             return Example(
                 task=self.name,
                 name=str(record.get("id", index)),
@@ -57,11 +57,11 @@ class InfiniteBenchTask(Task):
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        return ROWS[self.dataset].scorer(prediction, checked(self, answers), classes)
+        return ROWS[self.dataset].scorer(prediction, check_answers(self, answers), classes)
 
 
 def infinitebench_tasks() -> dict[str, InfiniteBenchTask]:
-    """All twelve, by name."""
+    """The twelve tasks, by name."""
     tasks = (
         InfiniteBenchTask(
             name=f"infinitebench_{name}",

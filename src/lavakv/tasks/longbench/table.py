@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lavakv.tasks.metrics.classification import classification
-from lavakv.tasks.metrics.code_similarity import code_similarity
-from lavakv.tasks.metrics.f1 import f1
-from lavakv.tasks.metrics.f1_zh import f1_zh
-from lavakv.tasks.metrics.first_line import of_first_line
-from lavakv.tasks.metrics.numbers_right import numbers_right
-from lavakv.tasks.metrics.rouge_l import rouge_l
-from lavakv.tasks.metrics.rouge_l_zh import rouge_l_zh
-from lavakv.tasks.metrics.scorer import Scorer, best_answer
+from lavakv.tasks.longbench.metrics import (
+    classification,
+    code_similarity,
+    f1_zh,
+    numbers_right,
+    of_first_line,
+    rouge_l,
+    rouge_l_zh,
+)
+from lavakv.tasks.metrics import Scorer, best_answer, f1
 
 
 class Kind(NamedTuple):
@@ -20,7 +21,7 @@ class Kind(NamedTuple):
 
     Attributes:
         metric: its name in reports.
-        scorer: what works it out.
+        scorer: the function that computes it.
     """
 
     metric: str
@@ -34,7 +35,7 @@ class Row(NamedTuple):
         group: what the benchmark files it under.
         kind: its metric.
         max_new_tokens: most tokens of an answer.
-        extended: it is in LongBench-E, too.
+        extended: it is in LongBench-E as well.
         chat: the prompt goes into the chat template.
         stops_at_newline: a newline ends the answer.
     """

@@ -11,13 +11,36 @@ from typing_extensions import override
 
 from lavakv.tasks.data import Parse, read_lines, read_records, strings, text
 from lavakv.tasks.example import Example
-from lavakv.tasks.harness.config import task_config
-from lavakv.tasks.harness.prompt import filled, split_after
+from lavakv.tasks.harness.descriptions import task_config
+from lavakv.tasks.harness.prompt import fill_template, split_after
 from lavakv.tasks.hub import hub_records
-from lavakv.tasks.longbench.prompt import official_template
 from lavakv.tasks.longbench.table import ROWS
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked, refuse_harness
+from lavakv.tasks.task import Task, check_answers, check_protocol
+
+# config/dataset2prompt.json ends these four in white space ...
+_ENDS = {"lcc": "\n", "repobench-p": "\n", "passage_count": " ", "passage_retrieval_en": " "}
+# ... and leaves an empty line between the examples and the question of these two.
+_SEPARATED = ("triviaqa", "samsum")
+
+
+def official_template(dataset: str, file: str) -> str:
+    """A Jinja template with the fields `context` and `question`.
+
+    Args:
+        dataset: name in LongBench, without `_e`.
+        file: name of the harness's description, without `.yaml`.
+
+    Raises:
+        MissingExtraError: no harness.
+        TaskError: another harness.
+    """
+    template = str(task_config(f"longbench/{file}.yaml")["doc_to_text"])
+    if dataset in _SEPARATED:
+        before, _, after = template.partition("{{context}}")
+        template = f"{before}{{{{context}}}}\n\n{after.lstrip(chr(10))}"
+    end = _ENDS.get(dataset)
+    return template if end is None else template.rstrip() + end
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,7 @@ class LongBenchTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
-        refuse_harness(self, settings)
+        check_protocol(self, settings)
         template = official_template(self.dataset, self.file)
 
         def parse(record: dict[str, Any], index: int) -> Example:
@@ -61,7 +84,7 @@ class LongBenchTask(Task):
         ROWS[self.dataset].kind.scorer(
             "", answers, classes
         )  # answers that it cannot use are found here, not after a run
-        before, after = split_after(filled(template, {"context": context, "question": question}), context)
+        before, after = split_after(fill_template(template, {"context": context, "question": question}), context)
         return Example(
             task=self.name,
             name=str(record.get("_id") or index),
@@ -74,7 +97,7 @@ class LongBenchTask(Task):
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        return ROWS[self.dataset].kind.scorer(prediction, checked(self, answers), classes)
+        return ROWS[self.dataset].kind.scorer(prediction, check_answers(self, answers), classes)
 
 
 def _bucket(length: int) -> str:

@@ -1,23 +1,23 @@
-"""The needle test: one fact in a long text, at all lengths and depths."""
+"""The needle test: one fact in a long text, at all lengths and depths; and its two metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from typing_extensions import override
 
 from lavakv.errors import TaskError
 from lavakv.tasks.example import Example
-from lavakv.tasks.generated import needed_tokenizer, random_of
+from lavakv.tasks.extras import import_extra
+from lavakv.tasks.generated import require_tokenizer, seeded_random
 from lavakv.tasks.haystack import haystack_text
-from lavakv.tasks.metrics.rouge_1 import rouge_1
-from lavakv.tasks.metrics.scorer import best_answer
-from lavakv.tasks.metrics.words_found import words_found
-from lavakv.tasks.needle.facts import made_up, published
-from lavakv.tasks.needle.hide import ROOM, hidden
+from lavakv.tasks.metrics import best_answer
+from lavakv.tasks.needle.facts import RESERVED_TOKENS, hide_fact, invented_fact, published_fact
 from lavakv.tasks.settings import TaskSettings
-from lavakv.tasks.task import Task, checked, refuse_harness
+from lavakv.tasks.task import Task, check_answers, check_protocol
 
 DEFAULT_LENGTHS = (1000, 2000, 4000)
 PAPER_LENGTHS = tuple(range(1000, 31_401, 400))
@@ -28,11 +28,11 @@ _AFTER = "\n\nAnswer from the text alone and in one short sentence. {}"
 
 @dataclass(frozen=True)
 class NeedleTask(Task):
-    """Needles made up from the seed, another one in each cell of the grid, or the published one.
+    """Needles invented from the seed, another one for each length and depth, or the published needle.
 
     Attributes:
-        is_published: take the published test's needle.
-        by_rouge: score by ROUGE-1 against the whole needle, LAVa's other way.
+        is_published: use the published test's needle.
+        by_rouge: score by ROUGE-1 against the whole needle, LAVa's other metric.
     """
 
     is_published: bool = False
@@ -40,19 +40,28 @@ class NeedleTask(Task):
 
     @override
     def examples(self, settings: TaskSettings) -> Iterator[Example]:
-        refuse_harness(self, settings)
-        tokenizer = needed_tokenizer(settings, self.name)
+        check_protocol(self, settings)
+        tokenizer = require_tokenizer(settings, self.name)
         haystack = haystack_text(settings.haystack, settings.seed)
         depths = _spread(settings.depths or PAPER_DEPTHS, settings.limit)
         for length in settings.lengths or DEFAULT_LENGTHS:
-            if length <= 2 * ROOM:
-                raise TaskError("length", expected=f"more than {2 * ROOM} tokens", got=str(length), fix="Ask for more.")
+            if length <= 2 * RESERVED_TOKENS:
+                raise TaskError(
+                    "length",
+                    expected=f"more than {2 * RESERVED_TOKENS} tokens",
+                    got=str(length),
+                    fix="Use a larger length.",
+                )
             for depth in depths:
-                fact = published() if self.is_published else made_up(random_of(settings.seed, length, depth))
+                fact = (
+                    published_fact()
+                    if self.is_published
+                    else invented_fact(seeded_random(settings.seed, length, depth))
+                )
                 yield Example(
                     task=self.name,
                     name=f"{length}-{depth:g}-{settings.seed}",
-                    context=_BEFORE + hidden(tokenizer, haystack, fact, length, depth),
+                    context=_BEFORE + hide_fact(tokenizer, haystack, fact, length, depth),
                     question=_AFTER.format(fact.question),
                     answers=(fact.sentence.strip() if self.by_rouge else fact.answer,),
                     length=length,
@@ -61,19 +70,45 @@ class NeedleTask(Task):
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:
-        return best_answer(rouge_1 if self.by_rouge else words_found)(prediction, checked(self, answers), classes)
+        return best_answer(rouge_1 if self.by_rouge else words_found)(prediction, check_answers(self, answers), classes)
 
 
 def _spread(depths: Sequence[float], limit: int | None) -> Sequence[float]:
-    """As many depths as asked for, from end to end."""
+    """`limit` depths, evenly spread over all of them."""
     if limit is None or limit >= len(depths):
         return depths
     last = len(depths) - 1
     return [depths[round(last * step / (limit - 1))] for step in range(limit)] if limit > 1 else [depths[last // 2]]
 
 
+def words_found(prediction: str, answer: str) -> float:
+    """Share of the answer's distinct words that are among the prediction's (lower case, full stops as spaces).
+
+    The metric of LAVa's needle grids.
+    """
+    expected = _words(answer)
+    return len(expected & _words(prediction)) / len(expected)
+
+
+def _words(text: str) -> set[str]:
+    return set(text.lower().replace(".", " ").split())
+
+
+def rouge_1(prediction: str, answer: str) -> float:
+    """F of rouge1 in Google's `rouge_score`, with stemming; against the whole needle even a perfect answer gets less.
+
+    LAVa's other metric for the needle test, reported there times ten.
+    """
+    return float(_rouge_scorer().score(answer, prediction)["rouge1"].fmeasure)
+
+
+@cache
+def _rouge_scorer() -> Any:
+    return import_extra("rouge_score.rouge_scorer").RougeScorer(["rouge1"], use_stemmer=True)
+
+
 def needle_tasks() -> dict[str, NeedleTask]:
-    """All four, by name."""
+    """The four needle tasks, by name."""
     kinds = [("needle", False, False), ("needle_rouge", False, True)]
     kinds += [("needle_published", True, False), ("needle_published_rouge", True, True)]
     tasks = (

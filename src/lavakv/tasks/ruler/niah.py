@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from lavakv.tasks.generated import Draft
-from lavakv.tasks.harness.constants import constant
+from lavakv.tasks.harness.descriptions import constant
 from lavakv.tasks.haystack import haystack_words, sentences
 from lavakv.tasks.ruler.words import word_lists
 from lavakv.tasks.settings import TaskSettings
@@ -19,15 +19,15 @@ _DEPTHS = [round(100 * step / 39) for step in range(40)]  # 40 even steps from 0
 
 @dataclass(frozen=True)
 class Niah:
-    """What lies in the haystack.
+    """A RULER needle task: the haystack and what is hidden in it.
 
     Attributes:
-        haystack: `noise` (one sentence again and again), `essay` or `needle` (needles that nobody asks for).
+        haystack: `noise` (one sentence again and again), `essay` or `needle` (needles that no question asks for).
         keys: kind of keys, `words` or `uuids`.
         values: kind of values, `numbers` or `uuids`.
         num_keys: keys hidden.
         num_values: values of each key.
-        num_queries: keys asked for.
+        num_queries: keys that the question asks for.
     """
 
     haystack: str
@@ -38,20 +38,20 @@ class Niah:
     num_queries: int = 1
 
     @property
-    def smallest(self) -> int:
-        """Least size: a line for each needle."""
+    def min_size(self) -> int:
+        """Minimum size: a line for each needle."""
         return self.num_keys * self.num_values
 
-    def most(self, settings: TaskSettings) -> int | None:
-        """No upper end: the haystack is repeated as needed."""
+    def max_size(self, settings: TaskSettings) -> int | None:
+        """None: the haystack is repeated as needed."""
         return None
 
     def draft(self, random: Random, size: int, settings: TaskSettings) -> Draft:
         """A prompt with a haystack of `size` lines, or words of an essay.
 
         Raises:
-            MissingExtraError: no harness or no word lists.
-            TaskError: another harness, or a folder without text.
+            MissingExtraError: the harness or the word lists are not installed.
+            TaskError: an unsupported version of the harness, or a folder without text.
         """
         keys = [_drawn(random, self.keys) for _ in range(self.num_keys)]
         values = {key: [_drawn(random, self.values) for _ in range(self.num_values)] for key in keys}
@@ -79,7 +79,7 @@ class Niah:
             template = template.replace("Some", "A").replace("are all", "is").replace("are", "is")
             kind, verb = kind.removesuffix("s"), "is"
         asked = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
-        before, after = (part.format(type_needle_v=kind, query=asked) for part in template.split("{context}"))
+        before, after = (text.format(type_needle_v=kind, query=asked) for text in template.split("{context}"))
         # The answer starts with the question's own words from after its "the" on, made a statement.
         statement = after.partition(" the ")[2].removesuffix("?")
         return Draft(before + context, after, answers, f" The {statement} {verb}")
@@ -95,9 +95,9 @@ def _drawn(random: Random, kind: str) -> str:
 
 
 def _among_lines(random: Random, needles: Sequence[str], lines: list[str]) -> str:
-    places = sorted(random.sample(range(len(lines)), len(needles)), reverse=True)
-    for place, needle in zip(places, needles, strict=True):
-        lines.insert(place, needle)
+    positions = sorted(random.sample(range(len(lines)), len(needles)), reverse=True)
+    for position, needle in zip(positions, needles, strict=True):
+        lines.insert(position, needle)
     return "\n".join(lines)
 
 
@@ -105,7 +105,7 @@ def _among_sentences(random: Random, needles: Sequence[str], size: int, words: t
     """Needles between an essay's sentences, at depths drawn without repeats."""
     repeated = words * -(-size // len(words))
     essay = sentences(" ".join(repeated[:size]))
-    places = sorted((int(len(essay) * depth / 100) for depth in random.sample(_DEPTHS, len(needles))), reverse=True)
-    for place, needle in zip(places, needles, strict=True):
-        essay.insert(place, needle)
+    positions = sorted((int(len(essay) * depth / 100) for depth in random.sample(_DEPTHS, len(needles))), reverse=True)
+    for position, needle in zip(positions, needles, strict=True):
+        essay.insert(position, needle)
     return " ".join(essay)

@@ -1,4 +1,4 @@
-"""RULER's questions: SQuAD's and HotpotQA's, with passages that do not help around them."""
+"""RULER's questions: SQuAD's and HotpotQA's, among passages that do not answer them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from lavakv.tasks.generated import Draft
-from lavakv.tasks.harness.constants import constant
+from lavakv.tasks.harness.descriptions import constant
 from lavakv.tasks.ruler.reading import Reading, reading
 from lavakv.tasks.settings import TaskSettings
 
@@ -16,20 +16,20 @@ _FILE = "ruler/qa_utils.py"
 
 @dataclass(frozen=True)
 class Questions:
-    """One question and its passages among others.
+    """A question and its passages among others.
 
     Attributes:
         source: `squad` or `hotpotqa`.
         index: which question.
-        smallest: least number of passages: the right ones come first and always stay.
+        min_size: minimum number of passages: the right ones come first and always stay.
     """
 
     source: str
     index: int = 0
-    smallest: int = 1
+    min_size: int = 1
 
-    def most(self, settings: TaskSettings) -> int | None:
-        """As many passages as there are.
+    def max_size(self, settings: TaskSettings) -> int | None:
+        """Number of passages available.
 
         Raises:
             TaskError: the set cannot be loaded.
@@ -40,8 +40,8 @@ class Questions:
         """A prompt with `size` passages, or the right ones if those are more.
 
         Raises:
-            MissingExtraError: no harness.
-            TaskError: another harness, or the set cannot be loaded.
+            MissingExtraError: the harness is not installed.
+            TaskError: an unsupported version of the harness, or the set cannot be loaded.
         """
         known = reading(self.source, settings.data_dir)
         question = known.questions[self.index % len(known.questions)]

@@ -39,12 +39,12 @@ def reading(source: str, data_dir: Path | None) -> Reading:
     """All of a set that RULER draws from.
 
     Args:
-        source: `squad` (2.0, the answerable part of dev) or `hotpotqa` (dev, distractor).
+        source: `squad` (2.0, the answerable questions of dev) or `hotpotqa` (dev, distractor).
         data_dir: its `ruler/sources/<source>.json` is the set's own file; None loads from the hub.
 
     Raises:
-        DataUnavailableError: no such file, or a hub that does not give it.
-        TaskError: a file that cannot be read, or is not the set's.
+        DataUnavailableError: no such file, or it cannot be loaded from the hub.
+        TaskError: a file that cannot be read or is in another format.
     """
     path = None if data_dir is None else data_dir / "ruler" / "sources" / f"{source}.json"
     try:
@@ -75,14 +75,14 @@ def _squad(rows: Any, from_hub: bool) -> Reading:
             for paragraph in article["paragraphs"]
             for entry in paragraph["qas"]
         ]
-    passages, places = _ordered(context for _, context, _, _ in asked)
+    passages, indices = _indexed(context for _, context, _, _ in asked)
     articles: dict[str, set[int]] = {}
     for title, context, _, _ in asked:
-        articles.setdefault(title, set()).add(places[context])
+        articles.setdefault(title, set()).add(indices[context])
     return Reading(
         passages,
         tuple(
-            Question(text, strings(answers), (here := places[context],), tuple(sorted(articles[title] - {here})))
+            Question(text, strings(answers), (here := indices[context],), tuple(sorted(articles[title] - {here})))
             for title, context, text, answers in asked
             if answers
         ),
@@ -96,13 +96,13 @@ def _hotpotqa(rows: Iterable[dict[str, Any]], from_hub: bool) -> Reading:
         context = row["context"]
         titled = zip(context["title"], context["sentences"], strict=True) if from_hub else context
         kept.append((row["question"], row["answer"], [f"{title}\n{''.join(lines)}" for title, lines in titled]))
-    passages, places = _ordered(passage for _, _, own in kept for passage in own)
+    passages, indices = _indexed(passage for _, _, own in kept for passage in own)
     questions = (
-        Question(text, strings(answer), tuple(places[passage] for passage in own), ()) for text, answer, own in kept
+        Question(text, strings(answer), tuple(indices[passage] for passage in own), ()) for text, answer, own in kept
     )
     return Reading(passages, tuple(questions))
 
 
-def _ordered(passages: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+def _indexed(passages: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
     unique = tuple(sorted(set(passages)))
-    return unique, {passage: place for place, passage in enumerate(unique)}
+    return unique, {passage: index for index, passage in enumerate(unique)}

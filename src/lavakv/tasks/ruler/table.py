@@ -7,30 +7,35 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from lavakv.tasks.generated import Draft
-from lavakv.tasks.ruler.cwe import CommonWords
-from lavakv.tasks.ruler.fwe import FrequentWords
 from lavakv.tasks.ruler.niah import Niah
 from lavakv.tasks.ruler.qa import Questions
-from lavakv.tasks.ruler.vt import VariableTracking
+from lavakv.tasks.ruler.synthetic import CommonWords, FrequentWords, VariableTracking
 from lavakv.tasks.settings import TaskSettings
 
 
 class Maker(Protocol):
-    """Makes prompts of one kind in any size."""
+    """Makes prompts of one kind; their size is a number of lines, words or passages."""
 
     @property
-    def smallest(self) -> int:
-        """Least size."""
+    def min_size(self) -> int:
+        """Minimum size."""
 
-    def most(self, settings: TaskSettings) -> int | None:
-        """Largest size, if there is one."""
+    def max_size(self, settings: TaskSettings) -> int | None:
+        """Maximum size; None if there is no maximum."""
 
     def draft(self, random: Random, size: int, settings: TaskSettings) -> Draft:
         """A prompt of that size."""
 
 
 class Row(NamedTuple):
-    """One task: its group, most new tokens, what makes its prompts at a length and an index, is any answer enough."""
+    """One task of RULER.
+
+    Attributes:
+        group: its category there.
+        max_new_tokens: most tokens of an answer.
+        maker: gives what makes the prompts, from length in tokens and index of the prompt.
+        any_answer: one of the answers is enough.
+    """
 
     group: str
     max_new_tokens: int

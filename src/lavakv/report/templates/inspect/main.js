@@ -1,4 +1,4 @@
-// Wires controls, panels and keys together.
+// Connects controls, panels and keys.
 const panels = data.policies.map(panelOf);
 document.getElementById("panels").append(...panels.map((panel) => panel.box));
 const slider = document.getElementById("budget");
@@ -40,10 +40,10 @@ function drawNote() {
   const note = document.getElementById("token");
   note.hidden = state.token === null;
   if (note.hidden) return;
-  const piece = data.texts[state.token].trim() || "(blank)";
+  const text = data.texts[state.token].trim() || "(blank)";
   const chosen = chosenRows();
-  const told = shownPanels().map(({ policy, counts }) => `${policy.name} ${counts[state.token]} of ${chosen.length}`);
-  note.textContent = `token ${state.token.toLocaleString("en")} “${piece}”, kept by heads: ${told.join(" · ")}`;
+  const kept = shownPanels().map(({ policy, counts }) => `${policy.name} ${counts[state.token]} of ${chosen.length}`);
+  note.textContent = `token ${state.token.toLocaleString("en")} “${text}”, kept by heads: ${kept.join(" · ")}`;
 }
 
 function shownPanels() {
@@ -56,7 +56,7 @@ async function draw() {
   const sizes = shownPanels().map((panel) => panel.policy.sizes[state.size]);
   await Promise.all(sizes.map(opened));
   const now = shownPanels();
-  if (now.some((panel) => !panel.policy.sizes[state.size].bits)) return; // the reader has moved on
+  if (now.some((panel) => !panel.policy.sizes[state.size].bits)) return; // the selection has changed
   const highest = (name) => Math.max(...now.flatMap((panel) => panel.policy.sizes[state.size][name]));
   const scale = { head: highest("headShares"), layer: highest("layerShares"), text: 1 };
   now.forEach(count);

@@ -1,11 +1,11 @@
-// Layers across, heads down; above, a bar a layer. One stop for Tab, arrow keys inside.
+// Columns are layers, rows are heads; above them a bar for each layer. One tab stop, arrow keys inside.
 
 function mapOf(panel) {
   const most = Math.max(...data.heads.map(([, heads]) => heads));
   const grid = document.createElement("div");
   grid.className = "map";
   grid.setAttribute("role", "grid");
-  grid.setAttribute("aria-label", `${panel.policy.name}: share of the prompt kept, layers across, heads down`);
+  grid.setAttribute("aria-label", `${panel.policy.name}: share of the prompt kept, columns are layers, rows are heads`);
   grid.style.setProperty("--layers", data.heads.length);
   for (let line = -1; line < most; line++) grid.append(mapLine(line));
   grid.addEventListener("click", (event) => choose(event.target.closest("button")));
@@ -67,7 +67,7 @@ function moveInMap(grid, event) {
   grid.querySelector(`button[data-place="${place + across}"]${where}`)?.focus();
 }
 
-// Colours and bars of all shown policies end at the same share, so that maps can be compared.
+// All shown policies share one colour scale, so that maps can be compared.
 function drawMap(panel, size, scale) {
   for (const { cell, place, head, row } of panel.cells) {
     const share = head === null ? size.layerShares[place] : size.headShares[row];
@@ -80,7 +80,7 @@ function drawMap(panel, size, scale) {
   }
 }
 
-// A dot on every head that keeps the token at hand.
+// A dot on every head that keeps the current token.
 function drawKeepers(panel, bits) {
   for (const { cell, head, row } of panel.cells) {
     if (head !== null) cell.classList.toggle("keeps", state.token !== null && Boolean(keeps(bits, row, state.token)));

@@ -1,4 +1,4 @@
-// Bits of "who keeps what": one row a head, layer after layer; one bit a token, the lowest first.
+// Which head keeps which token, as bits: one row per head, layer by layer; one bit per token, the lowest first.
 const data = JSON.parse(document.getElementById("data").textContent);
 const numTokens = data.texts.length;
 const rows = data.heads.flatMap(([layer, heads], place) => Array.from({ length: heads }, (_, head) => ({ layer, head, place })));
@@ -9,7 +9,7 @@ async function unpacked(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Bits, and what follows from them whatever is chosen; worked out once.
+// The bits and the shares that do not depend on the selection; computed once.
 async function opened(size) {
   if (size.bits) return;
   const bits = await unpacked(size.mask);
@@ -26,7 +26,7 @@ function keeps(bits, row, token) {
   return (bits[index >> 3] >> (index & 7)) & 1;
 }
 
-// How many of some heads keep each token.
+// Number of the given heads that keep each token.
 function tokenCounts(bits, chosen) {
   const counts = new Uint16Array(numTokens);
   for (const row of chosen) {
@@ -35,7 +35,7 @@ function tokenCounts(bits, chosen) {
   return counts;
 }
 
-// How many tokens each head keeps.
+// Number of tokens that each head keeps.
 function headCounts(bits) {
   return rows.map((_, row) => {
     let count = 0;

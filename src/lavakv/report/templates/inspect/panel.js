@@ -27,7 +27,7 @@ function count(panel) {
   panel.counts = tokenCounts(panel.policy.sizes[state.size].bits, chosenRows());
 }
 
-// By how many heads more than under any other shown policy each token is kept.
+// For each token, how many more heads keep it than under any other shown policy.
 function surplus(panel, shown) {
   const others = shown.filter((other) => other !== panel);
   return panel.counts.map((count, token) => Math.max(count - Math.max(...others.map(({ counts }) => counts[token])), 0));
@@ -49,7 +49,7 @@ function drawPanel(panel, shown, scale) {
     drawMap(panel, size, scale);
   }
   drawToken(panel, size);
-  const perHead = `${size.perHead.toLocaleString("en")} of ${numTokens.toLocaleString("en")} a head, at most ${percentage(Math.max(...size.headShares))}`;
+  const perHead = `${size.perHead.toLocaleString("en")} of ${numTokens.toLocaleString("en")} per head, at most ${percentage(Math.max(...size.headShares))}`;
   panel.numbers.textContent = `${size.kept} kept, ${perHead}; ${size.bytes} (${size.share}); loss ${size.loss}`;
   panel.answer.hidden = size.answer === null;
   if (size.answer !== null) drawAnswer(panel.answer, size.answer);
@@ -72,7 +72,7 @@ function drawAnswer(line, answer) {
   line.replaceChildren();
   const label = document.createElement("span");
   label.className = `label ${same ? "same" : "other"}`;
-  label.textContent = same ? "same answer as the full cache" : "another answer";
+  label.textContent = same ? "same answer as the full cache" : "different answer";
   const text = document.createElement("q");
   text.dir = "auto";
   text.textContent = answer || "(nothing)";

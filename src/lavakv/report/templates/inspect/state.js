@@ -1,4 +1,4 @@
-// What the reader has chosen. `place` is a layer's place among the compressed ones, `head` one of its heads.
+// The reader's selection. `place` is the index of a layer among the compressed ones, `head` one of its heads.
 const narrow = matchMedia("screen and (max-width: 48rem)");
 const state = {
   size: 0,

@@ -1,4 +1,4 @@
-// Where in the prompt the survivors are: a skyline over positions. Click to go there.
+// The share of heads that keep tokens, over positions of the prompt. Click to scroll there.
 const BINS = 160;
 
 function stripOf(panel) {
@@ -15,7 +15,7 @@ function stripOf(panel) {
   return strip;
 }
 
-// Mean share of the chosen heads over each stretch of tokens.
+// Mean share of the chosen heads over each bin of tokens.
 function binsOf(counts, numHeads) {
   const num = Math.min(BINS, numTokens);
   return Array.from({ length: num }, (_, bin) => {

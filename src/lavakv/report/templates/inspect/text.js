@@ -1,4 +1,4 @@
-// The prompt, a span a token. One stop for Tab; arrow keys walk through the tokens.
+// The prompt, one span per token. One tab stop; arrow keys move between tokens.
 
 function textOf(panel) {
   const text = document.createElement("div");
@@ -7,7 +7,7 @@ function textOf(panel) {
   text.dir = "auto";
   text.setAttribute("role", "application");
   text.setAttribute("aria-roledescription", "prompt");
-  text.setAttribute("aria-label", "Prompt; arrow keys walk through its tokens");
+  text.setAttribute("aria-label", "Prompt; use the arrow keys to move between tokens");
   panel.spans = data.texts.map((piece, token) => {
     const span = document.createElement("span");
     span.textContent = piece || "·";
@@ -30,7 +30,7 @@ function textOf(panel) {
   return text;
 }
 
-// Blocks that end where a line ends: the browser lays out only those in sight.
+// Elements that end at line ends: the browser lays out only the visible ones.
 function chunksOf(spans) {
   const chunks = [document.createElement("div")];
   for (const span of spans) {
@@ -54,7 +54,7 @@ function walk(panel, event) {
   panel.spans[token].scrollIntoView({ block: "nearest" });
 }
 
-// The token above or below another one: the nearest on the next line.
+// The nearest token on the line above or below.
 function lineStep(panel, token, direction) {
   const from = panel.spans[token].getClientRects()[0];
   if (!from) return token + direction;
@@ -74,7 +74,7 @@ function lineStep(panel, token, direction) {
 
 function drawText(panel, counts, numHeads) {
   const first = numTokens - data.window;
-  const strongest = numHeads === 1 ? 0.5 : 1; // a single head keeps or does not: the full colour would shout
+  const strongest = numHeads === 1 ? 0.5 : 1; // a single head is all or nothing: half the scale is enough
   panel.spans.forEach((span, token) => {
     const level = step((strongest * counts[token]) / numHeads);
     span.className = `tok ${level ? `h${level}` : "gone"}${token >= first ? " in-window" : ""}${token === state.token ? " here" : ""}`;

@@ -1,4 +1,4 @@
-// The report works without this; scripts add filters, highlighting and a choice of budget.
+// The report works without scripts; these add filters, highlighting and the choice of budget.
 
 function setUpLegend() {
   const buttons = [...document.querySelectorAll(".legend button")];

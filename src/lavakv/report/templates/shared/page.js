@@ -1,4 +1,4 @@
-// Theme switch and tips, for every page. Tips show on hover, focus and tap.
+// Theme switch and tooltips for every page. Tooltips show on hover, focus and tap.
 const root = document.documentElement;
 
 function storedTheme(value) {
