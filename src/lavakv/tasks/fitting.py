@@ -37,9 +37,13 @@ class Fitter:
         max_tokens: maximum tokens of a prompt.
         min_size: minimum size of a draft.
         max_size: maximum size, or None.
+        chat: count the chat template, if the tokenizer has one.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int, min_size: int, max_size: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, min_size: int, max_size: int | None = None, *, chat: bool = True
+    ) -> None:
+        self._chat = chat
         self._tokenizer, self._max_tokens, self._min_size, self._max_size = tokenizer, max_tokens, min_size, max_size
         self._size: int | None = None
 
@@ -54,7 +58,7 @@ class Fitter:
         """
 
         def count(size: int) -> int:
-            return token_count(self._tokenizer, build(size))
+            return token_count(self._tokenizer, build(size), self._chat)
 
         if self._size is None:
             self._size = largest(lambda size: count(size) <= self._max_tokens, self._min_size, self._max_size)

@@ -6,9 +6,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from lavakv.errors import TaskError
+from lavakv.models.chat import ChatTemplate
 from lavakv.tasks.settings import TaskSettings
-
-_DATE = "26 Jul 2024"  # for templates that state the date: prompts must not depend on the day they are made
 
 
 class Draft(NamedTuple):
@@ -46,11 +45,13 @@ def seeded_random(*keys: object) -> Random:
     return Random("/".join(map(str, keys)))
 
 
-def token_count(tokenizer: Any, draft: Draft) -> int:
-    """Tokens of a whole prompt, chat template and answer prefix included."""
-    text = draft.context + draft.question
-    if getattr(tokenizer, "chat_template", None):
-        turns = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, date_string=_DATE)
-        return len(tokenizer(text + draft.answer_prefix, add_special_tokens=False)["input_ids"])
-    return len(tokenizer(text + draft.answer_prefix)["input_ids"])
+def token_count(tokenizer: Any, draft: Draft, chat: bool = True) -> int:
+    """Tokens of a whole prompt, answer prefix included.
+
+    Args:
+        tokenizer: the model's.
+        draft: the prompt.
+        chat: count the chat template, if the tokenizer has one.
+    """
+    template = ChatTemplate(tokenizer, chat)
+    return len(template.ids(template.wrap(draft.context + draft.question) + draft.answer_prefix))

@@ -25,6 +25,7 @@ class TaskSettings:
         tokenizer: the model's, for generated examples.
         haystack: folder of .txt files; None generates text.
         skip_broken: skip broken data lines instead of raising.
+        chat: generated examples leave space for the model's chat template, if it has one.
     """
 
     protocol: Protocol = "paper"
@@ -36,6 +37,7 @@ class TaskSettings:
     tokenizer: Any = None
     haystack: Path | None = None
     skip_broken: bool = False
+    chat: bool = True
 
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "harness"):

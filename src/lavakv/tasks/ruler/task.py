@@ -37,7 +37,8 @@ class RulerTask(Task):
         maker_of = ROWS[self.kind].maker
         for length in settings.lengths or DEFAULT_LENGTHS:
             first = maker_of(length, 0)
-            fitter = Fitter(tokenizer, length - self.max_new_tokens, first.min_size, first.max_size(settings))
+            max_tokens = length - self.max_new_tokens
+            fitter = Fitter(tokenizer, max_tokens, first.min_size, first.max_size(settings), chat=settings.chat)
             for index in range(settings.limit or SAMPLES):
                 build = partial(self._draft, maker_of(length, index), settings, length, index)
                 yield self._example(fitter.fitted(build), settings.seed, length, index)
