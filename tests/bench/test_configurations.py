@@ -1,4 +1,4 @@
-"""Contenders hold what their names say, and those that see the same entries say the same."""
+"""Configurations hold what their names say, and those that see the same entries give the same outputs."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lavakv.report.contents import report_of
 from lavakv.report.filters import cell, fence, heading, heat, marked
 from lavakv.report.page import as_bytes
 from lavakv.report.pictures import pictures
-from lavakv.report.run import Record, Run
+from lavakv.report.run import Run
 from lavakv.report.sections.score_table import Column
 from lavakv.report.writing import html, markdown, write_report
 from tests.report.made_up import records
@@ -56,7 +56,7 @@ def nasty() -> Run:
     for index, record in enumerate(found):
         record |= {"prediction": f"{NASTY} {index % 3}", "answers": [NASTY], "prompt_head": NASTY, "prompt_tail": NASTY}
         record |= {"example": f"{record['example']} {NASTY}", "score": float(record["policy"] == "full cache")}
-    return Run(NASTY, [Record.of(record) for record in found], {}, 0, False)
+    return Run(NASTY, found, {}, 0, False)
 
 
 def test_the_page_is_well_formed_and_names_no_other_file(report) -> None:
@@ -161,7 +161,7 @@ def test_fences_outlast_the_backticks_inside() -> None:
 def test_both_pages_say_what_the_ablation_settles() -> None:
     names = {"snapkv": "lava-uniform-layers", "streaming-llm": "lava-uniform-heads"}
     found = [{**record, "policy": names.get(record["policy"], record["policy"])} for record in records(8)]
-    report = report_of(Run("made-up", [Record.of(record) for record in found], {}, 0, False))
+    report = report_of(Run("made-up", found, {}, 0, False))
     text, page = markdown(report, {}), html(report)
     assert len(report.ablation) == 12
     for one in report.ablation:

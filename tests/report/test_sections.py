@@ -12,7 +12,7 @@ from lavakv.evaluation.ablation import ablation_summary
 from lavakv.report.analysis import Analysis
 from lavakv.report.configuration import Configuration
 from lavakv.report.contents import report_of
-from lavakv.report.run import Record, Run
+from lavakv.report.run import Run
 from lavakv.report.sections.about import model_name
 from lavakv.report.sections.tables import group_table, length_tables, task_tables
 from tests.report.made_up import records
@@ -28,7 +28,7 @@ def record(policy: str, budget: str, example: str, score: float | None, **change
 
 
 def run_of(found: list[dict]) -> Run:
-    return Run("by-hand", [Record.of(record) for record in found], {}, 0, False)
+    return Run("by-hand", found, {}, 0, False)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def small() -> Run:
     return run_of([record(*who, f"e{i}", score) for who, own in scores.items() for i, score in enumerate(own)])
 
 
-def test_contenders_come_by_budget_then_in_the_run_s_order(small) -> None:
+def test_configurations_come_by_budget_then_in_the_run_s_order(small) -> None:
     assert [(c.policy, c.budget) for c in Analysis(small).configurations.all] == [
         ("full cache", "all"), ("snapkv", "64"), ("lava", "64"), ("snapkv", "128"), ("lava", "128"),
     ]  # fmt: skip
@@ -220,7 +220,7 @@ def test_failures_are_sorted_into_kinds_and_equal_answers_put_together() -> None
         for one, score in zip(who, own, strict=True)
     ]
     report = report_of(run_of(found))
-    assert [(failure.kind, failure.record.example) for failure in report.failures] == [
+    assert [(failure.kind, failure.record["example"]) for failure in report.failures] == [
         ("lost", "lost"), ("gained", "gained"), ("missed", "missed"),
     ]  # fmt: skip
     given = report.failures[2].given

@@ -61,9 +61,7 @@ class Trial:
         """All configurations filled with the prompt; records peak memory, lengths and bytes."""
         configurations = {}
         for name, empty in self._empty().items():
-            read_prompt(
-                self._model, self._ids[:, :WARM_UP_TOKENS], empty()
-            )  # one-time allocations do not belong to the peak
+            read_prompt(self._model, self._ids[:, :WARM_UP_TOKENS], empty())  # keeps one-time allocations out
             self._listener.doing(f"filling: {name}")
             gc.collect()
             configurations[name], found.prefill_peak[name] = with_peak(

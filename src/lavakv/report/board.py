@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lavakv.evaluation.bootstrap import Resampled, Scores, resample
+from lavakv.evaluation.record import Record
 from lavakv.report.configuration import Configuration, Configurations
-from lavakv.report.run import ExampleKey, Record
+from lavakv.report.run import ExampleKey, example_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +55,18 @@ def boards_of(records: Sequence[Record], configurations: Configurations) -> list
     rows = {configuration: row for row, configuration in enumerate(configurations.all)}
     by_task: dict[str, list[Record]] = {}
     for record in records:
-        by_task.setdefault(record.task, []).append(record)
+        by_task.setdefault(record["task"], []).append(record)
     boards = []
     for task, own in by_task.items():
         columns: dict[ExampleKey, int] = {}
         for record in own:
-            columns.setdefault(record.key, len(columns))
+            columns.setdefault(example_key(record), len(columns))
         scores = np.full((len(rows), len(columns)), np.nan)
         for record in own:
-            if record.score is not None:
-                scores[rows[Configuration.of(record)], columns[record.key]] = 100 * record.score
+            if record["score"] is not None:
+                scores[rows[Configuration.of(record)], columns[example_key(record)]] = 100 * record["score"]
         first = own[0]
-        boards.append(TaskBoard(task, first.benchmark, first.task_group, first.metric, tuple(columns), scores))
+        boards.append(TaskBoard(task, first["benchmark"], first["task_group"], first["metric"], tuple(columns), scores))
     return _grouped(boards)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from lavakv.evaluation.record import Record
 from lavakv.report.numbers import TIED
-from lavakv.report.run import Record
 
 FULL = "full cache"
 
@@ -33,7 +33,7 @@ class Configuration(NamedTuple):
     @classmethod
     def of(cls, record: Record) -> Configuration:
         """The configuration that a record was measured with."""
-        return cls(record.policy, record.budget, record.mode)
+        return cls(record["policy"], record["budget"], record["mode"])
 
 
 class Configurations(NamedTuple):
@@ -85,7 +85,7 @@ def configurations_of(records: Sequence[Record], listed: Sequence[str] = ()) -> 
     """
     kept: dict[Configuration, list[float]] = {}
     for record in records:
-        kept.setdefault(Configuration.of(record), []).append(record.kept_fraction)
+        kept.setdefault(Configuration.of(record), []).append(record["kept_fraction"])
     means = {configuration: fmean(values) for configuration, values in kept.items()}
     ordered = dict.fromkeys([*listed, *(configuration.policy for configuration in means)])
     evicting = {configuration.policy for configuration in means if not configuration.is_full}

@@ -1,14 +1,15 @@
-"""A finished or unfinished run of `lavakv eval`, read from its folder into typed records."""
+"""A finished or unfinished run of `lavakv eval`, read from its folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lavakv.errors import InputError
+from lavakv.evaluation.record import Record
 from lavakv.evaluation.records import FILE, read_finished
 
 SETTINGS, HTML = "run.json", "report.html"
@@ -32,53 +33,9 @@ class ExampleKey(NamedTuple):
     depth: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The fields of a record that the report reads; `docs/eval.md` describes every field.
-
-    The types are those that `lavakv.evaluation.fields` has checked; `batch_rows` and `batch_steps` are None in records
-    that were written before they existed.
-    """
-
-    task: str
-    benchmark: str
-    task_group: str
-    metric: str
-    example: str
-    group: str
-    length: int | None
-    depth: float | None
-    policy: str
-    budget: str
-    mode: str
-    window: int
-    kept_fraction: float
-    head_entries: list[list[int]] | None
-    kv_bytes: int
-    full_kv_bytes: int
-    prompt_tokens: int
-    truncated: bool
-    prompt_head: str
-    prompt_tail: str
-    prediction: str
-    answers: list[Any]
-    new_tokens: int
-    score: float | None
-    seconds: Mapping[str, float]
-    run: Mapping[str, Any]
-    batch_rows: int | None
-    batch_steps: int | None
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Record:
-        """Make one of a record that was checked when it was read."""
-        values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(cls)}
-        return cls(**values)
-
-    @property
-    def key(self) -> ExampleKey:
-        """The prompt that it answers."""
-        return ExampleKey(self.task, self.example, self.group, self.length, self.depth)
+def example_key(record: Record) -> ExampleKey:
+    """The prompt that a record answers."""
+    return ExampleKey(record["task"], record["example"], record["group"], record["length"], record["depth"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +59,7 @@ class Run:
     @property
     def about(self) -> Mapping[str, Any]:
         """Model, versions and arguments, as the last record has them."""
-        return self.records[-1].run
+        return self.records[-1]["run"]
 
 
 def read_run(folder: Path) -> Run:
@@ -115,8 +72,8 @@ def read_run(folder: Path) -> Run:
     finished = read_finished(file)
     if not finished.records:
         raise InputError("run", expected="at least one record", got=f"none in {file}", fix="Run `lavakv eval` first.")
-    records = [Record.of(record) for record in finished.records.values()]
-    return Run(folder.resolve().name, records, _settings(folder), finished.num_repeated, finished.is_torn)
+    records: Any = finished.records.values()  # checked against `Record` when they were read
+    return Run(folder.resolve().name, list(records), _settings(folder), finished.num_repeated, finished.is_torn)
 
 
 def require_run(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lavakv.report.analysis import Analysis
-from lavakv.report.run import ExampleKey
+from lavakv.report.run import ExampleKey, example_key
 
 
 class About(NamedTuple):
@@ -36,7 +36,7 @@ def about(analysis: Analysis) -> About:
     given = {str(name) for name in passed} if isinstance(passed, list) else set()
     facts = [
         ("mode", ", ".join(analysis.configurations.modes)),
-        ("window", ", ".join(str(window) for window in sorted({record.window for record in analysis.run.records}))),
+        ("window", ", ".join(str(window) for window in sorted({record["window"] for record in analysis.run.records}))),
         ("dtype", str(about_run.get("dtype", "unknown"))),
         ("device", str(about_run.get("device", "unknown"))),
     ]
@@ -61,9 +61,9 @@ def _tasks(analysis: Analysis) -> list[tuple[str, str, int, int, int, int]]:
     tokens: dict[str, list[int]] = {}
     truncated: dict[str, set[ExampleKey]] = {}
     for record in analysis.run.records:
-        tokens.setdefault(record.task, []).append(record.prompt_tokens)
-        if record.truncated:
-            truncated.setdefault(record.task, set()).add(record.key)
+        tokens.setdefault(record["task"], []).append(record["prompt_tokens"])
+        if record["truncated"]:
+            truncated.setdefault(record["task"], set()).add(example_key(record))
     return [
         (
             board.task, board.metric, len(board.examples),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
+from lavakv.evaluation.record import Record
 from lavakv.report.analysis import Analysis
 from lavakv.report.configuration import Configuration
-from lavakv.report.run import Record
 
 
 class Cost(NamedTuple):
@@ -64,7 +64,7 @@ def costs(analysis: Analysis) -> Costs:
     kept = analysis.configurations.kept
     rows = [_cost(one, by_configuration[one], kept[one]) for one in analysis.configurations.all]
     records, about = analysis.run.records, analysis.run.about
-    tokens = int(median(record.prompt_tokens for record in records))
+    tokens = int(median(record["prompt_tokens"] for record in records))
     prefill = _times(records, "prefill")
     return Costs(
         rows,
@@ -79,12 +79,12 @@ def _cost(configuration: Configuration, records: Sequence[Record], kept: float) 
     decode, fill = sum(_times(records, "decode")), _times(records, "fill")
     added = sum(fill) + sum(_times(records, "score"))
     batches = [_batch(record) for record in records]
-    shares = [record.kv_bytes / record.full_kv_bytes for record in records if record.full_kv_bytes > 0]
+    shares = [record["kv_bytes"] / record["full_kv_bytes"] for record in records if record["full_kv_bytes"] > 0]
     filled = bool(fill) and not configuration.is_full
     return Cost(
         configuration,
         kept,
-        int(median(record.kv_bytes for record in records)),
+        int(median(record["kv_bytes"] for record in records)),
         fmean(shares) if shares else float("nan"),
         _step_seconds(records, batches),
         None if None in batches else int(median(batch.rows for batch in batches if batch is not None)),
@@ -103,14 +103,14 @@ class _Batch(NamedTuple):
 
 def _batch(record: Record) -> _Batch | None:
     """The batch of a record; None if unknown. In older records only the full cache's is known: one row."""
-    if record.batch_rows is not None and record.batch_steps is not None:
-        return _Batch(record.batch_rows, record.batch_steps)
-    return _Batch(1, record.new_tokens) if Configuration.of(record).is_full else None
+    if "batch_rows" in record and "batch_steps" in record:
+        return _Batch(record["batch_rows"], record["batch_steps"])
+    return _Batch(1, record["new_tokens"]) if Configuration.of(record).is_full else None
 
 
 def _step_seconds(records: Sequence[Record], batches: Sequence[_Batch | None]) -> float | None:
     """Seconds of the batches over their steps; each record holds an even share of its batch's seconds."""
-    pairs = [(batch, record.seconds.get("decode")) for batch, record in zip(batches, records, strict=True)]
+    pairs = [(batch, record["seconds"].get("decode")) for batch, record in zip(batches, records, strict=True)]
     known = [(batch, decode) for batch, decode in pairs if batch is not None and isinstance(decode, int | float)]
     steps = sum(max(batch.steps - 1, 0) for batch, _ in known)
     seconds = sum(decode * batch.rows for batch, decode in known)
@@ -119,5 +119,5 @@ def _step_seconds(records: Sequence[Record], batches: Sequence[_Batch | None]) -
 
 def _times(records: Sequence[Record], phase: str) -> list[float]:
     """The recorded seconds of one phase."""
-    found = [record.seconds.get(phase) for record in records]
+    found = [record["seconds"].get(phase) for record in records]
     return [float(value) for value in found if isinstance(value, int | float)]

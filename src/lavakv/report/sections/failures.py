@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+from lavakv.evaluation.record import Record
 from lavakv.report.analysis import Analysis
 from lavakv.report.configuration import Configuration
-from lavakv.report.run import ExampleKey, Record
+from lavakv.report.run import ExampleKey, example_key
 
 CHANGED, POOR = 0.25, 0.1
 KINDS = {
@@ -57,7 +58,7 @@ def failures(analysis: Analysis, limit: int) -> tuple[list[Failure], dict[str, i
     """
     prompts: dict[tuple[ExampleKey, str], list[Record]] = {}
     for record in analysis.run.records:
-        prompts.setdefault((record.key, record.mode), []).append(record)
+        prompts.setdefault((example_key(record), record["mode"]), []).append(record)
     found = [failure for records in prompts.values() if (failure := _failure(analysis, records)) is not None]
     shown: list[Failure] = []
     for kind in KINDS:
@@ -68,7 +69,7 @@ def failures(analysis: Analysis, limit: int) -> tuple[list[Failure], dict[str, i
 
 def _failure(analysis: Analysis, records: Sequence[Record]) -> Failure | None:
     own = {Configuration.of(record): record for record in records}
-    scores = {configuration: record.score for configuration, record in own.items() if record.score is not None}
+    scores = {configuration: record["score"] for configuration, record in own.items() if record["score"] is not None}
     full = next((score for configuration, score in scores.items() if configuration.is_full), None)
     others = [score for configuration, score in scores.items() if not configuration.is_full]
     if full is None or not others:
@@ -89,8 +90,8 @@ def _failure(analysis: Analysis, records: Sequence[Record]) -> Failure | None:
 def _given(records: Sequence[Record]) -> list[Given]:
     answers: dict[str, Given] = {}
     for record in records:
-        text = record.prediction
-        answers.setdefault(text, Given(text, record.score, [])).configurations.append(Configuration.of(record))
+        text = record["prediction"]
+        answers.setdefault(text, Given(text, record["score"], [])).configurations.append(Configuration.of(record))
     first, *rest = answers.values()
     return [first, *sorted(rest, key=lambda given: -1.0 if given.score is None else -given.score)]
 
@@ -99,6 +100,6 @@ def _alternating(found: Sequence[Failure], limit: int) -> list[Failure]:
     """The largest change of every task, then the second largest of every task, and so on."""
     by_task: dict[str, list[Failure]] = {}
     for failure in sorted(found, key=lambda failure: -failure.change):
-        by_task.setdefault(failure.record.task, []).append(failure)
+        by_task.setdefault(failure.record["task"], []).append(failure)
     rounds = zip_longest(*by_task.values())
     return [failure for turn in rounds for failure in turn if failure is not None][:limit]

@@ -80,7 +80,7 @@ def cautions(analysis: Analysis) -> list[str]:
         sentences.append("The last line of the records is incomplete; it is skipped.")
     if run.num_repeated:
         sentences.append(f"{plural(run.num_repeated, 'repeated record')}: only the first of each counts.")
-    unscored = sum(record.score is None for record in run.records)
+    unscored = sum(record["score"] is None for record in run.records)
     if unscored:
         sentences.append(f"{plural(unscored, 'record')} without a score; not counted.")
     if not analysis.configurations.full:

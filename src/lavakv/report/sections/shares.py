@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lavakv.evaluation.bootstrap import Scores
+from lavakv.evaluation.record import Record
 from lavakv.report.analysis import Analysis
 from lavakv.report.configuration import Configuration
-from lavakv.report.run import Record
 
 
 class ShareMap(NamedTuple):
@@ -37,7 +37,7 @@ def share_maps(analysis: Analysis) -> list[ShareMap]:
     counts: dict[Configuration, int] = {}
     for record in analysis.run.records:
         configuration = Configuration.of(record)
-        if configuration.is_full or not any(map(any, record.head_entries or ())):
+        if configuration.is_full or not any(map(any, record["head_entries"] or ())):
             continue
         shares = _shares(record)
         if configuration in sums and sums[configuration].shape != shares.shape:
@@ -49,12 +49,12 @@ def share_maps(analysis: Analysis) -> list[ShareMap]:
 
 def _shares(record: Record) -> Scores:
     """Entries over compressed tokens, `[layers, heads]`; a question that came later is not among these."""
-    rows = record.head_entries or []
+    rows = record["head_entries"] or []
     entries = np.full((len(rows), max(map(len, rows))), np.nan)
     for row, counts in zip(entries, rows, strict=True):
         row[: len(counts)] = counts
     entries[entries == 0] = np.nan  # every head keeps its window, so 0 marks a head that does not exist
-    shares: Scores = entries * (record.kept_fraction / np.nanmean(entries))
+    shares: Scores = entries * (record["kept_fraction"] / np.nanmean(entries))
     return shares
 
 
