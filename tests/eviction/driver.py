@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets
 from lavakv.eviction.round import Round
+from lavakv.eviction.shares import SequencePlan
 from lavakv.scoring.window import ScoringWindow
 from lavakv.selection import Selection, select
 from lavakv.store.base import LayerStore

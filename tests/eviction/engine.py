@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lavakv.attention import AttentionSettings
 from lavakv.eviction.later import Observation
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets
 from lavakv.eviction.session import Session
+from lavakv.eviction.shares import SequencePlan
 from lavakv.policy import Policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow

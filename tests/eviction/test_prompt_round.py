@@ -9,9 +9,9 @@ import torch
 
 from lavakv import PolicyError
 from lavakv.allocation import allocate, prompt_caps
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.round import Round
+from lavakv.eviction.shares import SequencePlan
 from lavakv.registry import get_policy
 from lavakv.scoring.naive.family import eviction_loss_naive
 from lavakv.scoring.window import ScoringWindow

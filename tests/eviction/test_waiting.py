@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 import lavakv
 from lavakv import PolicyError
 from lavakv.attention.request import AttentionSettings
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.round import Round
+from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.registry import get_policy

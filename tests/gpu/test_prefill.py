@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import lavakv
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.round import Round
+from lavakv.eviction.shares import SequencePlan
 from lavakv.kernels import SWITCH
 from lavakv.registry import get_policy
 from lavakv.scoring.window import ScoringWindow

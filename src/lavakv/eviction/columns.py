@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavakv.store.modes import storing
+from lavakv.store.growing import storing
 
 
 class Columns:

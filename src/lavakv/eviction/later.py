@@ -11,9 +11,9 @@ from torch import Tensor
 from lavakv.attention.request import AttentionSettings
 from lavakv.errors import InputError
 from lavakv.eviction.columns import Columns
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.round import Columns as CandidateColumns
 from lavakv.eviction.round import Round, Windows
+from lavakv.eviction.shares import SequencePlan
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 

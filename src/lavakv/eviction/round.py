@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets, PendingLayer, PlacedLayer, RankedLayer
-from lavakv.eviction.shares import Shares
+from lavakv.eviction.shares import SequencePlan, Shares
 from lavakv.policy import Policy
 from lavakv.readback import Readback
 from lavakv.scoring.window import ScoringWindow

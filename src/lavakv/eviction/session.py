@@ -12,12 +12,12 @@ from torch import Tensor
 from lavakv.errors import CacheStateError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.later import LaterRound, Observation
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker, Round, Windows
+from lavakv.eviction.shares import SequencePlan
 from lavakv.policy import Policy
 from lavakv.store.base import LayerStore, StoreSnapshot
-from lavakv.store.modes import storing
+from lavakv.store.growing import storing
 
 
 class Phase(Enum):

@@ -12,10 +12,10 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import CacheStateError, InputError
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker
 from lavakv.eviction.session import Session
+from lavakv.eviction.shares import SequencePlan
 from lavakv.hf import memory
 from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.driven import DrivenCache
@@ -24,13 +24,12 @@ from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.state import CacheState
-from lavakv.hf.step import PromptStep
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy import Policy
 from lavakv.registry import get_policy
 from lavakv.store.base import LayerStore
+from lavakv.store.growing import storing
 from lavakv.store.masked import MaskedStore
-from lavakv.store.modes import storing
 from lavakv.store.ragged import RaggedStore
 
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
@@ -158,7 +157,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         return self._state.session.budgets
 
     def reserve(self, max_new_tokens: int) -> None:
-        """Make room for so many more columns in the compressed layers at once, now or as soon as a prompt is in.
+        """Allocate capacity for this many more columns in the compressed layers, now or as soon as a prompt is in.
 
         Until they are used up, a decode step allocates and copies nothing of the cache and its buffers stay where they
         are, as a CUDA graph needs it. More tokens than that make the buffers grow as without it.
@@ -171,7 +170,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         """
         self._reserved = check_reserved(max_new_tokens)
         if self._state.session.budgets is not None:
-            self._make_room()
+            self._apply_reservation()
 
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
@@ -215,16 +214,20 @@ class LavaCache(CacheRefusals, DrivenCache):
             fixed = memory.other_layers_bytes(self.layers, self._config, len(num_tokens), columns, itemsize)
         return spec.tokens_per_head(num_tokens, fixed, token)
 
-    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedLayer.of) -> None:
-        tokens, padding = tokens_and_padding(step.real)
-        budgets = self.tokens_per_head(tokens, step.real.shape[1], keys.itemsize)
-        self._watch = TailWatch(budgets, tokens, step.real.shape[1])
+    @property
+    def _needs_itemsize(self) -> bool:
+        return self._spec.max_bytes is not None
+
+    def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
+        tokens, padding = tokens_and_padding(real)
+        budgets = self.tokens_per_head(tokens, real.shape[1], itemsize)
+        self._watch = TailWatch(budgets, tokens, real.shape[1])
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
         self._state.session.plan(plans, ranker)
 
     @storing()
-    def _make_room(self) -> None:
+    def _apply_reservation(self) -> None:
         for store in self._state.session.stores if self._reserved else ():
             store.reserve(self._reserved)
 

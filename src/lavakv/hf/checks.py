@@ -91,15 +91,6 @@ def check_inputs(inputs: Tensor, real: Tensor, columns_seen: Tensor | None, max_
             )
 
 
-def refuse_compiling() -> None:
-    """Raise UnsupportedError while `torch.compile` traces: a cache's ragged stores cannot be part of a graph."""
-    if torch.compiler.is_compiling():
-        raise UnsupportedError(
-            "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
-            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
-        )  # fmt: skip
-
-
 def not_announced() -> NotEnabledError:
     """The error for keys and values that arrive without the forward of an enabled model."""
     if not enabled_decoders:
@@ -129,21 +120,6 @@ def check_reserved(max_new_tokens: Any) -> int:
             fix="Pass as many as `generate` may produce.",
         )
     return max_new_tokens
-
-
-def check_heads(index: int, expected: int, keys: Tensor) -> None:
-    """Check that a layer has the KV heads its configuration says.
-
-    Raises:
-        UnsupportedError: it does not, so budgets over all layers would be wrong.
-    """
-    if keys.shape[1] != expected:
-        raise UnsupportedError(
-            f"model layer {index}",
-            expected=f"{expected} KV heads, as its config says",
-            got=f"{keys.shape[1]}",
-            fix="This architecture is not supported.",
-        )
 
 
 def check_settings(kwargs: dict[str, Any], config: Any) -> None:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -13,11 +14,10 @@ from lavakv.errors import UnsupportedError
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.round import Ranker
 from lavakv.hf import continuation, memory
-from lavakv.hf.checks import check_batch, refuse_compiling
+from lavakv.hf.checks import check_batch
 from lavakv.hf.given_mask import check_brought_back
-from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.state import CacheState
-from lavakv.hf.step import PromptStep
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
 
@@ -40,12 +40,17 @@ class DrivenCache(Cache):
     def batch_size(self) -> int:
         """Sequences the cache holds."""
 
+    @property
     @abstractmethod
-    def _plan(self, step: PromptStep, keys: Tensor, ranker: Ranker = RankedLayer.of) -> None:
-        """Work out what each sequence may keep, as soon as the first keys tell their dtype."""
+    def _needs_itemsize(self) -> bool:
+        """Whether budgets are in bytes, so that the dtype of keys and values must be known first."""
 
     @abstractmethod
-    def _make_room(self) -> None:
+    def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
+        """Work out what each sequence of a prompt may keep."""
+
+    @abstractmethod
+    def _apply_reservation(self) -> None:
         """Reserve capacity for the new tokens that were announced."""
 
     def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
@@ -58,14 +63,14 @@ class DrivenCache(Cache):
         """
         step = self._state.announced_step()
         assert isinstance(step, PromptStep)
-        self._plan(step, next(iter(prompts.values())).keys, ranker)
+        self._plan(step.real, next(iter(prompts.values())).keys.itemsize, ranker)
         self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
         self._state.take_prompts(prompts)
         for index in self.layer_indices:
             self.layers[index].num_columns = step.real.shape[1]
         for index, layer in others.items():
             self.layers[index] = layer
-        self._make_room()
+        self._apply_reservation()
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
@@ -73,6 +78,8 @@ class DrivenCache(Cache):
             asked = max(self._asked, self._reserved)
             self._watch.check(self._state.session.columns.length + inputs.shape[1], asked)
         self._state.begin(model, inputs, mask)
+        if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
+            self._plan(self._state.step.real)
 
     def note_ids(self, input_ids: Tensor | None) -> None:
         """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
@@ -110,7 +117,7 @@ class DrivenCache(Cache):
             memory.detach_states(self.layers)
         if was_prompt and succeeded:
             memory.release_views(self.layers)
-            self._make_room()
+            self._apply_reservation()
         elif was_prompt:
             self.reset()
 
@@ -123,7 +130,7 @@ class DrivenCache(Cache):
         refuse_compiling()
         step = self._state.announced_step()
         if isinstance(step, PromptStep) and self._state.session.plans is None:
-            self._plan(step, key_states)  # the first keys tell their dtype, which a budget in bytes needs
+            self._plan(step.real, key_states.itemsize)  # a budget in bytes waits for the first keys
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,3 +156,12 @@ def _unused_layers(unused: Sequence[int], num_compressed: int) -> UnsupportedErr
         "every full-attention layer to attend through transformers' attention interface",
         f"a forward in which the layers {', '.join(map(str, unused))} did not; the cache is reset",
     )
+
+
+def refuse_compiling() -> None:
+    """Raise UnsupportedError while `torch.compile` traces: a cache's ragged stores cannot be part of a graph."""
+    if torch.compiler.is_compiling():
+        raise UnsupportedError(
+            "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
+            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
+        )  # fmt: skip

@@ -38,6 +38,10 @@ class FanOutCache(LavaCache):
         rows = zip(self._specs, num_tokens, strict=True)
         return [self._resolved(spec, [tokens], columns, itemsize)[0] for spec, tokens in rows]
 
+    @property
+    def _needs_itemsize(self) -> bool:
+        return any(spec.max_bytes is not None for spec in self._specs)
+
     def _row_policies(self, num_sequences: int) -> list[Policy]:
         assert num_sequences == len(self._policies)
         return self._policies

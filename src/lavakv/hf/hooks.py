@@ -14,8 +14,9 @@ from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf import interface
 from lavakv.hf.attention import INTERCEPTOR
 from lavakv.hf.cache import LavaCache
-from lavakv.hf.checks import check_settings, enabled_decoders, refuse_compiling
+from lavakv.hf.checks import check_settings, enabled_decoders
 from lavakv.hf.contract import cache_name
+from lavakv.hf.driven import refuse_compiling
 from lavakv.hf.interface import Token
 from lavakv.hf.weights import check_weights_loaded
 

@@ -10,10 +10,10 @@ from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 from lavakv.attention import AttentionRequest, AttentionSettings
 from lavakv.errors import HiddenTensorError, UnsupportedError
 from lavakv.hf.masks import SeenColumns
-from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.refusals import LayerRefusals
 from lavakv.hf.state import CacheState
-from lavakv.hf.step import AppendStep, PromptStep
+from lavakv.hf.step import AppendStep
 from lavakv.hf.versions import changed
 from lavakv.store.base import LayerStore
 

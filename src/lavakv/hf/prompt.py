@@ -1,4 +1,4 @@
-"""One layer's prompt as the attention function sees it, and the scoring windows cut from it."""
+"""The forward that brings the prompt: what each layer computed for it, and the scoring windows cut from that."""
 
 from __future__ import annotations
 
@@ -9,11 +9,41 @@ from typing import Any
 from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
-from lavakv.eviction.plan import SequencePlan
-from lavakv.hf.given_mask import is_explicit, mask_rows
+from lavakv.eviction.shares import SequencePlan
+from lavakv.hf.given_mask import is_explicit, last_rows, mask_rows
 from lavakv.hf.projection import OutputProjection
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
+
+
+class PromptStep:
+    """The forward that brings the prompt.
+
+    Attributes:
+        real: bool `[B, columns]`, which columns are no padding.
+        hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
+    """
+
+    def __init__(self, real: Tensor) -> None:
+        self.real = real
+        self.hidden_states: Tensor | None = None
+        self._window_rows: Tensor | None = None
+        self._mask: Any = None
+
+    def pop_hidden_states(self) -> Tensor | None:
+        """What entered the layer under way, once: kept by reference until its attention is done."""
+        hidden_states, self.hidden_states = self.hidden_states, None
+        return hidden_states
+
+    def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
+        """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
+        if mask is not self._mask:  # layers may have masks of their own
+            self._mask, self._window_rows = mask, None
+            if mask is not None and is_explicit(mask):
+                self._window_rows = last_rows(mask, plan.window, self.real.shape[0], self.real.device)
+        if self._window_rows is None:
+            return None
+        return self._window_rows[sequence if self._window_rows.shape[0] > 1 else 0][:, plan.num_padding :]
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,7 @@ class LayerPrompt:
 
     def _visible_rows(self, sequence: int, num_padding: int) -> Callable[[int, int], Tensor] | None:
         """What the rows `start` to `stop` of one sequence see, padding cut away; None for causal."""
-        if not is_explicit(self.mask):
+        if self.mask is None or not is_explicit(self.mask):
             return None
 
         def visible(start: int, stop: int) -> Tensor:

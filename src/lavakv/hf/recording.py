@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lavakv.apply import ScoredLayer, score_layer
 from lavakv.errors import UnsupportedError
-from lavakv.eviction.plan import SequencePlan
 from lavakv.eviction.records import RankedLayer
+from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.policy import Policy

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lavakv.errors import UnsupportedError
 from lavakv.eviction.session import Phase, Session
-from lavakv.hf.checks import check_batch, check_heads, check_inputs, check_model, not_announced
+from lavakv.hf.checks import check_batch, check_inputs, check_model, not_announced
 from lavakv.hf.continuation import tokens_of
 from lavakv.hf.geometry import Geometry
 from lavakv.hf.given_mask import real_columns, shows_padding
-from lavakv.hf.prompt import LayerPrompt
-from lavakv.hf.step import AppendStep, PromptStep
+from lavakv.hf.prompt import LayerPrompt, PromptStep
+from lavakv.hf.step import AppendStep
 from lavakv.hf.versions import changed
 from lavakv.scoring.window import ScoringWindow
 
@@ -116,4 +117,9 @@ class CacheState:
 
     def check_layer(self, index: int, keys: Tensor) -> None:
         """Raise UnsupportedError where a layer has other KV heads than its configuration says."""
-        check_heads(index, self._geometry.num_heads[self._geometry.layer_indices.index(index)], keys)
+        expected = self._geometry.num_heads[self._geometry.layer_indices.index(index)]
+        if keys.shape[1] != expected:  # budgets over all layers would be wrong
+            raise UnsupportedError(
+                f"model layer {index}", expected=f"{expected} KV heads, as its config says", got=f"{keys.shape[1]}",
+                fix="This architecture is not supported.",
+            )  # fmt: skip

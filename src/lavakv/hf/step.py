@@ -1,4 +1,4 @@
-"""One forward pass through a model with a `LavaCache`: what is worked out once and read by every layer."""
+"""A forward on a `LavaCache` that holds its prompt: what is worked out once and read by every layer."""
 
 from __future__ import annotations
 
@@ -10,38 +10,7 @@ from torch import Tensor
 from lavakv.attention import AttentionPlan
 from lavakv.errors import InputError
 from lavakv.eviction.columns import Columns, host_readable
-from lavakv.eviction.plan import SequencePlan
-from lavakv.hf.given_mask import is_explicit, last_rows, visible_columns
-
-
-class PromptStep:
-    """The forward that brings the prompt.
-
-    Attributes:
-        real: bool `[B, columns]`, which columns are no padding.
-        hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
-    """
-
-    def __init__(self, real: Tensor) -> None:
-        self.real = real
-        self.hidden_states: Tensor | None = None
-        self._window_rows: Tensor | None = None
-        self._mask: Any = None
-
-    def pop_hidden_states(self) -> Tensor | None:
-        """What entered the layer under way, once: kept by reference until its attention is done."""
-        hidden_states, self.hidden_states = self.hidden_states, None
-        return hidden_states
-
-    def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
-        """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
-        if mask is not self._mask:  # layers may have masks of their own
-            self._mask, self._window_rows = mask, None
-            if is_explicit(mask):
-                self._window_rows = last_rows(mask, plan.window, self.real.shape[0], self.real.device)
-        if self._window_rows is None:
-            return None
-        return self._window_rows[sequence if self._window_rows.shape[0] > 1 else 0][:, plan.num_padding :]
+from lavakv.hf.given_mask import visible_columns
 
 
 class Masks(NamedTuple):

@@ -89,7 +89,7 @@ class LayerStore(ABC):
     def kind(self) -> tuple[Hashable, ...]:
         """What is the same in all stores that one path through attention can serve, from `hold` on.
 
-        The class, device and dtypes, KV heads, `head_dim` and `value_dim`.
+        The class, device, dtypes, KV heads, and last `head_dim` and `value_dim`.
         """
 
     @property
@@ -181,12 +181,6 @@ class LayerStore(ABC):
     @abstractmethod
     def bytes_by_sequence(self) -> list[int]:
         """`nbytes` per sequence once the prompt is evicted: what each would take alone."""
-
-
-def kind_of(store: LayerStore, keys: Tensor, values: Tensor) -> tuple[Hashable, ...]:
-    """`LayerStore.kind` of a store that holds `[B, H, columns, dim]`."""
-    sizes = keys.shape[1], keys.shape[3], values.shape[3]
-    return type(store), keys.device, keys.dtype, values.dtype, *sizes
 
 
 def check_truncation(num_columns: int, tail_length: int) -> None:

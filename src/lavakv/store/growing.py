@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 MIN_SPARE = 32
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """The autograd mode in which stored tensors are made and changed: no graph, and no inference mode.
+
+    What is allocated in inference mode could not be written to outside it.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class GrowingKeyValues:
@@ -48,14 +61,14 @@ class GrowingKeyValues:
         self.length = end
 
     def reserve(self, num_columns: int) -> None:
-        """Make room for so many new columns at once: until they are used up, the buffers stay where they are."""
+        """Allocate capacity for this many new columns: until they are used up, the buffers stay where they are."""
         if self.length + num_columns > self._keys.shape[2]:
             self._grow(self.length + num_columns)
 
     def write_at(self, column: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write new columns from a column on that only the device knows, int64 `[1]`; `length` does not change.
 
-        The caller sees to it that they fit: nothing on the host can.
+        The caller must ensure that they fit; the host cannot check.
         """
         columns = column + torch.arange(keys.shape[2], device=column.device)
         self._keys.index_copy_(2, columns, keys)
@@ -70,7 +83,7 @@ class GrowingKeyValues:
         self._keys, self._values = self._grown(self._keys, capacity), self._grown(self._values, capacity)
 
     def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():  # what inference mode allocates cannot be written outside it
+        with storing():
             larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
             larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation, kind_of
+from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -22,7 +22,6 @@ class MaskedStore(LayerStore):
         self._ranks: Tensor | None = None
         self._counts: Tensor | None = None
         self._tail_start = 0
-        self._kind: tuple[Hashable, ...] = ()
 
     @property
     @override
@@ -38,7 +37,9 @@ class MaskedStore(LayerStore):
     @property
     @override
     def kind(self) -> tuple[Hashable, ...]:
-        return self._kind
+        assert self.dense is not None
+        keys, values = self.dense.buffers
+        return type(self), keys.device, keys.dtype, values.dtype, keys.shape[1], keys.shape[3], values.shape[3]
 
     @property
     @override
@@ -53,7 +54,6 @@ class MaskedStore(LayerStore):
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
         self.dense = GrowingKeyValues(keys.detach().clone(), values.detach().clone())
-        self._kind = kind_of(self, keys, values)
 
     @override
     def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
@@ -159,7 +159,6 @@ class MaskedStore(LayerStore):
         for whole, (_, tail) in zip(dense, parts, strict=True):
             whole[:, :, self._tail_start :] = tail
         self.dense = GrowingKeyValues(dense[0], dense[1])
-        self._kind = kind_of(self, dense[0], dense[1])
         self.trim(snapshot.past_counts.tolist())
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation, kind_of
+from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast
 from lavakv.store.table import candidate_table, gather_again
@@ -60,7 +60,7 @@ class RaggedStore(LayerStore):
         self._whole = (keys.detach(), values.detach())
         self._shape = (keys.shape[0], keys.shape[1])
         self._num_columns = keys.shape[2]
-        self._kind = kind_of(self, keys, values)
+        self._kind = self._kind_of(keys, values)
 
     @override
     def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
@@ -147,7 +147,7 @@ class RaggedStore(LayerStore):
         self.tail = GrowingKeyValues(snapshot.tail_keys.clone(), snapshot.tail_values.clone())
         self._whole, self._num_columns = None, snapshot.num_columns
         self._shape = (snapshot.past_counts.shape[0], snapshot.past_counts.shape[1])
-        self._kind = kind_of(self, snapshot.tail_keys, snapshot.tail_values)
+        self._kind = self._kind_of(snapshot.tail_keys, snapshot.tail_values)
 
     @property
     @override
@@ -178,3 +178,6 @@ class RaggedStore(LayerStore):
         assert self.past is not None
         segment = sequence * self.num_heads + head
         return self.past.columns[self.past.offsets[segment] : self.past.offsets[segment + 1]].long()
+
+    def _kind_of(self, keys: Tensor, values: Tensor) -> tuple[Hashable, ...]:
+        return type(self), keys.device, keys.dtype, values.dtype, keys.shape[1], keys.shape[3], values.shape[3]
