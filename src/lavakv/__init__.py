@@ -32,7 +32,7 @@ from lavakv.errors import (
 )
 
 if TYPE_CHECKING:
-    from lavakv.budgets.layers import WorstCase, worst_case_entries
+    from lavakv.budgets.worst_case import WorstCase, worst_case_entries
     from lavakv.eviction.records import Budgets
     from lavakv.hf import LavaCache, disable, enable, enabled
     from lavakv.policy import Policy
@@ -44,14 +44,14 @@ _HOME = {
     "LavaCache": "lavakv.hf",
     "Policy": "lavakv.policy",
     "Selection": "lavakv.selection",
-    "WorstCase": "lavakv.budgets.layers",
+    "WorstCase": "lavakv.budgets.worst_case",
     "disable": "lavakv.hf",
     "enable": "lavakv.hf",
     "enabled": "lavakv.hf",
     "policies": "lavakv.registry",
     "scores": "lavakv.selection",
     "select": "lavakv.selection",
-    "worst_case_entries": "lavakv.budgets.layers",
+    "worst_case_entries": "lavakv.budgets.worst_case",
 }
 
 __all__ = [

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lavakv.budgets.heads import head_budgets, retained_while_trimming, worst_case_spare
-from lavakv.budgets.layers import layer_budgets
 from lavakv.budgets.pool import Pool
-from lavakv.budgets.pyramid import pyramid_weights
+from lavakv.budgets.split import head_budgets, layer_budgets, pyramid_weights, retained_while_trimming
+from lavakv.budgets.worst_case import worst_case_spare
 from lavakv.policy import Policy
 from lavakv.ranking import Ranking
 

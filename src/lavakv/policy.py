@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from lavakv.budgets.heads import equal_weights, pooled_weights
+from lavakv.budgets.split import equal_weights, pooled_weights
 from lavakv.errors import PolicyError
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv import BudgetError, worst_case_entries
-from lavakv.budgets.layers import layer_budgets
 from lavakv.budgets.naive import layer_budgets_naive
+from lavakv.budgets.split import layer_budgets
 from tests.budgets.strategies import weights
 
 layers = st.lists(st.tuples(weights, st.integers(0, 40)), min_size=1, max_size=8)  # weight and cap of each

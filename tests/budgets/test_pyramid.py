@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv.budgets.naive import pyramid_weights_naive
-from lavakv.budgets.pyramid import pyramid_weights
+from lavakv.budgets.split import pyramid_weights
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.lists(st.integers(1, 4), min_size=1, max_size=40))

@@ -20,7 +20,7 @@ from lavakv.budgets.naive import (
     pooled_order_naive,
     tiers_naive,
 )
-from lavakv.budgets.pyramid import pyramid_weights
+from lavakv.budgets.split import pyramid_weights
 from lavakv.eviction.session import Phase, Session
 from lavakv.policy import Policy
 from lavakv.registry import get_policy

@@ -6,7 +6,7 @@ import pytest
 
 import lavakv
 from lavakv import PolicyError
-from lavakv.budgets.heads import worst_case_spare
+from lavakv.budgets.worst_case import worst_case_spare
 from tests.eviction.lagging import lagging
 from tests.hf import zoo
 from tests.hf.helpers import BUDGET, WINDOW, assert_like_new, feed, kept, lava_cache, refuses

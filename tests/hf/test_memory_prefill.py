@@ -8,8 +8,7 @@ import pytest
 from torch import Tensor
 
 import lavakv
-from lavakv.budgets.heads import worst_case_spare
-from lavakv.budgets.layers import SLACK
+from lavakv.budgets.worst_case import SLACK, worst_case_spare
 from tests.hf import zoo
 from tests.hf.helpers import BUDGET, WINDOW, feed, lava_cache, split
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 import lavakv
-from lavakv.budgets.pyramid import pyramid_weights
+from lavakv.budgets.split import pyramid_weights
 from lavakv.layer_numbers import score_weight
 from lavakv.policy import Policy
 from lavakv.selection import Selection

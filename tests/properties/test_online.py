@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavakv import worst_case_entries
-from lavakv.budgets.heads import worst_case_spare
-from lavakv.budgets.layers import SLACK
+from lavakv.budgets.worst_case import SLACK, worst_case_spare
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
 from tests.eviction.controlled import CONTROLLED

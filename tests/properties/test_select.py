@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lavakv
-from lavakv.budgets.heads import pooled_weights
+from lavakv.budgets.split import pooled_weights
 from lavakv.naive_selection import select_naive
 from lavakv.policy import Policy
 from lavakv.ranking import rank

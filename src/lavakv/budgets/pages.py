@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lavakv.budgets.layers import worst_case_entries
+from lavakv.budgets.worst_case import worst_case_entries
 from lavakv.errors import BudgetError
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lavakv.allocation import allocate, prompt_caps
-from lavakv.budgets.heads import worst_case_spare
-from lavakv.budgets.layers import SLACK
+from lavakv.budgets.worst_case import SLACK, worst_case_spare
 from lavakv.eviction.records import PendingLayer
 from lavakv.policy import Policy
 

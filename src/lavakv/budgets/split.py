@@ -1,8 +1,8 @@
-"""How a layer's entries are split over its KV heads."""
+"""How a sequence's entries are split over the layers, and a layer's over its KV heads."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -11,6 +11,38 @@ from torch import Tensor
 from lavakv.budgets.divide import capped_shares, divide
 
 _FLOOR_STEPS = 10**6
+_STEEPNESS = 20
+
+
+def layer_budgets(total: int, weights: Tensor, caps: Sequence[int]) -> Tensor:
+    """Split a sequence's evictable total over the layers known so far (method, step 6).
+
+    Args:
+        total: entries to keep before the window, over all heads and layers, `T`.
+        weights: float64 `[layers]`, entropy or another layer weight.
+        caps: candidates of each of these layers, over its heads.
+
+    Returns:
+        int64 `[layers]`, at most `caps` each; sums to `total` unless the layers cannot hold it.
+    """
+    return divide(min(total, sum(caps)), weights, torch.tensor(caps, device=weights.device))
+
+
+def pyramid_weights(mean_entries: int, candidates_per_head: int, num_heads: Sequence[int]) -> list[float]:
+    """PyramidKV's layer totals (arXiv 2406.02069), up to a factor: whole numbers, in units of `1 / (20 * (layers - 1))` entries.
+
+    Args:
+        mean_entries: mean entries a head keeps before the window, `m = b - w`.
+        candidates_per_head: what the first layer holds for a head on average before the window, `n` in a prompt.
+        num_heads: KV heads of each layer.
+    """
+    gaps = len(num_heads) - 1
+    if gaps == 0:
+        return [float(mean_entries * num_heads[0])]
+    first, last = (2 * _STEEPNESS - 1) * mean_entries, mean_entries
+    if first > _STEEPNESS * candidates_per_head:
+        first, last = _STEEPNESS * candidates_per_head, _STEEPNESS * (2 * mean_entries - candidates_per_head)
+    return [float((first * gaps - (first - last) * index) * heads) for index, heads in enumerate(num_heads)]
 
 
 def pooled_weights(pooled_heads: Tensor, num_heads: int, total: int, floor_share: float) -> Tensor:
@@ -77,8 +109,3 @@ def shares(weights: Tensor, total: int, caps: Tensor) -> Tensor:
     if bool((plain <= caps).all()):
         return plain
     return capped_shares(torch.tensor(total, device=weights.device), weights, caps)
-
-
-def worst_case_spare(num_heads: int) -> int:
-    """Upper bound on what `retained_while_trimming` keeps beyond a layer's total."""
-    return num_heads * math.ceil((num_heads + 1) / 2)

@@ -1,32 +1,14 @@
-"""How a sequence's entries are split over the layers, and what a prompt can hold at most."""
+"""How much a prompt can hold at most, whatever its text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from lavakv.budgets.divide import divide
-from lavakv.budgets.heads import worst_case_spare
 from lavakv.budgets.spec import BudgetSpec
 
-SLACK = 1.25
-
-
-def layer_budgets(total: int, weights: Tensor, caps: Sequence[int]) -> Tensor:
-    """Split a sequence's evictable total over the layers known so far (method, step 6).
-
-    Args:
-        total: entries to keep before the window, over all heads and layers, `T`.
-        weights: float64 `[layers]`, entropy or another layer weight.
-        caps: candidates of each of these layers, over its heads.
-
-    Returns:
-        int64 `[layers]`, at most `caps` each; sums to `total` unless the layers cannot hold it.
-    """
-    return divide(min(total, sum(caps)), weights, torch.tensor(caps, device=weights.device))
+SLACK = 1.25  # of the total that a prefill may have allocated while layers are still to come
 
 
 class WorstCase(NamedTuple):
@@ -68,3 +50,8 @@ def worst_case_entries(
     spare = sum(worst_case_spare(h) for h in num_heads)
     held = min(int(SLACK * total) + spare, (num_tokens - window) * heads)
     return WorstCase(total + windows, layer, held + windows + num_whole_layers * num_tokens * widest)
+
+
+def worst_case_spare(num_heads: int) -> int:
+    """Upper bound on what `retained_while_trimming` keeps beyond a layer's total."""
+    return num_heads * math.ceil((num_heads + 1) / 2)
