@@ -29,7 +29,9 @@ def layer_budgets(total: int, weights: Tensor, caps: Sequence[int]) -> Tensor:
 
 
 def pyramid_weights(mean_entries: int, candidates_per_head: int, num_heads: Sequence[int]) -> list[float]:
-    """PyramidKV's layer totals (arXiv 2406.02069), up to a factor: whole numbers, in units of `1 / (20 * (layers - 1))` entries.
+    """PyramidKV's layer totals (arXiv 2406.02069), up to a factor.
+
+    Whole numbers, in units of `1 / (20 * (layers - 1))` entries: early layers get more, late ones less, in a line.
 
     Args:
         mean_entries: mean entries a head keeps before the window, `m = b - w`.
