@@ -50,5 +50,5 @@ class PackedReadback:
 
     def get(self) -> list[Tensor]:
         """The tensors on the CPU; waits for them."""
-        parts = self._bytes.get().split(self._lengths)
+        parts = torch.split(self._bytes.get(), self._lengths)
         return [part.view(dtype) for part, dtype in zip(parts, self._types, strict=True)]

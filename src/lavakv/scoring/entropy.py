@@ -20,10 +20,26 @@ def head_statistics(score: Tensor, caps: Tensor | None = None) -> Tensor:
     Returns:
         float64 `[H, 2]`: the sum of `s` and the sum of `s ln s` of each head.
     """
-    exact = score.double().contiguous()  # sums of other strides round in another order
+    exact = score.double()
     if caps is not None:
         exact = exact.masked_fill(empty_places(caps, 0, score.shape[1], score.shape[1]), 0.0)
-    return torch.stack([exact.sum(dim=1), torch.xlogy(exact, exact).sum(dim=1)], dim=1)
+    return torch.stack([sum_of_halves(exact), sum_of_halves(torch.xlogy(exact, exact))], dim=1)
+
+
+def sum_of_halves(terms: Tensor) -> Tensor:
+    """Sum over the last axis, the second half added onto the first until one term is left.
+
+    `Tensor.sum` groups its terms by how many rows and threads there are, so that a head's sum would depend on which
+    other heads its rank holds.
+
+    Args:
+        terms: float64 `[..., n]`; 0 in all for `n` of 0.
+    """
+    while terms.shape[-1] > 1:
+        middle = (terms.shape[-1] + 1) // 2
+        first, second = terms[..., :middle], terms[..., middle:]
+        terms = torch.cat([first[..., : second.shape[-1]] + second, first[..., second.shape[-1] :]], dim=-1)
+    return terms.sum(dim=-1)
 
 
 def normalized_entropy(statistics: Tensor, num_scores: int, caps: Tensor | None = None) -> Tensor:
