@@ -46,10 +46,9 @@ class Selection:
     def of(cls, ranked: Sequence[Tensor], counts: Sequence[Sequence[int]], window: int) -> Selection:
         """Keep the first `counts[layer][h]` of each head's places by rank `[H, n]`, and the window behind them."""
         flat = tuple(kept_positions(layer, own, window) for layer, own in zip(ranked, counts, strict=True))
-        entries = torch.zeros(len(counts), max(map(len, counts)), dtype=torch.int64, device="cpu")
-        for layer, own in enumerate(counts):
-            entries[layer, : len(own)] = torch.tensor(own, dtype=torch.int64, device="cpu") + window
-        return cls(flat, entries)
+        widest = max(map(len, counts))
+        entries = [[count + window for count in own] + [0] * (widest - len(own)) for own in counts]
+        return cls(flat, torch.tensor(entries, dtype=torch.int64, device="cpu"))
 
 
 def kept_positions(ranked: Tensor, counts: Sequence[int], window: int) -> Tensor:

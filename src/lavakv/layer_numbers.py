@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lavakv.errors import PolicyError
 from lavakv.policy import Policy
-from lavakv.scoring.entropy import head_statistics, normalized_entropy, sum_of_halves
+from lavakv.scoring.entropy import head_statistics, normalized_entropy
 
 
 def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
@@ -59,7 +59,7 @@ def summed_numbers(policy: Policy, statistics: Tensor, num_scores: int, caps: Te
         num_scores: places of the layer, `H * n`.
         caps: int64 `[H]`, candidates of each head of the layer, where the statistics are; None for all places.
     """
-    sums = sum_of_halves(statistics.t())
+    sums = statistics.contiguous().sum(dim=0)
     if policy.layer_rule == "entropy":
         return torch.cat([sums, normalized_entropy(sums, num_scores, caps)[None]])
     return torch.cat([sums, sums.new_full((1,), float(len(statistics)))])

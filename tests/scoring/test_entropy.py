@@ -68,6 +68,13 @@ def test_summing_halves_adds_every_term_once(terms: list[int], rows: int) -> Non
     assert sum_of_halves(numbers).tolist() == [sum(terms)] * rows
 
 
+@given(layers())
+def test_a_device_s_statistics_are_the_cpu_s_but_for_rounding(scores: torch.Tensor) -> None:
+    exact = scores.double()
+    terms = torch.stack([exact, torch.xlogy(exact, exact)], dim=1)
+    torch.testing.assert_close(sum_of_halves(terms), head_statistics(scores), rtol=1e-14, atol=0)
+
+
 def test_statistics_do_not_depend_on_strides() -> None:
     torch.manual_seed(0)
     scores = torch.rand(3, 40)
