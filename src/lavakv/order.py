@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _INDEX_BITS = 29  # of an entry; 32 bits of score and two of tier go before them: 63, and the sign stays free
@@ -22,10 +23,10 @@ def best_first_order(values: Tensor, tiers: Tensor | None = None) -> Tensor:
     flat, flat_tiers = values.flatten(), None if tiers is None else tiers.flatten()
     if _is_packable(flat) and len(flat) < _MIN_RADIX:
         packed = _packed(flat, flat_tiers)
-        packed.numpy().sort()
-        return packed & (_MAX_PACKED - 1)
+        packed.sort()
+        return torch.from_numpy(packed & (_MAX_PACKED - 1))
     if _is_packable(flat):
-        order = (~_whole_numbers(flat)).sort(stable=True).indices
+        order = torch.from_numpy(~_whole_numbers(flat)).sort(stable=True).indices
     else:
         order = flat.sort(descending=True, stable=True).indices
     return order if flat_tiers is None else order[grouped_order(-flat_tiers[order])]
@@ -45,7 +46,7 @@ def best_entries(values: Tensor, tiers: Tensor | None, count: int) -> Tensor:
         marks = torch.zeros(len(values), dtype=torch.bool, device=values.device)
         return marks.index_fill_(0, best_first_order(values, tiers)[:count], True)
     packed = _packed(values, tiers)
-    return packed <= int(np.partition(packed.numpy(), count - 1)[count - 1])  # no two are equal
+    return torch.from_numpy(packed <= np.partition(packed, count - 1)[count - 1])  # no two are equal
 
 
 def grouped_order(labels: Tensor) -> Tensor:
@@ -59,16 +60,16 @@ def _is_packable(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype == torch.float32 and values.numel() < _MAX_PACKED
 
 
-def _packed(values: Tensor, tiers: Tensor | None) -> Tensor:
+def _packed(values: Tensor, tiers: Tensor | None) -> NDArray[np.int64]:
     """Tier, value and index as one whole number an entry: plain numbers sort several times faster than pairs."""
-    packed = (2**31 - 1 - _whole_numbers(values).long()) << _INDEX_BITS
-    packed |= torch.arange(len(values), device=values.device)
+    packed = (2**31 - 1 - _whole_numbers(values).astype(np.int64)) << _INDEX_BITS
+    packed |= np.arange(len(packed))
     if tiers is not None:
-        packed += (2 - tiers.long()) << (32 + _INDEX_BITS)
+        packed += (2 - tiers.numpy().astype(np.int64)) << (32 + _INDEX_BITS)
     return packed
 
 
-def _whole_numbers(values: Tensor) -> Tensor:
+def _whole_numbers(values: Tensor) -> NDArray[np.int32]:
     """Int32 in the order of the float32 values."""
-    bits = (values + 0.0).view(torch.int32)  # -0.0 is no less than 0.0
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    bits = (values.detach().numpy() + np.float32(0)).view(np.int32)  # -0.0 is no less than 0.0
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)

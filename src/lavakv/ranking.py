@@ -47,11 +47,10 @@ def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tens
     if empty is not None:
         values, tiers = values.masked_fill(empty, 0), _tiers(values, tiers).masked_fill(empty, _EMPTY)
     order = best_first_order(values, tiers)  # head-major indices, so ties go to the lower head
-    head_of = torch.arange(num_heads, dtype=torch.int16, device=values.device).repeat_interleave(num_places)
+    numbers = torch.arange(num_heads, device=values.device)[:, None]
+    head_of = numbers.to(torch.int16).expand(num_heads, num_places).flatten()
     heads = head_of.index_select(0, order)
-    by_head = grouped_order(heads)
-    firsts = torch.arange(num_heads, device=values.device)[:, None] * num_places
-    positions = order.index_select(0, by_head).view(num_heads, num_places) - firsts
+    positions = order.index_select(0, grouped_order(heads)).view(num_heads, num_places) - numbers * num_places
     if min_entries_per_head:
         tiers = _tiers(values, tiers).scatter(1, positions[:, :min_entries_per_head], _MINIMUM)
         tiers = tiers if empty is None else tiers.masked_fill(empty, _EMPTY)
