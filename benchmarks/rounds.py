@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 from kl import prompts, truncated
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -33,8 +35,6 @@ from lavakv.hf.contract import cache_name
 from lavakv.hf.layer import LavaLayer
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.models.load import load
-from lavakv.policy.registry import get_policy
-from lavakv.policy.rules import Policy
 from lavakv.scoring import entropy, pooling
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
@@ -73,9 +73,7 @@ class ObservedCache(lavakv.LavaCache):
     def evict(self, norms: dict[int, Tensor], tokens_per_head: int, policy: Policy) -> None:
         """A later round; `norms` are those of the residual stream in the last columns, by layer."""
         layers = [self.layers[index] for index in self.layer_indices]
-        observed = [
-            Observation(one.queries, one.settings, one.index, one.weight, norms[one.index]) for one in layers
-        ]
+        observed = [Observation(one.queries, one.settings, one.index, one.weight, norms[one.index]) for one in layers]
         self._state.session.evict(observed, [(policy, tokens_per_head)], WINDOW)
 
 
@@ -173,7 +171,9 @@ def measure(reader: Reader, ids: Tensor, options: argparse.Namespace, config: An
     answer = full.argmax(dim=-1)[None]
 
     def cut(policy: Policy, chunk: int) -> float:
-        cache = ObservedCache(config, budget=tokens_per_head, policy=policy, window=WINDOW, max_new_tokens=2**20 // 2**10)
+        cache = ObservedCache(
+            config, budget=tokens_per_head, policy=policy, window=WINDOW, max_new_tokens=2**20 // 2**10
+        )
         cache._watch = None
 
         def evict(filled: ObservedCache, norms: dict[int, Tensor]) -> None:

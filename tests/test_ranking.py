@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavakv.budgets.naive import pooled_order_naive, tiers_naive
-from lavakv.order import best_first_order, grouped_order
+from lavakv.order import best_entries, best_first_order, grouped_order
 from lavakv.ranking import rank
 from lavakv.scoring.naive.tiers import best_first_naive
 from lavakv.scoring.tiers import TieredScores, best_first
@@ -113,6 +113,29 @@ def test_orders_are_those_of_sorting_pairs(numbers: list[float], seed: int, tier
     tier = tiers[0].tolist() if tiered else [0] * len(numbers)
     assert order.tolist() == sorted(range(len(numbers)), key=lambda i: (-tier[i], -values[0, i].item(), i))
     assert values.equal(torch.tensor([numbers], dtype=values.dtype))  # the caller's scores are left alone
+
+
+@given(st.lists(hostile, max_size=20), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(0, 22))
+def test_the_best_entries_are_the_first_in_order(
+    numbers: list[float], seed: int, tiered: bool, packed: bool, count: int
+) -> None:
+    values = torch.tensor(numbers, dtype=torch.float32 if packed else torch.float64)
+    tiers = torch.randint(0, 3, values.shape, generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    marks = best_entries(values, tiers if tiered else None, count)
+    first = best_first_order(values[None], tiers[None] if tiered else None)[:count]
+    assert marks.nonzero().flatten().tolist() == sorted(first.tolist())
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+def test_a_large_layer_is_ordered_as_a_small_one(tiered: bool) -> None:
+    """Many entries are sorted digit by digit: ties, signs, zeros and infinities included."""
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38, torch.inf, -torch.inf])
+    values = torch.cat([odd[torch.randint(0, 10, (30_000,), generator=generator)], torch.randn(10_000)]).view(4, -1)
+    tiers = torch.randint(-1, 3, values.shape, generator=generator).to(torch.int8) if tiered else None
+    order = best_first_order(values, tiers)
+    wide = best_first_order(values.double(), tiers)
+    assert torch.equal(order, wide)
 
 
 @given(st.lists(st.integers(-3, 3), max_size=20), st.sampled_from([torch.int8, torch.int16]))

@@ -6,6 +6,7 @@ import torch
 import lavakv
 from lavakv import BudgetError, InputError, PolicyError
 from lavakv.policy import Policy
+from lavakv.readback import Readback
 from tests.errors import assert_all_parts
 
 QUERIES, KEYS, VALUES = torch.randn(4, 3, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)
@@ -68,6 +69,45 @@ def test_a_policy_whose_scores_have_another_shape_is_refused() -> None:
 def test_layers_of_unequal_length_are_refused(layers: list[torch.Tensor]) -> None:
     with pytest.raises(InputError, match=r"^scores: "):
         lavakv.select("lava", layers)
+
+
+BAD_CAPS = {
+    "one layer too few": [torch.tensor([5, 5])],
+    "one head too few": [torch.tensor([5]), torch.tensor([6, 6])],
+    "more than there are places": [torch.tensor([5, 6]), torch.tensor([6, 6])],
+    "below zero": [torch.tensor([5, -1]), torch.tensor([6, 6])],
+    "no whole numbers": [torch.tensor([5.0, 5.0]), torch.tensor([6, 6])],
+    "marks": [torch.tensor([True, True]), torch.tensor([6, 6])],
+    "no tensors": [[5, 5], [6, 6]],
+}
+
+
+@pytest.mark.parametrize("caps", BAD_CAPS.values(), ids=BAD_CAPS.keys())
+def test_caps_that_do_not_fit_the_scores_are_refused(caps: list[torch.Tensor]) -> None:
+    with pytest.raises(InputError, match=r"^caps: expected .*: \(2,\) up to 5, \(2,\) up to 6") as caught:
+        lavakv.select("lava", [torch.rand(2, 5), torch.rand(2, 6)], 4, 2, caps=caps)
+    assert_all_parts(caught.value)
+
+
+def test_layers_may_be_of_unequal_length_where_caps_say_how_many_candidates_there_are() -> None:
+    layers, caps = [torch.rand(2, 5), torch.rand(3, 6)], [torch.tensor([5, 0]), torch.tensor([6, 1, 2])]
+    selection = lavakv.select("snapkv", layers, 3, 2, caps=caps)
+    assert selection.counts.tolist() == [[4, 2, 0], [3, 3, 3]]
+    assert [layer.shape for layer in selection.flat_positions] == [(6,), (9,)]
+    assert selection.positions[0, 1].tolist() == [5, 6, -1, -1]
+    whole = lavakv.select("snapkv", layers, 9, 2, caps=caps)
+    assert whole.positions[1].tolist() == [[*range(8)], [0, 6, 7, *[-1] * 5], [0, 1, 6, 7, *[-1] * 4]]
+
+
+@pytest.mark.parametrize("policy", ["lava", "layer-defensivekv", "snapkv"])
+def test_each_layer_is_read_back_once(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    fetch = Readback._fetch
+    monkeypatch.setattr(
+        Readback, "_fetch", staticmethod(lambda tensor: fetched.append(tensor.numel()) or fetch(tensor))
+    )
+    lavakv.select(policy, [torch.rand(2, 20)] * 5, budget=12, window=4)
+    assert len(fetched) == 5
 
 
 @pytest.mark.parametrize("budget", [0, 3, 4, True, 2.5])

@@ -77,7 +77,14 @@ FAMILY = {
             needs=("output_weight", "residual_norms", "prompt"),
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
-        Policy("tova", "TOVA: the last token's attention (arXiv 2401.06104)", tova_score, "equal", "equal"),
+        Policy(
+            "tova",
+            "TOVA: the last token's attention (arXiv 2401.06104)",
+            tova_score,
+            "equal",
+            "equal",
+            across_heads="the mean attention of all query heads of the layer, which takes an all-reduce",
+        ),
         Policy(
             "streaming-llm",
             "StreamingLLM: first and latest positions (arXiv 2309.17453)",
@@ -87,6 +94,13 @@ FAMILY = {
         ),
         Policy("knorm", "Key norm: short keys stay (arXiv 2406.11430)", knorm_score, "equal", "equal"),
         Policy("keydiff", "KeyDiff: keys unlike the others stay (arXiv 2504.15364)", keydiff_score, "equal", "equal"),
-        Policy("random", "Noise, seed 0: what a method has to beat", random_score(0), "equal", "equal"),
+        Policy(
+            "random",
+            "Noise, seed 0: what a method has to beat",
+            random_score(0),
+            "equal",
+            "equal",
+            across_heads="the number of each head in the layer",
+        ),
     )
 }

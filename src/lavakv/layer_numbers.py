@@ -22,20 +22,47 @@ def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
 
 
 def score_numbers(policy: Policy, values: Tensor, caps: Tensor | None = None) -> Tensor:
-    """Sums over a layer's scores, which are finite if they can be used, and its weight; float64 `[2 or 3]`.
+    """Sums over a layer's scores, which are finite if they can be used, and its weight; float64 `[numbers]`.
 
     Args:
         policy: whose layer rule to follow.
         values: `[H, n]`, scores.
         caps: int64 `[H]`, candidates of each head, where the values are; None where every place holds one.
     """
+    return summed_numbers(policy, partial_statistics(policy, values, caps), values.numel(), caps)
+
+
+def partial_statistics(policy: Policy, values: Tensor, caps: Tensor | None = None) -> Tensor:
+    """What `summed_numbers` needs of some heads of a layer, each worked out by itself.
+
+    Args:
+        policy: whose layer rule to follow.
+        values: `[H, n]`, scores.
+        caps: int64 `[H]`, candidates of each head, where the values are; None where every place holds one.
+
+    Returns:
+        float64 `[H, 2]` as `head_statistics` where an entropy is asked for, else `[H, 1]`, the sums alone.
+    """
     if policy.layer_rule == "entropy":
-        sums = head_statistics(values, caps).sum(dim=0)
-        return torch.cat([sums, normalized_entropy(sums, values.numel(), caps)[None]])
+        return head_statistics(values, caps)
     if caps is not None:
         values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= caps[:, None], 0)
-    total = values.sum(dtype=torch.float64)[None]
-    return torch.cat([total, total.new_full((1,), float(values.shape[0]))])
+    return values.sum(dim=1, dtype=torch.float64, keepdim=True)  # only asked whether they are finite
+
+
+def summed_numbers(policy: Policy, statistics: Tensor, num_scores: int, caps: Tensor | None = None) -> Tensor:
+    """Sums over a layer's heads, and the layer's weight that follows from them; float64 `[numbers]`.
+
+    Args:
+        policy: whose layer rule to follow.
+        statistics: `partial_statistics` of all heads of the layer, in the order of the heads.
+        num_scores: places of the layer, `H * n`.
+        caps: int64 `[H]`, candidates of each head of the layer, where the statistics are; None for all places.
+    """
+    sums = statistics.contiguous().sum(dim=0)
+    if policy.layer_rule == "entropy":
+        return torch.cat([sums, normalized_entropy(sums, num_scores, caps)[None]])
+    return torch.cat([sums, sums.new_full((1,), float(len(statistics)))])
 
 
 def checked_weight(policy: Policy, layer: int, numbers: list[float]) -> float:

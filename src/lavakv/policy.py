@@ -34,6 +34,8 @@ class Policy:
         floor_share: part of a layer's total that pooled heads share equally, `alpha` in the paper; with the layer rule
             `pool` the part of the mean budget that every head is guaranteed.
         needs: attributes of the `ScoringWindow` that the score reads and that may be absent.
+        across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
+            theirs alone; empty where each head is scored by itself.
 
     Raises:
         PolicyError: an unknown rule or need, or a floor share outside [0, 1].
@@ -46,6 +48,7 @@ class Policy:
     layer_rule: LayerRule | Callable[[ScoringWindow], Tensor] = "entropy"
     floor_share: float = 0.2
     needs: tuple[Need, ...] = ()
+    across_heads: str = ""
 
     def __post_init__(self) -> None:
         _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))

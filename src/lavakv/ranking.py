@@ -47,19 +47,19 @@ def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tens
     if empty is not None:
         values, tiers = values.masked_fill(empty, 0), _tiers(values, tiers).masked_fill(empty, _EMPTY)
     order = best_first_order(values, tiers)  # head-major indices, so ties go to the lower head
-    heads = _heads(order, num_places)
-    firsts = torch.arange(num_heads, device=values.device)[:, None] * num_places
-    positions = order[grouped_order(heads)].view(num_heads, num_places) - firsts
+    numbers = torch.arange(num_heads, device=values.device)[:, None]
+    head_of = numbers.to(torch.int16).expand(num_heads, num_places).flatten()
+    heads = head_of.index_select(0, order)
+    positions = order.index_select(0, grouped_order(heads)).view(num_heads, num_places) - numbers * num_places
     if min_entries_per_head:
         tiers = _tiers(values, tiers).scatter(1, positions[:, :min_entries_per_head], _MINIMUM)
         tiers = tiers if empty is None else tiers.masked_fill(empty, _EMPTY)
-        order = best_first_order(values, tiers)
-        heads = _heads(order, num_places)
+        order = _minimum_first(order, tiers) if protected is None else best_first_order(values, tiers)
+        heads = head_of.index_select(0, order)
     order, heads = order[:num_candidates], heads[:num_candidates]
     has_tiers = tiers is not None and (protected is not None or min_entries_per_head > 0)
-    return Ranking(
-        positions, heads, values.flatten()[order], _tiers(values, tiers).flatten()[order] if has_tiers else None
-    )
+    pooled_tiers = _tiers(values, tiers).flatten().index_select(0, order) if has_tiers else None
+    return Ranking(positions, heads, values.flatten().index_select(0, order), pooled_tiers)
 
 
 def first_ranked(ranked: Tensor, counts: Sequence[int]) -> Tensor:
@@ -82,6 +82,6 @@ def _empty_places(values: Tensor, caps: Tensor | None) -> Tensor:
     return places >= caps.to(values.device, non_blocking=True)[:, None]
 
 
-def _heads(order: Tensor, num_places: int) -> Tensor:
-    """The head of each flat index."""
-    return torch.div(order, max(num_places, 1), rounding_mode="floor").to(torch.int16)
+def _minimum_first(order: Tensor, tiers: Tensor) -> Tensor:
+    """An order by score with the minimum of each head moved to the front; what is moved stays in order."""
+    return order.index_select(0, grouped_order((tiers.flatten().index_select(0, order) != _MINIMUM).to(torch.int8)))

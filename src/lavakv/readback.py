@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,22 @@ class Readback:
             return tensor.cpu(), None
         host = tensor.to("cpu", non_blocking=True)  # PyTorch puts it into pinned memory
         return host, torch.cuda.current_stream(tensor.device).record_event()
+
+
+class PackedReadback:
+    """Several one-dimensional tensors on their way to the host in a single copy.
+
+    Args:
+        tensors: on one device, those of larger elements first, so that each starts where its elements are aligned.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._types = [tensor.dtype for tensor in tensors]
+        parts = [tensor.contiguous().view(torch.uint8) for tensor in tensors]
+        self._lengths = [len(part) for part in parts]
+        self._bytes = Readback(torch.cat(parts))
+
+    def get(self) -> list[Tensor]:
+        """The tensors on the CPU; waits for them."""
+        parts = torch.split(self._bytes.get(), self._lengths)
+        return [part.view(dtype) for part, dtype in zip(parts, self._types, strict=True)]

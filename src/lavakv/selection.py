@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lavakv.allocation import allocate, prompt_caps
+from lavakv.allocation import allocate
 from lavakv.apply import policy_scores
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError, PolicyError
-from lavakv.layer_numbers import score_weight
+from lavakv.kept import Selection as Selection
+from lavakv.layer_numbers import checked_weight, score_numbers
 from lavakv.policy import Policy
-from lavakv.ranking import rank
+from lavakv.ranking import Ranking, rank
+from lavakv.readback import PackedReadback
 from lavakv.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
-from lavakv.scoring.shapes import require_extras, require_residual, require_shapes, require_whole
+from lavakv.scoring.shapes import require_caps, require_extras, require_residual, require_shapes, require_whole
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
-
-
-class Selection(NamedTuple):
-    """What a prompt keeps, window included; on the CPU, wherever the scores are.
-
-    Attributes:
-        positions: int64 `[layers, heads, most]`, ascending; padded with -1 behind each head's count.
-        counts: int64 `[layers, heads]`; 0 for a head that a layer does not have.
-    """
-
-    positions: Tensor
-    counts: Tensor
 
 
 def scores(
@@ -112,48 +101,84 @@ def select(
     window: int = DEFAULT_WINDOW,
     *,
     layer_weights: Sequence[float] | None = None,
+    caps: Sequence[Tensor] | None = None,
 ) -> Selection:
-    """Decide what one sequence keeps when all of its layers' scores are known.
+    """Decide what one sequence keeps when all of its layers' scores are known. Each layer is read back once.
 
     Args:
         policy: a name from `lavakv.policies()` or a `Policy`.
-        scores: what `scores` returned for each layer: `[kv_heads, n]`, the same `n` in each.
+        scores: what `scores` returned for each layer: `[kv_heads, n]`, the same `n` in each unless `caps` are given.
         budget: mean entries a head keeps, window included.
         window: positions behind the `n` scored ones; they are always kept.
         layer_weights: weight of each layer, for policies whose layer rule is a function of their own.
+        caps: for each layer int64 `[kv_heads]` on the CPU, where heads hold unequally many candidates: those of head
+            `h` are in the first `caps[h]` of its `n` places, the others are empty and not read. Kept positions are
+            then places, the window's the last ones of the row.
 
     Returns:
-        Exactly `budget` times the number of heads positions in all, or everything if the prompt is no longer.
+        Exactly `budget` times the number of heads positions in all, or everything if there are no more.
 
     Raises:
         BudgetError, InputError, PolicyError: a bad budget, scores of unequal length, an unknown policy.
     """
     chosen = get_policy(policy)
     values = [score.values if isinstance(score, TieredScores) else score for score in scores]
-    evictable = _common_length(values)
-    (tokens_per_head,) = BudgetSpec(budget=budget, window=window).tokens_per_head([evictable + window], 0, 1)
-    num_heads = [score.shape[0] for score in values]
-    if evictable + window <= tokens_per_head:
-        return _padded([[torch.arange(evictable + window, device="cpu")] * heads for heads in num_heads])
-    if callable(chosen.layer_rule) and layer_weights is None:
-        raise PolicyError(
-            f"policy {chosen.name!r}",
-            expected="layer_weights, which its layer rule makes from each layer's window",
-            got="none",
-            fix="Pass one weight a layer.",
-        )
-    _require_weights(layer_weights, len(scores))
-    allocation = allocate(chosen, tokens_per_head - window, prompt_caps(num_heads, evictable))
-    rankings = [rank(score, chosen.min_entries_per_head(tokens_per_head, window)) for score in scores]
-    for layer, ranking in enumerate(rankings):
-        weight = score_weight(chosen, values[layer], layer)
+    candidates = require_caps(values, caps)
+    longest = max(int(layer.max()) for layer in candidates)
+    (tokens_per_head,) = BudgetSpec(budget=budget, window=window).tokens_per_head([longest + window], 0, 1)
+    mean_entries = tokens_per_head - window
+    if sum(int(layer.sum()) for layer in candidates) <= mean_entries * sum(len(layer) for layer in candidates):
+        in_order = [torch.arange(score.shape[1], device=score.device).expand(score.shape) for score in values]
+        return Selection.of(in_order, [layer.tolist() for layer in candidates], window)
+    _require_weights(chosen, layer_weights, len(scores))
+    least = chosen.min_entries_per_head(tokens_per_head, window)
+    allocation = allocate(chosen, mean_entries, candidates)
+    most = mean_entries * sum(len(layer) for layer in candidates)
+    known = [_Known(chosen, score, least, own, most) for score, own in zip(scores, candidates, strict=True)]
+    for layer, one in enumerate(known):
+        ranking, weight = one.on_host(layer)
         allocation.add(ranking, weight if layer_weights is None else layer_weights[layer])
-    tail = torch.arange(evictable, evictable + window, device="cpu")
-    kept = []
-    for layer, ranking in enumerate(rankings):
-        rows = zip(ranking.positions, allocation.counts(layer, final=True).tolist(), strict=True)
-        kept.append([torch.cat([row[:count].sort().values.cpu(), tail]) for row, count in rows])
-    return _padded(kept)
+    return Selection.of([one.ranking.positions for one in known], allocation.final_counts(), window)
+
+
+class _Known:
+    """A ranked layer, and what the host must know of it on its way there.
+
+    Args:
+        policy: whose rules say what that is.
+        score: of the layer's candidates.
+        min_entries_per_head: see `rank`.
+        caps: candidates of each head.
+        max_entries: entries that all layers keep together; no layer keeps more.
+    """
+
+    def __init__(
+        self, policy: Policy, score: Tensor | TieredScores, min_entries_per_head: int, caps: Tensor, max_entries: int
+    ) -> None:
+        values = score.values if isinstance(score, TieredScores) else score
+        is_full = int(caps.sum()) == values.numel()
+        self._policy, self.ranking = policy, rank(score, min_entries_per_head, None if is_full else caps)
+        held = None if is_full else caps.to(values.device, non_blocking=True)
+        _, heads, scores, tiers = self.ranking
+        needed = [score_numbers(policy, values, held)]
+        if policy.layer_rule == "pool":
+            needed += [part[:max_entries] for part in (scores.float(), heads, tiers) if part is not None]
+        elif policy.head_rule == "pooled":
+            needed.append(heads[:max_entries])
+        self._fetched = PackedReadback(needed)
+
+    def on_host(self, layer: int) -> tuple[Ranking, float]:
+        """The ranking as far as the allocation needs it, and the layer's weight; waits for them.
+
+        Raises:
+            PolicyError: scores that cannot be compared; names policy and layer.
+        """
+        numbers, *pooled = self._fetched.get()
+        weight = checked_weight(self._policy, layer, [1.0, *numbers.tolist()])
+        if self._policy.layer_rule == "pool":
+            scores, heads, *tiers = pooled
+            return Ranking(self.ranking.positions, heads, scores, *tiers), weight
+        return self.ranking._replace(pooled_heads=pooled[0] if pooled else self.ranking.pooled_heads[:0]), weight
 
 
 def _grouped(per_query_head: Tensor, num_heads: int) -> Tensor:
@@ -161,7 +186,14 @@ def _grouped(per_query_head: Tensor, num_heads: int) -> Tensor:
     return per_query_head.reshape(num_heads, -1, *per_query_head.shape[1:])
 
 
-def _require_weights(layer_weights: Sequence[float] | None, num_layers: int) -> None:
+def _require_weights(policy: Policy, layer_weights: Sequence[float] | None, num_layers: int) -> None:
+    if callable(policy.layer_rule) and layer_weights is None:
+        raise PolicyError(
+            f"policy {policy.name!r}",
+            expected="layer_weights, which its layer rule makes from each layer's window",
+            got="none",
+            fix="Pass one weight a layer.",
+        )
     weights = [0.0] * num_layers if layer_weights is None else layer_weights
     if len(weights) != num_layers or not all(0.0 <= weight < float("inf") for weight in weights):
         raise InputError(
@@ -170,27 +202,3 @@ def _require_weights(layer_weights: Sequence[float] | None, num_layers: int) -> 
             got=repr(layer_weights),
             fix="Pass one weight a layer.",
         )
-
-
-def _common_length(scores: Sequence[Tensor]) -> int:
-    shapes = [tuple(score.shape) for score in scores]
-    if not shapes or any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) != 1:
-        raise InputError(
-            "scores",
-            expected="[kv_heads, n] for each layer of one prompt, equally long",
-            got=", ".join(map(str, shapes)) or "none",
-            fix="Pass what `lavakv.scores` returned for every layer.",
-        )
-    return int(shapes[0][1])
-
-
-def _padded(kept: list[list[Tensor]]) -> Selection:
-    widest = max(len(layer) for layer in kept)
-    longest = max(len(head) for layer in kept for head in layer)
-    positions = torch.full((len(kept), widest, longest), -1, dtype=torch.int64, device="cpu")
-    counts = torch.zeros(len(kept), widest, dtype=torch.int64, device="cpu")
-    for i, layer in enumerate(kept):
-        for h, head in enumerate(layer):
-            positions[i, h, : len(head)] = head
-            counts[i, h] = len(head)
-    return Selection(positions, counts)

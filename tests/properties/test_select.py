@@ -15,7 +15,16 @@ from lavakv.ranking import rank
 from lavakv.registry import get_policy
 from lavakv.scoring.tiers import TieredScores
 from tests.eviction.controlled import CONTROLLED, controlled_scores
-from tests.properties.prompts import kept_rows, prompts, prompts_without_ties, selected, weights_of
+from tests.properties.prompts import (
+    Ragged,
+    kept_rows,
+    prompts,
+    prompts_without_ties,
+    ragged,
+    ragged_weights,
+    selected,
+    weights_of,
+)
 
 policies = st.sampled_from(list(CONTROLLED.values()))
 
@@ -32,6 +41,56 @@ def test_select_equals_its_naive_twin(
     outright = [score.protected.tolist() for score in scores if isinstance(score, TieredScores)] or None
     expected = select_naive(policy, [layer.tolist() for layer in layers], weights, budget, window, outright)
     assert kept_rows(selected(policy, layers, budget, window), layers) == expected
+
+
+@settings(max_examples=200)
+@given(ragged(), policies, st.integers(1, 4), st.integers(1, 12))
+def test_heads_with_unequally_many_candidates_equal_the_naive_twin(
+    sequence: Ragged, policy: Policy, window: int, mean: int
+) -> None:
+    """Totals are exact, caps respected, and nothing in an empty place is read."""
+    budget, places = window + mean, [layer.shape[1] for layer in sequence.layers]
+    weights = ragged_weights(policy, sequence, mean)
+    selection = lavakv.select(
+        policy,
+        [controlled_scores(policy, layer) for layer in sequence.layers],
+        budget,
+        window,
+        layer_weights=weights if callable(policy.layer_rule) else None,
+        caps=sequence.caps,
+    )
+    expected = select_naive(policy, sequence.rows, weights, budget, window, sequence.marks(policy), places)
+    assert kept_rows(selection, sequence.layers) == expected
+    num_heads, held = sum(map(len, sequence.caps)), sum(int(caps.sum()) for caps in sequence.caps)
+    assert int(selection.counts.sum()) == min(mean * num_heads, held) + window * num_heads
+    for counts, caps in zip(selection.counts, sequence.caps, strict=True):
+        assert bool((counts[: len(caps)] - window <= caps).all())
+
+
+@given(prompts(), policies, st.integers(1, 4), st.data())
+def test_full_caps_change_nothing(layers: list[torch.Tensor], policy: Policy, window: int, data: st.DataObject) -> None:
+    budget = data.draw(st.integers(window + 1, window + layers[0].shape[1] + 2))
+    weights = [1.0] * len(layers) if callable(policy.layer_rule) else None
+    scores = [controlled_scores(policy, layer) for layer in layers]
+    plain, capped = (
+        lavakv.select(policy, scores, budget, window, layer_weights=weights, caps=caps)
+        for caps in (None, [torch.full((len(layer),), layer.shape[1]) for layer in layers])
+    )
+    assert torch.equal(plain.counts, capped.counts)
+    assert all(map(torch.equal, plain.flat_positions, capped.flat_positions))
+
+
+@given(prompts(), policies, st.integers(1, 4), st.data())
+def test_padded_and_flat_positions_are_the_same(
+    layers: list[torch.Tensor], policy: Policy, window: int, data: st.DataObject
+) -> None:
+    selection = selected(policy, layers, data.draw(st.integers(window + 1, window + layers[0].shape[1] + 2)), window)
+    rows = [[position for row in layer for position in row] for layer in kept_rows(selection, layers)]
+    assert [layer.tolist() for layer in selection.flat_positions] == rows
+    positions, counts = selection
+    assert positions is selection.positions is selection[0]
+    assert counts is selection.counts is selection[1]
+    assert positions.shape == (*counts.shape, int(counts.max()))
 
 
 @given(prompts(), policies, st.integers(1, 4), st.data())

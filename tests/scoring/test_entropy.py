@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lavakv.scoring.entropy import head_statistics, normalized_entropy
+from lavakv.scoring.entropy import head_statistics, normalized_entropy, sum_of_halves
 from lavakv.scoring.naive.family import normalized_entropy_naive
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -46,6 +46,33 @@ def test_statistics_of_parts_of_the_heads_add_up(scores: torch.Tensor, data: st.
     assert whole.dtype == torch.float64
     assert torch.equal(parts, whole)
     assert torch.equal(torch.cat([head_statistics(row[None]) for row in scores]), whole)
+
+
+def test_statistics_do_not_depend_on_threads() -> None:
+    """Long rows of few heads, which PyTorch's own sum would cut among threads."""
+    torch.manual_seed(0)
+    scores, threads = torch.rand(3, 100_003), torch.get_num_threads()
+    found = []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found += [head_statistics(scores), torch.cat([head_statistics(row[None]) for row in scores])]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), max_size=40), st.integers(1, 3))
+def test_summing_halves_adds_every_term_once(terms: list[int], rows: int) -> None:
+    numbers = torch.tensor([terms] * rows, dtype=torch.float64)
+    assert sum_of_halves(numbers).tolist() == [sum(terms)] * rows
+
+
+@given(layers())
+def test_a_device_s_statistics_are_the_cpu_s_but_for_rounding(scores: torch.Tensor) -> None:
+    exact = scores.double()
+    terms = torch.stack([exact, torch.xlogy(exact, exact)], dim=1)
+    torch.testing.assert_close(sum_of_halves(terms), head_statistics(scores), rtol=1e-14, atol=0)
 
 
 def test_statistics_do_not_depend_on_strides() -> None:

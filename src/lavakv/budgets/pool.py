@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lavakv.order import best_entries
+
 
 class Pool:
     """The best `size` entries of the layers seen so far; a further layer can only push earlier ones out.
@@ -41,10 +43,7 @@ class Pool:
         return torch.bincount(self._owners[0].long(), minlength=self._num_heads)
 
     def _compete(self) -> None:
-        """Sort the newcomers in and let go of what is beyond the pool's size."""
+        """Merge new entries and drop those beyond the pool's size; the others keep their order, which breaks ties."""
         owners, scores, tiers = torch.cat(self._owners), torch.cat(self._scores), torch.cat(self._tiers)
-        order = scores.sort(descending=True, stable=True).indices
-        if bool(tiers.any()):
-            order = order[tiers[order].sort(descending=True, stable=True).indices]
-        order = order[: self._size]
-        self._owners, self._scores, self._tiers = [owners[order]], [scores[order]], [tiers[order]]
+        best = best_entries(scores, tiers if bool(tiers.any()) else None, self._size)
+        self._owners, self._scores, self._tiers = [owners[best]], [scores[best]], [tiers[best]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -62,9 +63,14 @@ def pooled_weights(pooled_heads: Tensor, num_heads: int, total: int, floor_share
         float64 `[H]`, integer-valued.
     """
     counts = torch.bincount(pooled_heads[:total].long(), minlength=num_heads)
-    floor = Fraction(floor_share).limit_denominator(_FLOOR_STEPS)
+    floor = _fraction(floor_share)
     weights = (floor.denominator - floor.numerator) * num_heads * counts + floor.numerator * total
     return weights.double()
+
+
+@cache
+def _fraction(floor_share: float) -> Fraction:
+    return Fraction(floor_share).limit_denominator(_FLOOR_STEPS)
 
 
 def equal_weights(num_heads: int) -> Tensor:

@@ -20,10 +20,34 @@ def head_statistics(score: Tensor, caps: Tensor | None = None) -> Tensor:
     Returns:
         float64 `[H, 2]`: the sum of `s` and the sum of `s ln s` of each head.
     """
-    exact = score.double().contiguous()  # sums of other strides round in another order
+    exact = score.double()
     if caps is not None:
         exact = exact.masked_fill(empty_places(caps, 0, score.shape[1], score.shape[1]), 0.0)
-    return torch.stack([exact.sum(dim=1), torch.xlogy(exact, exact).sum(dim=1)], dim=1)
+    return _row_sums(torch.stack([exact, torch.xlogy(exact, exact)], dim=1))
+
+
+def _row_sums(terms: Tensor) -> Tensor:
+    """Sum over the last axis of `[rows, 2, n]`, to the bit the same whatever other rows and threads there are.
+
+    On the CPU PyTorch cuts a row among threads only where it is the only one, and here are two. On a device it groups a
+    row's terms by how many rows there are.
+    """
+    return terms.sum(dim=-1) if terms.device.type == "cpu" else sum_of_halves(terms)
+
+
+def sum_of_halves(terms: Tensor) -> Tensor:
+    """Sum over the last axis: the second half is added onto the first until one term is left.
+
+    Args:
+        terms: float64 `[..., n]`; 0 in all for `n` of 0.
+    """
+    width = 1 << max(terms.shape[-1] - 1, 0).bit_length()
+    if width > terms.shape[-1]:
+        terms = torch.nn.functional.pad(terms, (0, width - terms.shape[-1]))
+    while width > 1:
+        width //= 2
+        terms = terms.narrow(-1, 0, width) + terms.narrow(-1, width, width)
+    return terms[..., 0]
 
 
 def normalized_entropy(statistics: Tensor, num_scores: int, caps: Tensor | None = None) -> Tensor:

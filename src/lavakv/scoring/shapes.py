@@ -94,6 +94,45 @@ def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
         )
 
 
+def require_caps(scores: Sequence[Tensor], caps: Sequence[Tensor] | None) -> list[Tensor]:
+    """Candidates of each head of each layer, int64 `[H]` on the CPU: as given, or one a place.
+
+    Args:
+        scores: `[H, n]` for each layer, the same `n` in each unless caps are given.
+        caps: int64 `[H]` for each layer, or None.
+
+    Raises:
+        InputError: no layers, scores of another rank or unequal length, caps of another shape or beyond `n`.
+    """
+    shapes = [tuple(score.shape) for score in scores]
+    lengths = {shape[-1] for shape in shapes if len(shape) == 2 and shape[0] > 0}
+    if not shapes or any(len(shape) != 2 or not shape[0] for shape in shapes) or (caps is None and len(lengths) != 1):
+        raise InputError(
+            "scores",
+            expected="[kv_heads, n] for each layer of one prompt, equally long",
+            got=", ".join(map(str, shapes)) or "none",
+            fix="Pass what `lavakv.scores` returned for every layer; give `caps` where heads hold unequally many.",
+        )
+    if caps is None:
+        return [torch.full((heads,), n, dtype=torch.int64, device="cpu") for heads, n in shapes]
+    if len(caps) != len(shapes) or not all(map(_are_caps, caps, shapes)):
+        raise InputError(
+            "caps",
+            expected="for each layer whole numbers [kv_heads], from 0 to the number of places: "
+            + ", ".join(f"({heads},) up to {n}" for heads, n in shapes),
+            got=", ".join(str(own.tolist() if isinstance(own, Tensor) else own) for own in caps) or "none",
+            fix="Pass how many candidates each head of each layer holds.",
+        )
+    return [own.to("cpu", torch.int64) for own in caps]
+
+
+def _are_caps(caps: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether these count the candidates of scores of that shape."""
+    if not isinstance(caps, Tensor) or caps.dtype.is_floating_point or caps.dtype == torch.bool:
+        return False
+    return tuple(caps.shape) == shape[:1] and bool(((caps >= 0) & (caps <= shape[1])).all())
+
+
 def _fit(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
     if not keys or not values or any(tensor.ndim != 3 for tensor in (q_window, *keys, *values)):
         return False

@@ -1,0 +1,154 @@
+"""One layer's heads on several ranks: what the ranks exchange so that each keeps what a single rank would keep.
+
+A rank scores and ranks the heads it holds (`apply.score_layer`, `ranking.rank`). It sends two things of every layer:
+
+1. `partial_statistics(policy, values, caps)`, a row a head. `merged_weight` makes the layer's weight from all rows.
+2. `candidates(ranking, heads, max_entries)`. `merge_candidates` makes the order of the whole layer from all of them.
+
+`head_counts` then says on every rank what each head of each layer keeps, and `kept_positions(ranking.positions,
+counts_of_own_heads, window)` which positions these are. All of it is exact: weights, counts and positions equal those
+of one rank to the bit, whatever the heads are split into. Scores must be those of a single rank, too: ask
+`require_separate_heads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lavakv.allocation import allocate
+from lavakv.candidates import Candidates, candidates, cut_to_pool, merge_candidates
+from lavakv.errors import InputError, PolicyError
+from lavakv.kept import kept_positions
+from lavakv.layer_numbers import checked_weight, summed_numbers
+from lavakv.layer_numbers import partial_statistics as _partial_statistics
+from lavakv.policy import Policy
+from lavakv.ranking import Ranking
+
+__all__ = [
+    "Candidates",
+    "candidates",
+    "cut_to_pool",
+    "head_counts",
+    "kept_positions",
+    "merge_candidates",
+    "merged_weight",
+    "partial_statistics",
+    "require_separate_heads",
+]
+
+
+def require_separate_heads(policy: Policy) -> None:
+    """Check that ranks can score their heads on their own.
+
+    Raises:
+        PolicyError: the policy's score of a head depends on the layer's other heads.
+    """
+    if policy.across_heads:
+        raise PolicyError(
+            f"policy {policy.name!r}",
+            expected="a score of each head by itself, so that ranks can score theirs alone",
+            got=policy.across_heads,
+            fix="Use another policy, or score the heads of all ranks together.",
+        )
+
+
+def partial_statistics(policy: Policy, values: Tensor, caps: Tensor | None = None) -> Tensor:
+    """A layer's statistics, a row for each head that this rank holds; ranks gather them in the order of the heads.
+
+    Args:
+        policy: whose layer rule to follow.
+        values: `[H, n]`, scores of this rank's heads.
+        caps: int64 `[H]`, candidates of each, where the values are; None where every place holds one.
+
+    Returns:
+        float64 `[H, 1 or 2]`, where the values are.
+
+    Raises:
+        PolicyError: a layer rule that is a function of its own, whose weight is no sum over heads.
+    """
+    _require_summed(policy)
+    return _partial_statistics(policy, values, caps)
+
+
+def merged_weight(
+    policy: Policy, statistics: Tensor, num_places: int, caps: Tensor | None = None, layer: int = 0
+) -> float:
+    """The weight of a layer, equal to the bit to that of one rank that holds all heads; waits for it.
+
+    Args:
+        policy: whose layer rule to follow.
+        statistics: `partial_statistics` of all ranks, a row a head in the order of the heads.
+        num_places: places `n` that a head has before the window.
+        caps: int64 `[H]`, candidates of each head of the layer; None where every place holds one.
+        layer: index of the layer, for messages.
+
+    Raises:
+        PolicyError: scores that are not finite, or below zero where an entropy is asked for; or a layer rule that is a
+            function of its own.
+        InputError: statistics or caps of another shape.
+    """
+    _require_summed(policy)
+    columns = 2 if policy.layer_rule == "entropy" else 1
+    if statistics.ndim != 2 or statistics.shape[1] != columns or not len(statistics):
+        raise InputError(
+            "statistics",
+            expected=f"a row a head of the layer, shape [heads, {columns}]",
+            got=str(tuple(statistics.shape)),
+            fix="Join what `partial_statistics` returned on every rank, in the order of the heads.",
+        )
+    if caps is not None and tuple(caps.shape) != (len(statistics),):
+        raise InputError(
+            "caps",
+            expected=f"one number a head of the layer, shape ({len(statistics)},)",
+            got=str(tuple(caps.shape)),
+            fix="Join the caps of every rank, in the order of the heads.",
+        )
+    held = None if caps is None else caps.to(statistics.device)
+    numbers = summed_numbers(policy, statistics, num_places * len(statistics), held)
+    return checked_weight(policy, layer, [1.0, *numbers.tolist()])
+
+
+def head_counts(
+    policy: Policy,
+    layers: Sequence[Candidates],
+    weights: Sequence[float],
+    caps: Sequence[Tensor],
+    mean_entries: int,
+) -> list[list[int]]:
+    """How many entries each head of each layer keeps, windows aside; the same on every rank, and as on a single one.
+
+    Args:
+        policy: whose rules to follow.
+        layers: `merge_candidates` of each layer.
+        weights: `merged_weight` of each layer.
+        caps: for each layer int64 `[H]` on the CPU, candidates of each head.
+        mean_entries: mean entries a head keeps before the window, `budget - window`.
+
+    Raises:
+        InputError: not as many weights and caps as layers.
+    """
+    if not layers or len(layers) != len(weights) or len(layers) != len(caps):
+        raise InputError(
+            "layers, weights, caps",
+            expected="one of each a layer",
+            got=f"{len(layers)}, {len(weights)} and {len(caps)}",
+            fix="Pass what was merged for every layer.",
+        )
+    if sum(int(own.sum()) for own in caps) <= mean_entries * sum(map(len, caps)):
+        return [own.tolist() for own in caps]
+    allocation = allocate(policy, mean_entries, caps)
+    for layer, weight in zip(layers, weights, strict=True):
+        allocation.add(Ranking(layer.heads.new_empty(0), *layer), weight)
+    return allocation.final_counts()
+
+
+def _require_summed(policy: Policy) -> None:
+    if callable(policy.layer_rule):
+        raise PolicyError(
+            f"policy {policy.name!r}",
+            expected="a layer weight that follows from sums over heads",
+            got="a layer rule that is a function of the whole layer",
+            fix="Use a policy with a named layer rule, or work the weight out where all heads are.",
+        )
