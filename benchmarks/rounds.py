@@ -1,10 +1,9 @@
 """What later rounds cost in fidelity: a prompt read in chunks, evicted after each, against one that is read at once.
 
-Prompts come from JSON lines files as in kl.py. After the last chunk the next tokens of the full cache's own greedy answer
-are fed one by one; the divergence of the next-token distribution from the full cache's is averaged over them. Options of
-the round are compared in the same run: which neighbours pooling takes together, what normalises the entropy of a layer,
-and whether an entry's earlier scores count beside the new ones. Prints a line a prompt, then geometric means and one JSON
-line.
+Prompts come from JSON lines files as in kl.py. After the last chunk the full cache's own greedy answer is fed token by
+token; the divergence of the next-token distribution from the full cache's is averaged over it. Options of the round are
+compared in the same run: which neighbours pooling takes together, what normalises the entropy of a layer, and whether
+an entry's earlier scores count beside the new ones. Prints a line a prompt, then geometric means and one JSON line.
 
     python benchmarks/rounds.py data/*.jsonl --half choose --limit 8 --chunk 512
 """
@@ -23,8 +22,6 @@ from typing import Any
 
 import torch
 from kl import prompts, truncated
-from lavakv.policy.registry import get_policy
-from lavakv.policy.rules import Policy
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -35,6 +32,8 @@ from lavakv.hf.contract import cache_name
 from lavakv.hf.layer import LavaLayer
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.models.load import load
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring import entropy, pooling
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
@@ -111,7 +110,7 @@ def by_position() -> Iterator[None]:
 def by_widest_head() -> Iterator[None]:
     """Normalise a layer's entropy by the logarithm of all places, empty ones included."""
     own = entropy._largest_entropy
-    entropy._largest_entropy = lambda num_scores, caps, total: math.log(num_scores)
+    entropy._largest_entropy = lambda num_scores, *_: math.log(num_scores)
     try:
         yield
     finally:
@@ -145,9 +144,9 @@ class Reader:
         return note
 
     def log_probabilities(self, ids: Tensor, answer: Tensor | None, chunk: int, cache: Any, evict: Any) -> Tensor:
-        """Read `ids` in chunks, then `answer` token by token or, without one, 32 greedy ones; `[tokens, vocabulary]`."""
+        """Read `ids` in chunks, then `answer`, or else 32 greedy tokens, one by one; `[tokens, vocabulary]`."""
         self._norms.clear()
-        for number, part in enumerate(ids.split(chunk, dim=1)):
+        for number, part in enumerate(torch.split(ids, chunk, dim=1)):
             logits = self._model(part, **{self._name: cache}, logits_to_keep=1).logits[:, -1]
             if number and evict is not None:
                 evict(cache, self._norms)
@@ -171,10 +170,7 @@ def measure(reader: Reader, ids: Tensor, options: argparse.Namespace, config: An
     answer = full.argmax(dim=-1)[None]
 
     def cut(policy: Policy, chunk: int) -> float:
-        cache = ObservedCache(
-            config, budget=tokens_per_head, policy=policy, window=WINDOW, max_new_tokens=2**20 // 2**10
-        )
-        cache._watch = None
+        cache = ObservedCache(config, tokens_per_head, policy, WINDOW, max_new_tokens=len(full) + chunk)
 
         def evict(filled: ObservedCache, norms: dict[int, Tensor]) -> None:
             filled.evict(norms, tokens_per_head, policy)

@@ -35,22 +35,23 @@ if TYPE_CHECKING:
     from lavakv.budgets.worst_case import WorstCase, worst_case_entries
     from lavakv.eviction.records import Budgets
     from lavakv.hf import LavaCache, disable, enable, enabled
-    from lavakv.policy import Policy
-    from lavakv.registry import policies
-    from lavakv.selection import Selection, scores, select
+    from lavakv.policy.registry import policies
+    from lavakv.policy.rules import Policy
+    from lavakv.selection.kept import Selection
+    from lavakv.selection.select import scores, select
 
 _HOME = {
     "Budgets": "lavakv.eviction.records",
     "LavaCache": "lavakv.hf",
-    "Policy": "lavakv.policy",
-    "Selection": "lavakv.selection",
+    "Policy": "lavakv.policy.rules",
+    "Selection": "lavakv.selection.kept",
     "WorstCase": "lavakv.budgets.worst_case",
     "disable": "lavakv.hf",
     "enable": "lavakv.hf",
     "enabled": "lavakv.hf",
-    "policies": "lavakv.registry",
-    "scores": "lavakv.selection",
-    "select": "lavakv.selection",
+    "policies": "lavakv.policy.registry",
+    "scores": "lavakv.selection.select",
+    "select": "lavakv.selection.select",
     "worst_case_entries": "lavakv.budgets.worst_case",
 }
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lavakv.budgets.naive import divide_naive, head_budgets_naive
 from lavakv.budgets.split import equal_weights, head_budgets, pooled_weights, retained_while_trimming, shares
 from lavakv.budgets.worst_case import worst_case_spare
-from lavakv.ranking import rank
+from lavakv.selection.ranking import rank
 from tests.budgets.strategies import tied_scores
 
 

@@ -19,7 +19,7 @@ from lavakv.cli.main import app
 from lavakv.cli.variants import parse_policies
 from lavakv.evaluation.presets import get_preset
 from lavakv.models.source import source_of
-from lavakv.policy_names import require_policy_name
+from lavakv.policy.names import require_policy_name
 from lavakv.tasks import get_task
 
 GROUP = typer.main.get_command(app)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lavakv.policy import Policy
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 

@@ -12,7 +12,7 @@ from lavakv.eviction.records import Budgets
 from lavakv.eviction.round import Round
 from lavakv.eviction.shares import SequencePlan
 from lavakv.scoring.window import ScoringWindow
-from lavakv.selection import Selection, select
+from lavakv.selection.select import Selection, select
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
@@ -84,7 +84,7 @@ class Prefill:
             keys, values = self.columns(layer)
             one.hold(keys, values)
             windows.append([self._window(keys[row], values[row], row, layer) for row in range(len(self.budgets))])
-        return eviction, eviction.add_all(windows)
+        return eviction, eviction.add_all((own, None) for own in windows)
 
     def entries(self) -> int:
         """Entries allocated by all stores."""

@@ -13,7 +13,7 @@ from lavakv.eviction.later import Observation
 from lavakv.eviction.records import Budgets
 from lavakv.eviction.session import Session
 from lavakv.eviction.shares import SequencePlan
-from lavakv.policy import Policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore

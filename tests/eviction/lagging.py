@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavakv.readback import Readback
+from lavakv.policy.numbers import Readback
 
 
 class Waits:

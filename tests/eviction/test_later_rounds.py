@@ -22,8 +22,8 @@ from lavakv.budgets.naive import (
 )
 from lavakv.budgets.split import pyramid_weights
 from lavakv.eviction.session import Phase, Session
-from lavakv.policy import Policy
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore

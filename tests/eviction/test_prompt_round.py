@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from lavakv import PolicyError
-from lavakv.allocation import allocate, prompt_caps
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.round import Round
 from lavakv.eviction.shares import SequencePlan
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
 from lavakv.scoring.naive.family import eviction_loss_naive
 from lavakv.scoring.window import ScoringWindow
+from lavakv.selection.allocation import allocate, prompt_caps
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
 from tests.eviction.controlled import CONTROLLED

@@ -21,7 +21,7 @@ from lavakv.eviction.round import Round
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore

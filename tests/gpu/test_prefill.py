@@ -11,7 +11,7 @@ import lavakv
 from lavakv.eviction.round import Round
 from lavakv.eviction.shares import SequencePlan
 from lavakv.kernels import SWITCH
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.ragged import RaggedStore
 from tests.hf import zoo

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import lavakv
 from lavakv.budgets.split import pyramid_weights
-from lavakv.layer_numbers import checked_weight, score_numbers, score_weight
-from lavakv.policy import Policy
+from lavakv.policy.numbers import checked_weight, score_numbers, score_weight
+from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
-from lavakv.selection import Selection
+from lavakv.selection.select import Selection
 from tests.eviction.controlled import controlled_scores, controlled_weights
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavakv.allocation import allocate, prompt_caps
-from lavakv.layer_numbers import score_weight
-from lavakv.policy import Policy
-from lavakv.ranking import rank
+from lavakv.policy.numbers import score_weight
+from lavakv.policy.rules import Policy
+from lavakv.selection.allocation import allocate, prompt_caps
+from lavakv.selection.ranking import rank
 from tests.eviction.controlled import CONTROLLED, controlled_scores, controlled_weights
 from tests.properties.prompts import prompts
 

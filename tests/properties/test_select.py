@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import lavakv
 from lavakv.budgets.split import pooled_weights
-from lavakv.naive_selection import select_naive
-from lavakv.policy import Policy
-from lavakv.ranking import rank
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
+from lavakv.selection.naive import select_naive
+from lavakv.selection.ranking import rank
 from tests.eviction.controlled import CONTROLLED, controlled_scores
 from tests.properties.prompts import (
     Ragged,

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lavakv
-from lavakv.layer_numbers import score_numbers
-from lavakv.naive_selection import merge_candidates_naive
-from lavakv.policy import Policy
-from lavakv.ranking import Ranking, rank
+from lavakv.policy.numbers import score_numbers
+from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
-from lavakv.tensor_parallel import (
+from lavakv.selection.naive import merge_candidates_naive
+from lavakv.selection.ranking import Ranking, rank
+from lavakv.selection.tensor_parallel import (
     Candidates,
     candidates,
     cut_to_pool,

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavakv.apply import LayerWeight, policy_scores
-from lavakv.registry import get_policy
+from lavakv.policy.apply import LayerWeight, policy_scores
+from lavakv.policy.registry import get_policy
 from lavakv.scoring import received
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.lava import eviction_loss

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lavakv
-from lavakv.apply import LayerWeight, policy_scores
-from lavakv.ranking import rank
-from lavakv.registry import get_policy
+from lavakv.policy.apply import LayerWeight, policy_scores
+from lavakv.policy.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
+from lavakv.selection.ranking import rank
 from tests.scoring.cases import full_windows
 
 EVERY = pytest.mark.parametrize("name", lavakv.policies())

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavakv.ranking import rank
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
 from lavakv.scoring.naive.family import streaming_llm_order_naive
@@ -17,6 +16,7 @@ from lavakv.scoring.naive.tiers import random_score_naive
 from lavakv.scoring.random import random_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.window import ScoringWindow
+from lavakv.selection.ranking import rank
 from tests.scoring import twins
 from tests.scoring.bounds import EPSILON, assert_near, attention, largest
 from tests.scoring.cases import full_windows, pairs

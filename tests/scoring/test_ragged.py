@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv.family import FAMILY
+from lavakv.policy.builtin import FAMILY
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.criticalkv import criticalkv_score
 from lavakv.scoring.defensivekv import defensive_attention, defensivekv_score

@@ -11,7 +11,7 @@ from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.bench_run import Lengths, check_out, check_subject, measure, subject_of
 from lavakv.cli.lists import whole_numbers
-from lavakv.policy_names import require_policy_name
+from lavakv.policy.names import require_policy_name
 
 _MODEL_HELP = "Hugging Face id, directory, GGUF file, or smollm2 (the default without --shape)."
 

@@ -15,7 +15,7 @@ from lavakv.cli.lists import fraction
 from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.errors import InputError
-from lavakv.policy_names import require_policy_name
+from lavakv.policy.names import require_policy_name
 
 if TYPE_CHECKING:
     from lavakv.evaluation.answer import Answer, Sampling
@@ -62,7 +62,7 @@ def generate(
         from lavakv.evaluation.answer import Sampling
         from lavakv.evaluation.encode import encode
         from lavakv.evaluation.variant import Variant
-        from lavakv.registry import get_policy
+        from lavakv.policy.registry import get_policy
 
     variant = Variant(None) if full_cache else Variant(get_policy(policy).name, budget, kept, spec.max_bytes, window)
     loaded = load_quietly(model, dtype, device, attention)

@@ -9,7 +9,7 @@ from lavakv.cli.console import notes
 from lavakv.cli.lists import fractions, names, whole_numbers
 from lavakv.cli.loading import load_quietly
 from lavakv.errors import PolicyError
-from lavakv.policy_names import BUILT_IN, plugins, require_policy_name
+from lavakv.policy.names import BUILT_IN, plugins, require_policy_name
 
 if TYPE_CHECKING:
     from lavakv.evaluation.variant import Variant
@@ -39,7 +39,7 @@ def loadable(policies: Sequence[str], given: str) -> list[str]:
     Raises:
         PolicyError: a policy that the user named cannot be loaded.
     """
-    from lavakv.registry import get_policy
+    from lavakv.policy.registry import get_policy
 
     found = []
     for name in policies:

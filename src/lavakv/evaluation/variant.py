@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError
-from lavakv.policy_names import require_policy_name
+from lavakv.policy.names import require_policy_name
 
 if TYPE_CHECKING:  # a command line is checked before PyTorch is loaded
     from lavakv.hf.fan_out import FanOutCache
-    from lavakv.policy import Policy
+    from lavakv.policy.rules import Policy
 
 
 @dataclass(frozen=True, slots=True)

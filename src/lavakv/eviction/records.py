@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.allocation import Allocation
-from lavakv.apply import LayerWeight, ScoredLayer, score_layer
-from lavakv.policy import Policy
-from lavakv.ranking import Ranking, rank
-from lavakv.readback import Readback
+from lavakv.policy.apply import LayerWeight, ScoredLayer, score_layer
+from lavakv.policy.numbers import Readback
+from lavakv.policy.rules import Policy
 from lavakv.scoring.lava import eviction_loss
 from lavakv.scoring.window import ScoringWindow
+from lavakv.selection.allocation import Allocation
+from lavakv.selection.ranking import Ranking, rank
 
 
 class Budgets(NamedTuple):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lavakv.eviction.records import Budgets, PendingLayer, PlacedLayer, RankedLayer
 from lavakv.eviction.shares import SequencePlan, Shares
-from lavakv.policy import Policy
-from lavakv.readback import Readback
+from lavakv.policy.numbers import Readback
+from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 

@@ -15,7 +15,7 @@ from lavakv.eviction.later import LaterRound, Observation
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker, Round, Windows
 from lavakv.eviction.shares import SequencePlan
-from lavakv.policy import Policy
+from lavakv.policy.rules import Policy
 from lavakv.store.base import LayerStore, StoreSnapshot
 from lavakv.store.growing import storing
 

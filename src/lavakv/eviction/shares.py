@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lavakv.allocation import allocate, prompt_caps
 from lavakv.budgets.worst_case import SLACK, worst_case_spare
 from lavakv.eviction.records import PendingLayer
-from lavakv.policy import Policy
+from lavakv.policy.rules import Policy
+from lavakv.selection.allocation import allocate, prompt_caps
 
 
 @dataclass(frozen=True, slots=True)

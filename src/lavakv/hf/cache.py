@@ -25,8 +25,8 @@ from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
-from lavakv.policy import Policy
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.store.base import LayerStore
 from lavakv.store.growing import storing
 from lavakv.store.masked import MaskedStore

@@ -9,8 +9,8 @@ from transformers import PretrainedConfig
 
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.hf.cache import LavaCache
-from lavakv.policy import Policy
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 
 
 class FanOutCache(LavaCache):

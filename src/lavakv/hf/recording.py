@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lavakv.apply import ScoredLayer, score_layer
 from lavakv.errors import UnsupportedError
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.prompt import LayerPrompt
-from lavakv.policy import Policy
+from lavakv.policy.apply import ScoredLayer, score_layer
+from lavakv.policy.rules import Policy
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.window import ScoringWindow
 

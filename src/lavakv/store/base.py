@@ -14,7 +14,7 @@ from lavakv.errors import InputError
 Counts = Sequence[Sequence[int]]
 
 
-class Candidates(NamedTuple):
+class CandidateTable(NamedTuple):
     """What one sequence may evict of a layer, and the window behind it. Heads with fewer candidates have empty places.
 
     Attributes:
@@ -107,7 +107,7 @@ class LayerStore(ABC):
         """Take a prompt's `[B, H, columns, dim]` as the model made it, by reference."""
 
     @abstractmethod
-    def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
+    def candidates(self, sequence: int, due: Tensor, window: int) -> CandidateTable:
         """What a round may evict of one sequence: its past, and those columns of the tail that are due.
 
         Args:

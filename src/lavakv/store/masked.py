@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
+from lavakv.store.base import CandidateTable, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -56,7 +56,7 @@ class MaskedStore(LayerStore):
         self.dense = GrowingKeyValues(keys.detach().clone(), values.detach().clone())
 
     @override
-    def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
+    def candidates(self, sequence: int, due: Tensor, window: int) -> CandidateTable:
         assert self.dense is not None
         past = [] if self._ranks is None else [self.past_columns(sequence, head) for head in range(self.num_heads)]
         rows = [torch.cat([columns, due]) for columns in past] or [due] * self.num_heads
@@ -69,7 +69,7 @@ class MaskedStore(LayerStore):
             for table, part in zip(tables, parts, strict=True):
                 table[head, : len(row)] = part[head, row]
                 table[head, max(caps) :] = part[head, part.shape[1] - window :]
-        return Candidates(tables[0], tables[1], columns, caps)
+        return CandidateTable(tables[0], tables[1], columns, caps)
 
     @override
     def keep(self, ranked_columns: Sequence[Tensor], counts: Counts, window: int) -> None:

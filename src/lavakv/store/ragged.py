@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lavakv.store.base import Candidates, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
+from lavakv.store.base import CandidateTable, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast
 from lavakv.store.table import candidate_table, gather_again
@@ -63,7 +63,7 @@ class RaggedStore(LayerStore):
         self._kind = self._kind_of(keys, values)
 
     @override
-    def candidates(self, sequence: int, due: Tensor, window: int) -> Candidates:
+    def candidates(self, sequence: int, due: Tensor, window: int) -> CandidateTable:
         keys, values = (part[sequence] for part in self._tail())
         past, heads = self.past, self.num_heads
         segments = None if past is None else past.sequence(sequence * heads, (sequence + 1) * heads)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lavakv.store.base import Candidates
+from lavakv.store.base import CandidateTable
 from lavakv.store.growing import GrowingKeyValues
 from lavakv.store.past import RaggedPast, Segments
 
 
 def candidate_table(
     past: Segments | None, keys: Tensor, values: Tensor, due: Tensor, num_columns: int, window: int
-) -> Candidates:
+) -> CandidateTable:
     """Candidates of one sequence, by column, and the window behind them; see `LayerStore.candidates`.
 
     Args:
@@ -46,7 +46,7 @@ def candidate_table(
         columns[segment, rank] = past.columns.long()[order]
         for table, part in zip(tables, (past.keys, past.values), strict=True):
             table[segment, rank] = part[order]
-    return Candidates(tables[0], tables[1], columns, caps)
+    return CandidateTable(tables[0], tables[1], columns, caps)
 
 
 def gather_again(

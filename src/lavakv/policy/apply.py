@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import LavaError
-from lavakv.layer_numbers import checked_weight, policy_error, score_numbers
-from lavakv.policy import Policy
-from lavakv.readback import Readback
+from lavakv.policy.numbers import Readback, checked_weight, policy_error, score_numbers
+from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lavakv.budgets.pool import Pool
 from lavakv.budgets.split import head_budgets, layer_budgets, pyramid_weights, retained_while_trimming
 from lavakv.budgets.worst_case import worst_case_spare
-from lavakv.policy import Policy
-from lavakv.ranking import Ranking
+from lavakv.policy.rules import Policy
+from lavakv.selection.pool import Pool
+from lavakv.selection.ranking import Ranking
 
 
 class Allocation(ABC):

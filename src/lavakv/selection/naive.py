@@ -14,7 +14,7 @@ from lavakv.budgets.naive import (
     pooled_order_naive,
     tiers_naive,
 )
-from lavakv.policy import Policy
+from lavakv.policy.rules import Policy
 
 
 def select_naive(

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import lavakv
 from lavakv import InputError, PolicyError
-from lavakv.apply import LayerWeight, policy_scores
-from lavakv.layer_numbers import score_weight
-from lavakv.policy import Need, Policy
-from lavakv.registry import get_policy
+from lavakv.policy.apply import LayerWeight, policy_scores
+from lavakv.policy.numbers import score_weight
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lavakv.allocation import allocate
-from lavakv.candidates import Candidates, candidates, cut_to_pool, merge_candidates
 from lavakv.errors import InputError, PolicyError
-from lavakv.kept import kept_positions
-from lavakv.layer_numbers import checked_weight, summed_numbers
-from lavakv.layer_numbers import partial_statistics as _partial_statistics
-from lavakv.policy import Policy
-from lavakv.ranking import Ranking
+from lavakv.policy.numbers import checked_weight, summed_numbers
+from lavakv.policy.numbers import partial_statistics as _partial_statistics
+from lavakv.policy.rules import Policy
+from lavakv.selection.allocation import allocate
+from lavakv.selection.candidates import Candidates, candidates, cut_to_pool, merge_candidates
+from lavakv.selection.kept import kept_positions
+from lavakv.selection.ranking import Ranking
 
 __all__ = [
     "Candidates",

@@ -8,9 +8,9 @@ from importlib.metadata import EntryPoint
 from types import MappingProxyType
 
 from lavakv.errors import PolicyError
-from lavakv.family import FAMILY
-from lavakv.policy import Policy
-from lavakv.policy_names import plugins, unknown_policy
+from lavakv.policy.builtin import FAMILY
+from lavakv.policy.names import plugins, unknown_policy
+from lavakv.policy.rules import Policy
 
 
 def policies() -> Mapping[str, str]:

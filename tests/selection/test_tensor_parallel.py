@@ -7,13 +7,13 @@ import torch
 
 import lavakv
 from lavakv import InputError, PolicyError
-from lavakv.apply import policy_scores
-from lavakv.ranking import rank
-from lavakv.registry import get_policy
+from lavakv.policy.apply import policy_scores
+from lavakv.policy.registry import get_policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
-from lavakv.tensor_parallel import (
+from lavakv.selection.ranking import rank
+from lavakv.selection.tensor_parallel import (
     candidates,
     head_counts,
     merge_candidates,

@@ -5,8 +5,8 @@ import torch
 
 import lavakv
 from lavakv import BudgetError, InputError, PolicyError
-from lavakv.policy import Policy
-from lavakv.readback import Readback
+from lavakv.policy.numbers import Readback
+from lavakv.policy.rules import Policy
 from tests.errors import assert_all_parts
 
 QUERIES, KEYS, VALUES = torch.randn(4, 3, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lavakv import PolicyError
-from lavakv.policy import Policy
-from lavakv.registry import get_policy
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.lava import lava_score
 from tests.errors import assert_all_parts
 

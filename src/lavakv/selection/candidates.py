@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.order import best_entries, best_first_order, grouped_order
-from lavakv.ranking import Ranking
+from lavakv.selection.order import best_entries, best_first_order, grouped_order
+from lavakv.selection.ranking import Ranking
 
 
 class Candidates(NamedTuple):

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavakv.budgets.naive import pool_counts_naive, tiers_naive
-from lavakv.budgets.pool import Pool
-from lavakv.ranking import rank
 from lavakv.scoring.tiers import TieredScores
+from lavakv.selection.pool import Pool
+from lavakv.selection.ranking import rank
 from tests.budgets.strategies import tied_scores
 from tests.eviction.controlled import marked
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavakv.policy import Need, Policy
+from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.criticalkv import criticalkv_score
 from lavakv.scoring.defensivekv import defensivekv_score

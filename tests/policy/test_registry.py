@@ -9,10 +9,10 @@ import pytest
 
 import lavakv
 from lavakv import PolicyError, policy_names
-from lavakv.family import FAMILY
-from lavakv.policy import Policy
-from lavakv.policy_names import BUILT_IN, require_policy_name
-from lavakv.registry import get_policy
+from lavakv.policy.builtin import FAMILY
+from lavakv.policy.names import BUILT_IN, require_policy_name
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.lava import lava_score
 from tests.errors import assert_all_parts
 

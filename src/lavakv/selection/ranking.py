@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.order import best_first_order, grouped_order
 from lavakv.scoring.tiers import TieredScores
+from lavakv.selection.order import best_first_order, grouped_order
 
 _EMPTY, _MINIMUM = -1, 2
 

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lavakv.allocation import allocate
-from lavakv.apply import policy_scores
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError, PolicyError
-from lavakv.kept import Selection as Selection
-from lavakv.layer_numbers import checked_weight, score_numbers
-from lavakv.policy import Policy
-from lavakv.ranking import Ranking, rank
-from lavakv.readback import PackedReadback
-from lavakv.registry import get_policy
+from lavakv.policy.apply import policy_scores
+from lavakv.policy.numbers import PackedReadback, checked_weight, score_numbers
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.shapes import require_caps, require_extras, require_residual, require_shapes, require_whole
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
+from lavakv.selection.allocation import allocate
+from lavakv.selection.kept import Selection as Selection
+from lavakv.selection.ranking import Ranking, rank
 
 
 def scores(
