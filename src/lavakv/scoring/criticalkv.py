@@ -21,7 +21,7 @@ def criticalkv_score(window: ScoringWindow) -> TieredScores:
     attention = snapkv_score(window)
     kept = int(FIRST_STAGE * (window.tokens_per_head - window.queries.shape[2]))
     counts = torch.full((attention.shape[0],), kept, device=attention.device)
-    critical = best_first(window.without_empty(attention, -1.0), counts)
+    critical = best_first(attention, counts)
     if window.empty is not None:
-        critical &= ~window.empty
+        critical &= ~window.empty  # zeros there, so they rank after all candidates
     return TieredScores((attention + EPSILON) * window.projected_norms.mean(dim=1), critical)

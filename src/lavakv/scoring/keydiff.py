@@ -14,11 +14,8 @@ from lavakv.scoring.window import ScoringWindow
 
 def keydiff_score(window: ScoringWindow) -> Tensor:
     """`-cos(K[i], mean over all keys of K / ||K||)`, float32 `[H, n]`."""
-    anchor = torch.stack([units.sum(dim=1, keepdim=True) for units in _unit_keys(window)]).sum(dim=0)
-    if window.caps is None:
-        anchor = anchor / window.num_tokens
-    else:
-        anchor = anchor / (window.caps + window.queries.shape[2])[:, None, None]
+    sums = [units.sum(dim=1, keepdim=True) for units in _unit_keys(window)]
+    anchor = torch.stack(sums).sum(dim=0) / window.num_tokens  # its direction counts, not its length
     blocks = (block.float() for block in window.key_blocks())
     cosines = joined(functional.cosine_similarity(block, anchor, dim=-1) for block in blocks)
     return window.without_empty(-cosines[:, : window.num_evictable])
