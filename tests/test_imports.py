@@ -80,9 +80,9 @@ def test_the_test_itself_sees_a_late_import() -> None:
     """Inside a function, and by way of the package, too."""
     lazy = "def f():\n    from lavakv.hf.cache import LavaCache\n"
     assert too_late(ROOT / "store" / "ragged.py", lazy) == ["lavakv.hf.cache"]
-    assert too_late(ROOT / "budgets" / "heads.py", "from lavakv import selection") == ["lavakv.selection.select"]
-    assert too_late(ROOT / "budgets" / "heads.py", "import lavakv") == ["lavakv"]
-    assert too_late(ROOT / "policy.py", "import lavakv.scoring.lava, torch") == []
+    assert too_late(ROOT / "budgets" / "split.py", "from lavakv import selection") == ["lavakv.selection"]
+    assert too_late(ROOT / "budgets" / "split.py", "import lavakv") == ["lavakv"]
+    assert too_late(ROOT / "policy" / "rules.py", "import lavakv.scoring.lava, torch") == []
 
 
 def test_every_stage_has_its_place() -> None:

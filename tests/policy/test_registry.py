@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 import lavakv
-from lavakv import PolicyError, policy_names
+from lavakv import PolicyError
+from lavakv.policy import names as policy_names
 from lavakv.policy.builtin import FAMILY
 from lavakv.policy.names import BUILT_IN, require_policy_name
 from lavakv.policy.registry import get_policy
