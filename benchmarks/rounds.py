@@ -54,7 +54,7 @@ class _ObservedLayer(LavaLayer):
         super().take_prompt(prompt)
         self.queries, self.settings = prompt.queries[:, :, -WINDOW:].detach(), prompt.settings
         if prompt.projection is not None:
-            self.weight = prompt.projection.weight("rounds").detach()
+            self.weight = prompt.projection().weight("rounds").detach()
 
     def append(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Any, settings: AttentionSettings) -> Tensor:
         """Also note what judges a later round."""

@@ -75,7 +75,7 @@ def _prompt() -> LayerPrompt:
         _empty(2, HEADS, TOKENS, DIM),
         None,
         AttentionSettings(0.5, None, None),
-        _PretendedProjection(nn.Identity(), HEADS * GROUP, DIM, torch.float32, torch.device("meta")),
+        lambda: _PretendedProjection(nn.Identity(), HEADS * GROUP, DIM, torch.float32, torch.device("meta")),
         _empty(2, TOKENS, 8),
     )
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from lavakv.budgets.naive import pooled_order_naive, tiers_naive
 from lavakv.scoring.naive.tiers import best_first_naive
 from lavakv.scoring.tiers import TieredScores, best_first
-from lavakv.selection.order import best_entries, best_first_order, grouped_order
-from lavakv.selection.ranking import rank
+from lavakv.selection.ranking import best_entries, best_first_order, grouped_order, rank
 from tests.budgets.strategies import tied_scores
 
 

@@ -55,6 +55,7 @@ class Round:
     ) -> None:
         self.plans = list(plans)
         self.shares = Shares(plans, num_heads, caps)
+        self._min_entries = [plan.policy.min_entries_per_head(plan.tokens_per_head, plan.window) for plan in plans]
         self._is_later = caps is not None
         self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
         self._placed: list[list[PlacedLayer | None]] = []
@@ -104,9 +105,8 @@ class Round:
             if window is None:
                 found.append(None)
                 continue
-            least = plan.policy.min_entries_per_head(plan.tokens_per_head, plan.window)
             caps = self.shares.caps(row, layer) if self._is_later else None
-            ranked = self._ranker(plan.policy, window, least, caps)
+            ranked = self._ranker(plan.policy, window, self._min_entries[row], caps)
             found.append(PendingLayer(ranked, plan.policy.layer_rule == "pool", self.shares.total(row)))
         return found
 
@@ -125,9 +125,8 @@ class Round:
 
     def _trim_to_bound(self, newest: int) -> None:
         """Trim placed layers until the newest fits under the allocation bound."""
-        bound = self.shares.bound()
         needs = [self.shares.needed(layer) for layer in range(newest + 1)]
-        while sum(self._held) + needs[newest] > bound:
+        while sum(self._held) + needs[newest] > self.shares.bound:
             wasteful = max(range(newest), key=lambda layer: self._held[layer] / max(needs[layer], 1))
             if self._held[wasteful] <= needs[wasteful]:
                 break

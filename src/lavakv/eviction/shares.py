@@ -55,6 +55,9 @@ class Shares:
         num_heads: KV heads of each layer.
         caps: for each sequence int64 `[H_l]` on the CPU for every layer, candidates of each head; None for prompts,
             whose heads all have the same number.
+
+    Attributes:
+        bound: entries that all layers together may have allocated while they are trimmed, windows excluded.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Shares:
             None if self.keeps_all(row) else allocate(plan.policy, plan.mean_entries, own)
             for row, (plan, own) in enumerate(zip(plans, self._caps, strict=True))
         ]
+        self.bound = self._bound()
 
     def keeps_all(self, sequence: int) -> bool:
         """Whether all candidates of a sequence fit into its budget."""
@@ -95,14 +99,6 @@ class Shares:
             for own, allocation in zip(self._caps, self._allocations, strict=True)
         )
 
-    def bound(self) -> int:
-        """Entries that all layers together may have allocated while they are trimmed, windows excluded."""
-        spare = len(self._mean) * sum(worst_case_spare(heads) for heads in self._num_heads)
-        return spare + sum(
-            self._candidates[row] if self.keeps_all(row) else int(SLACK * self.total(row))
-            for row in range(len(self._mean))
-        )
-
     def counts(self, layer: int, final: bool) -> list[list[int]]:
         """Entries each head of a layer keeps of each sequence, window excluded; exact once all layers are known."""
         return [
@@ -117,3 +113,10 @@ class Shares:
             for own, allocation in zip(self._caps, self._allocations, strict=True)
         ]
         return [list(layer) for layer in zip(*rows, strict=True)]
+
+    def _bound(self) -> int:
+        spare = len(self._mean) * sum(worst_case_spare(heads) for heads in self._num_heads)
+        return spare + sum(
+            self._candidates[row] if self.keeps_all(row) else int(SLACK * self.total(row))
+            for row in range(len(self._mean))
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,7 +39,8 @@ def lava_attention(
         output = key.layer.append(query, key.keys, key.values, attention_mask, settings)
         return output.transpose(1, 2).contiguous(), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
-    projection, hidden = OutputProjection.of(module, key.values, query.shape[1]), key.layer.hidden_states()
+    projection = cache(partial(OutputProjection.of, module, key.values, query.shape[1]))  # most policies never ask
+    hidden = key.layer.hidden_states()
     key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden))
     return output
 

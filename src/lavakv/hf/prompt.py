@@ -56,7 +56,7 @@ class LayerPrompt:
         values: `[B, H, columns, value_dim]`.
         mask: the attention mask the model passed, of whatever kind.
         settings: scaling, softcap and sinks.
-        projection: the output projection, which only policies that need it look at, or None.
+        projection: gives the output projection, the same one at each call, or None; only policies that need it ask.
         hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
     """
 
@@ -65,7 +65,7 @@ class LayerPrompt:
     values: Tensor
     mask: Any
     settings: AttentionSettings
-    projection: OutputProjection | None = None
+    projection: Callable[[], OutputProjection] | None = None
     hidden_states: Tensor | None = None
 
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
@@ -103,7 +103,7 @@ class LayerPrompt:
         """
         if self.projection is None or "output_weight" not in plan.policy.needs:
             return None
-        weight = self.projection.weight(f"policy {plan.policy.name!r} at layer {layer}").detach()
+        weight = self.projection().weight(f"policy {plan.policy.name!r} at layer {layer}").detach()
         return weight.view(self.keys.shape[1], -1, *weight.shape[1:])
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from lavakv.budgets.split import equal_weights, pooled_weights
 from lavakv.errors import PolicyError
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
@@ -63,12 +62,6 @@ class Policy:
                 got=repr(self.floor_share),
                 fix="The paper uses 0.2.",
             )
-
-    def head_weights(self, pooled_heads: Tensor, num_heads: int, total: int) -> Tensor:
-        """What the shares of a layer's heads are in proportion to, float64 `[H]`, by this policy's head rule."""
-        if self.head_rule == "equal":
-            return equal_weights(num_heads)
-        return pooled_weights(pooled_heads, num_heads, total, self.floor_share)
 
     def min_entries_per_head(self, tokens_per_head: int, window: int) -> int:
         """Entries that every head keeps, window aside, before all heads of all layers compete."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavakv.scoring.logits import QueryRows, masked_logits, plain_logits
+from lavakv.scoring.blocks import QueryRows, masked_logits, plain_logits
 from lavakv.scoring.received import add_causal
 from lavakv.scoring.window import ScoringWindow
 

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lavakv.budgets.split import head_budgets, layer_budgets, pyramid_weights, retained_while_trimming
+from lavakv.budgets.split import (
+    equal_weights,
+    head_budgets,
+    layer_budgets,
+    pooled_weights,
+    pyramid_weights,
+    retained_while_trimming,
+)
 from lavakv.budgets.worst_case import worst_case_spare
 from lavakv.policy.rules import Policy
 from lavakv.selection.pool import Pool
@@ -42,6 +49,7 @@ class DividedAllocation(Allocation):
         self._policy, self._caps = policy, list(caps)
         self._num_heads = [len(layer) for layer in caps]
         self._layer_caps = [int(layer.sum()) for layer in caps]
+        self._spares = [worst_case_spare(heads) for heads in self._num_heads]
         self._total = mean_entries * sum(self._num_heads)
         self._known_beforehand: list[float] | None = None
         if policy.layer_rule == "equal":
@@ -62,13 +70,13 @@ class DividedAllocation(Allocation):
     def most(self, layer: int) -> int:
         """See `Allocation.most`."""
         self._settle()
-        return min(self._totals[layer] + worst_case_spare(self._num_heads[layer]), self._layer_caps[layer])
+        return min(self._totals[layer] + self._spares[layer], self._layer_caps[layer])
 
     def counts(self, layer: int, final: bool) -> Tensor:
         """See `Allocation.counts`."""
         self._settle()
         total = self._totals[layer]
-        weights = self._policy.head_weights(self._pooled[layer], self._num_heads[layer], total)
+        weights = self._head_weights(layer, total)
         if final:
             return head_budgets(weights, total, self._caps[layer])
         return retained_while_trimming(weights, total, self._caps[layer])
@@ -76,14 +84,19 @@ class DividedAllocation(Allocation):
     def final_counts(self) -> list[list[int]]:
         """See `Allocation.final_counts`."""
         self._settle()
-        layers = zip(self._pooled, self._num_heads, self._totals, strict=True)
-        weights = [self._policy.head_weights(*layer) for layer in layers]
+        weights = [self._head_weights(layer, total) for layer, total in enumerate(self._totals)]
         if len(set(self._num_heads)) > 1:
             each = zip(weights, self._totals, self._caps, strict=True)
             return [head_budgets(own, total, caps).tolist() for own, total, caps in each]
         totals = torch.tensor(self._totals, device="cpu")
         found: list[list[int]] = head_budgets(torch.stack(weights), totals, torch.stack(self._caps)).tolist()
         return found
+
+    def _head_weights(self, layer: int, total: int) -> Tensor:
+        """What the shares of a layer's heads are in proportion to, float64 `[H]`, by the policy's head rule."""
+        if self._policy.head_rule == "equal":
+            return equal_weights(self._num_heads[layer])
+        return pooled_weights(self._pooled[layer], self._num_heads[layer], total, self._policy.floor_share)
 
     def _settle(self) -> None:
         """Divide the total over the layers known by now and drop what is beyond each one's share."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.selection.order import best_entries, best_first_order, grouped_order
-from lavakv.selection.ranking import Ranking
+from lavakv.selection.ranking import Ranking, best_entries, best_first_order, grouped_order
 
 
 class Candidates(NamedTuple):

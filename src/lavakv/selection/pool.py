@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavakv.selection.order import best_entries
+from lavakv.selection.ranking import best_entries
 
 
 class Pool:
