@@ -21,6 +21,7 @@ from lavakv.selection.tensor_parallel import (
     cut_to_pool,
     head_counts,
     kept_positions,
+    layer_max_entries,
     merge_candidates,
     merged_weight,
     partial_statistics,
@@ -81,15 +82,16 @@ def test_any_split_over_ranks_keeps_what_one_rank_keeps(
     num_layers, num_heads = len(sequence.layers), sum(map(len, sequence.caps))
     least, total = policy.min_entries_per_head(mean + WINDOW, WINDOW), mean * num_heads
     rankings = [[rank(s, least, c) for s, c in zip(part.scores, part.caps, strict=True)] for part in parts]
+    weights = _weights(policy, sequence, parts, mean)
+    limits = layer_max_entries(policy, weights, sequence.caps, mean) if is_cut else [total] * num_layers
     sent = [
-        [candidates(ranking, heads, total) for ranking, heads in zip(own, part.heads, strict=True)]
+        [candidates(*each) for each in zip(own, part.heads, limits, strict=True)]
         for own, part in zip(rankings, parts, strict=True)
     ]
     if is_cut and policy.layer_rule == "pool":
         sent = [cut_to_pool(layers, total) for layers in sent]
         assert all(sum(len(layer.heads) for layer in layers) <= total for layers in sent)
-    merged = [merge_candidates([layers[layer] for layers in sent], total) for layer in range(num_layers)]
-    weights = _weights(policy, sequence, parts, mean)
+    merged = [merge_candidates([layers[layer] for layers in sent], limits[layer]) for layer in range(num_layers)]
     counts = head_counts(policy, merged, weights, sequence.caps, mean)
     alone = lavakv.select(
         policy,

@@ -16,6 +16,7 @@ from lavakv.selection.ranking import rank
 from lavakv.selection.tensor_parallel import (
     candidates,
     head_counts,
+    layer_max_entries,
     merge_candidates,
     merged_weight,
     partial_statistics,
@@ -127,4 +128,15 @@ def test_layers_weights_and_caps_must_be_as_many() -> None:
     merged = candidates(rank(torch.rand(2, 5)), [0, 1], 4)
     with pytest.raises(InputError, match="layers, weights, caps: expected one of each a layer") as caught:
         head_counts(LAVA, [merged, merged], [1.0], [torch.tensor([5, 5])] * 2, 2)
-    assert_all_parts(caught.value, got="2, 1 and 2")
+    assert_all_parts(caught.value, got="2 and 1 and 2")
+    with pytest.raises(InputError, match="layers, weights, caps: expected one of each a layer") as caught:
+        layer_max_entries(LAVA, [], [], 2)
+    assert_all_parts(caught.value, got="0 and 0")
+
+
+def test_few_candidates_of_a_layer_can_matter() -> None:
+    """No more than its share and what rounding may add; none at all where heads do not compete."""
+    caps = [torch.full((4,), 100)] * 3
+    assert layer_max_entries(LAVA, [1.0, 2.0, 3.0], caps, 30) == [60 + 12, 120 + 12, 180 + 12]
+    assert layer_max_entries(get_policy("snapkv"), [4.0] * 3, caps, 30) == [0, 0, 0]
+    assert layer_max_entries(get_policy("residual"), [4.0] * 3, caps, 30) == [360] * 3

@@ -41,8 +41,8 @@ def candidates(ranking: Ranking, heads: Sequence[int], max_entries: int) -> Cand
     Args:
         ranking: of this rank's heads.
         heads: numbers of these heads in the whole layer, ascending.
-        max_entries: entries that the sequence keeps in all heads of all layers together, windows aside:
-            `(budget - window) * heads`. Nothing beyond it on one rank can be within it on all.
+        max_entries: how many of a layer can matter: `layer_max_entries`, or what the sequence keeps in all heads of all
+            layers, windows aside, `(budget - window) * heads`. Nothing beyond it on one rank is within it on all.
 
     Raises:
         InputError: numbers that are not ascending or not one a head.
@@ -68,7 +68,7 @@ def cut_to_pool(layers: Sequence[Candidates], max_entries: int) -> list[Candidat
 
     Args:
         layers: `candidates` of each layer, in the order of the layers.
-        max_entries: as for `candidates`.
+        max_entries: what the sequence keeps in all heads of all layers, windows aside.
     """
     if not layers:
         return []

@@ -133,14 +133,14 @@ def select(
     least = chosen.min_entries_per_head(tokens_per_head, window)
     allocation = allocate(chosen, mean_entries, candidates)
     most = mean_entries * sum(len(layer) for layer in candidates)
-    known = [_Known(chosen, score, least, own, most) for score, own in zip(scores, candidates, strict=True)]
-    for layer, one in enumerate(known):
+    layers = [_FetchedLayer(chosen, score, least, own, most) for score, own in zip(scores, candidates, strict=True)]
+    for layer, one in enumerate(layers):
         ranking, weight = one.on_host(layer)
         allocation.add(ranking, weight if layer_weights is None else layer_weights[layer])
-    return Selection.of([one.ranking.positions for one in known], allocation.final_counts(), window)
+    return Selection.of([one.ranking.positions for one in layers], allocation.final_counts(), window)
 
 
-class _Known:
+class _FetchedLayer:
     """A ranked layer, and what the host must know of it on its way there.
 
     Args:

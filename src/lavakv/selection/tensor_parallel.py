@@ -4,6 +4,7 @@ A rank scores and ranks the heads it holds (`apply.score_layer`, `ranking.rank`)
 
 1. `partial_statistics(policy, values, caps)`, a row a head. `merged_weight` makes the layer's weight from all rows.
 2. `candidates(ranking, heads, max_entries)`. `merge_candidates` makes the order of the whole layer from all of them.
+   Once all weights are there, `layer_max_entries` says how few of each layer have to be sent.
 
 `head_counts` then says on every rank what each head of each layer keeps, and `kept_positions(ranking.positions,
 counts_of_own_heads, window)` which positions these are. All of it is exact: weights, counts and positions equal those
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lavakv.errors import InputError, PolicyError
@@ -32,6 +34,7 @@ __all__ = [
     "cut_to_pool",
     "head_counts",
     "kept_positions",
+    "layer_max_entries",
     "merge_candidates",
     "merged_weight",
     "partial_statistics",
@@ -110,6 +113,33 @@ def merged_weight(
     return checked_weight(policy, layer, [1.0, *numbers.tolist()])
 
 
+def layer_max_entries(policy: Policy, weights: Sequence[float], caps: Sequence[Tensor], mean_entries: int) -> list[int]:
+    """How many candidates of each layer can matter once all weights are merged: what to give `candidates`.
+
+    Args:
+        policy: whose rules to follow.
+        weights: `merged_weight` of each layer.
+        caps: for each layer int64 `[H]` on the CPU, candidates of each head.
+        mean_entries: mean entries a head keeps before the window, `budget - window`.
+
+    Returns:
+        For each layer its share of the total, or a few more; 0 where heads do not compete; the total of all layers
+        where layers compete, too (see `cut_to_pool`).
+
+    Raises:
+        InputError: not as many weights as caps.
+    """
+    _require_as_many(weights, caps)
+    if policy.layer_rule == "pool":
+        return [mean_entries * sum(map(len, caps))] * len(caps)
+    if policy.head_rule == "equal":
+        return [0] * len(caps)
+    allocation, nothing = allocate(policy, mean_entries, caps), torch.zeros(0, dtype=torch.int16, device="cpu")
+    for weight in weights:
+        allocation.add(Ranking(nothing, nothing, nothing), weight)
+    return [allocation.most(layer) for layer in range(len(caps))]
+
+
 def head_counts(
     policy: Policy,
     layers: Sequence[Candidates],
@@ -129,13 +159,7 @@ def head_counts(
     Raises:
         InputError: not as many weights and caps as layers.
     """
-    if not layers or len(layers) != len(weights) or len(layers) != len(caps):
-        raise InputError(
-            "layers, weights, caps",
-            expected="one of each a layer",
-            got=f"{len(layers)}, {len(weights)} and {len(caps)}",
-            fix="Pass what was merged for every layer.",
-        )
+    _require_as_many(layers, weights, caps)
     if sum(int(own.sum()) for own in caps) <= mean_entries * sum(map(len, caps)):
         return [own.tolist() for own in caps]
     allocation = allocate(policy, mean_entries, caps)
@@ -151,4 +175,14 @@ def _require_summed(policy: Policy) -> None:
             expected="a layer weight that follows from sums over heads",
             got="a layer rule that is a function of the whole layer",
             fix="Use a policy with a named layer rule, or work the weight out where all heads are.",
+        )
+
+
+def _require_as_many(*lists: Sequence[object]) -> None:
+    if len({len(each) for each in lists}) > 1 or not lists[0]:
+        raise InputError(
+            "layers, weights, caps",
+            expected="one of each a layer",
+            got=" and ".join(str(len(each)) for each in lists),
+            fix="Pass what was merged for every layer.",
         )
