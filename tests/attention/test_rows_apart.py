@@ -37,8 +37,8 @@ def test_the_other_rows_are_bit_equal(
     example = case(dtype, 16, COUNTS[counts], **settings)  # type: ignore[arg-type]
     with_operator, with_kernel = PATHS[path]
     with conditions(with_operator, poisoned=False, with_kernel=with_kernel), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "FEWEST_ENTRIES", 1)
-        patch.setattr(blocks, "MOST_ENTRIES", 5)
+        patch.setattr(blocks, "MIN_ENTRIES", 1)
+        patch.setattr(blocks, "MAX_ENTRIES", 5)
         for store in (RaggedStore, MaskedStore):
             sound = attend(example.fill(store()), example.request)
             for row in (0, 1):

@@ -63,8 +63,8 @@ def test_ragged_attention_is_exact_in_small_blocks(dtype: torch.dtype, data: st.
     """Many blocks, with borders everywhere: what large caches have."""
     case, most = data.draw(cases(dtype)), data.draw(st.integers(1, 6))
     with conditions(with_operator=True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "FEWEST_ENTRIES", 1)
-        patch.setattr(blocks, "MOST_ENTRIES", most)
+        patch.setattr(blocks, "MIN_ENTRIES", 1)
+        patch.setattr(blocks, "MAX_ENTRIES", most)
         assert_exact(case, attend(case.fill(RaggedStore()), case.request))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lavakv.kept import kept_positions
+from lavakv.ranking import rank
 from torch import Tensor
 
 import lavakv
-from lavakv.kept import kept_positions
-from lavakv.ranking import rank
 from lavakv.scoring.entropy import head_statistics
 from lavakv.scoring.tiers import TieredScores
 from tests.eviction.controlled import CONTROLLED, controlled_scores

@@ -19,7 +19,7 @@ _FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever
 
 
 def native_fits(store: RaggedStore, request: AttentionRequest) -> bool:
-    """One new float32 token on the CPU, no softcap, no gradient?"""
+    """Whether this is one new float32 token on the CPU, without softcap or gradient."""
     queries = request.queries
     return (
         queries.shape[2] == 1
@@ -54,10 +54,10 @@ def _decode(found: Library, store: RaggedStore, request: AttentionRequest) -> Te
     seen = None if mask is None else mask[:, 0, 0].expand(batch, -1).contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
     queries = queries.contiguous()
-    pieces = past.num_pieces(found.chunk) + segments * -(-tail.length // found.chunk)
-    sizes = (pieces * found.piece_bytes, 8 * (segments + 1), 4 * pieces * rows * value_dim, 8 * pieces * rows)
-    room = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu")
-    starts = [room.data_ptr() + sum(sizes[:index]) for index in range(4)]
+    chunks = past.num_chunks(found.chunk_entries) + segments * -(-tail.length // found.chunk_entries)
+    sizes = (chunks * found.chunk_bytes, 8 * (segments + 1), 4 * chunks * rows * value_dim, 8 * chunks * rows)
+    workspace = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu")
+    starts = [workspace.data_ptr() + sum(sizes[:index]) for index in range(4)]
     answer = queries.new_empty(batch, query_heads, 1, value_dim)
     shape = _Shape(batch, heads, rows, head_dim, value_dim, tail.length, keys.shape[2])
     found.lavakv_decode(
@@ -79,7 +79,7 @@ def _shown_entries(store: RaggedStore, mask: Tensor) -> Tensor:
 
 
 def _is_right(found: Library) -> bool:
-    """Does it agree with PyTorch on one head of 150 entries, where a wrong build would be far off?"""
+    """Whether it agrees with PyTorch on one head of 150 entries, where a wrong build would be far off."""
     generator = torch.Generator().manual_seed(0)
     keys, values = (torch.randn(1, 1, 150, 20, generator=generator, **_FLOAT32) for _ in range(2))
     queries = torch.randn(1, 3, 1, 20, generator=generator, **_FLOAT32)

@@ -20,14 +20,14 @@ def append_and_attend(
 
     Before: `store.tail.reserve(num_columns)` for all steps to come, and a call or more outside the capture, which
     compiles the kernels and plans the tiles (`length` has not changed, so the same columns are written again). Columns
-    beyond the reserved room are undefined behaviour: the host cannot check. Between steps: add `q` to `length`, once
-    for all layers that share it. After: `store.tail.advance(num_columns)`, so that the host knows, too.
+    beyond the reserved capacity are undefined behaviour: the host cannot check. Between steps: add `q` to `length` once
+    for all layers that share it. After: `store.tail.advance(num_columns)`, so that the host knows as well.
 
     Args:
-        store: evicted, with room reserved.
+        store: evicted, with capacity reserved.
         keys: new keys `[B, H, q, head_dim]`.
         values: new values `[B, H, q, value_dim]`.
-        request: queries and settings; for several queries a mask, bool `[B, 1, q, capacity]` over the reserved room,
+        request: queries and settings; for several queries a mask, bool `[B, 1, q, capacity]` over all capacity,
             whose columns from `length + q` on are not read.
         length: int64 `[1]` on the device: columns in the tail before this step.
 

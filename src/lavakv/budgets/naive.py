@@ -20,16 +20,16 @@ def divide_naive(total: int, weights: Sequence[float | Fraction], caps: Sequence
 
 
 def tiers_naive(
-    scores: Scores, outright: Sequence[Sequence[bool]] | None, min_entries_per_head: int
+    scores: Scores, protected: Sequence[Sequence[bool]] | None, min_entries_per_head: int
 ) -> list[list[int]]:
-    """Tier of each entry: 2 for a head's first `min_entries_per_head`, 1 for what is kept outright, else 0."""
-    marks = [[False] * len(row) for row in scores] if outright is None else outright
+    """Tier of each entry: 2 for a head's first `min_entries_per_head`, 1 for what is protected, else 0."""
+    marks = [[False] * len(row) for row in scores] if protected is None else protected
     return [_tiers_of_head(row, mark, min_entries_per_head) for row, mark in zip(scores, marks, strict=True)]
 
 
-def _tiers_of_head(row: Sequence[float], outright: Sequence[bool], min_entries_per_head: int) -> list[int]:
-    order = sorted(range(len(row)), key=lambda i: (not outright[i], -row[i], i))
-    return [2 if i in order[:min_entries_per_head] else int(outright[i]) for i in range(len(row))]
+def _tiers_of_head(row: Sequence[float], protected: Sequence[bool], min_entries_per_head: int) -> list[int]:
+    order = sorted(range(len(row)), key=lambda i: (not protected[i], -row[i], i))
+    return [2 if i in order[:min_entries_per_head] else int(protected[i]) for i in range(len(row))]
 
 
 def pooled_order_naive(scores: Scores, tiers: Tiers | None = None) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What the user asked for: a budget in tokens, as a fraction or in bytes, checked once and frozen."""
+"""The requested budget: in tokens, as a fraction or in bytes, checked once and frozen."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ class BudgetSpec:
     def _fitting(self, num_tokens: Sequence[int], fixed_bytes: int, token_bytes: int) -> int:
         """Largest budget whose entries fit `max_bytes`: fill the shorter prompts first, share what is left."""
         assert isinstance(self.max_bytes, int)
-        room = (self.max_bytes - fixed_bytes) // token_bytes
+        max_entries = (self.max_bytes - fixed_bytes) // token_bytes
         least = sum(min(self.window + 1, tokens) for tokens in num_tokens)
-        if room < least:
+        if max_entries < least:
             raise BudgetError(
                 "max_bytes",
                 expected=f"at least {fixed_bytes + least * token_bytes} bytes for the window and one token a head",
@@ -93,10 +93,10 @@ class BudgetSpec:
             )
         ordered = sorted(num_tokens)
         for index, tokens in enumerate(ordered):
-            share = room // (len(ordered) - index)
+            share = max_entries // (len(ordered) - index)
             if share < tokens:
                 return share
-            room -= tokens
+            max_entries -= tokens
         return ordered[-1]
 
 

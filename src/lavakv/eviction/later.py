@@ -1,4 +1,4 @@
-"""A later round: what judges the candidates of layers that are ragged already, and the windows that scores look at."""
+"""A later round: what judges the candidates of layers that are ragged already, and the windows that are scored."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class LaterRound:
             )
 
     def layers(self, observations: Sequence[Observation]) -> Iterator[tuple[Windows, CandidateColumns]]:
-        """For each layer what `Round.add_all` takes, made when it is asked for."""
+        """For each layer what `Round.add_all` takes, made lazily."""
         for index, (store, observed) in enumerate(zip(self._stores, observations, strict=True)):
             found = [self._candidates(store, index, row, observed) for row in range(len(self._plans))]
             yield [window for window, _ in found], [columns for _, columns in found]

@@ -1,4 +1,4 @@
-"""One round of eviction over all layers of a batch: candidates are scored, ranked, given shares, and kept or let go.
+"""One round of eviction over all layers of a batch: candidates are scored, ranked, given shares, and kept or evicted.
 
 A prompt is the round whose past is empty: it runs while the prefill does, layer after layer. Later rounds find the
 layers ragged and all at hand.
@@ -89,7 +89,7 @@ class Round:
         Nothing is evicted before the last layer is ranked, so whatever a score raises leaves all stores as they were.
 
         Args:
-            layers: for each layer what `add_layer` takes; one at a time is asked for.
+            layers: for each layer what `add_layer` takes; consumed one at a time.
         """
         ranked = [(self._ranked(windows, index), columns) for index, (windows, columns) in enumerate(layers)]
         for pending, _ in ranked:

@@ -58,7 +58,7 @@ def check_generate_adapter(model: Any, cache: LavaCache) -> None:
             f"adapter {_kind(owner)}",
             expected="a PEFT that knows the argument `cache`, as transformers has renamed `past_key_values`",
             got="one that looks for the old name, and puts its virtual tokens before every new token",
-            fix="Install a newer PEFT, or transformers before 5.24; the text is wrong without lavakv, too.",
+            fix="Install a newer PEFT, or transformers before 5.24; the text is wrong without lavakv as well.",
         )
 
 

@@ -40,7 +40,7 @@ class LavaCache(CacheRefusals, DrivenCache):
 
     transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
     prompt: each compressed layer keeps its budget of it. Later forwards append uncompressed; a warning says once where
-    that passes the budget by more than was asked for. The cache remembers which tokens it holds, and `generate` refuses
+    that passes the budget by more than was announced. The cache remembers which tokens it holds, and `generate` refuses
     a text that does not go on from them. Layers that are not full attention stay as transformers makes them. For
     inference: what is stored is detached.
 
@@ -102,7 +102,7 @@ class LavaCache(CacheRefusals, DrivenCache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of K and V storage allocated now, spare room and uncompressed layers included."""
+        """Bytes of K and V storage allocated now, spare capacity and uncompressed layers included."""
         return sum(memory.layer_bytes(layer) for layer in self.layers)
 
     @property
@@ -177,7 +177,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         stores = [self._store_class() for _ in self.layer_indices]
         self._state = CacheState(self._geometry, Session(stores, self._geometry.num_heads))
         self._watch: TailWatch | None = None
-        self._asked = 0
+        self._announced = 0
         self.layers = stock_layers(self._config)
         for index, store in zip(self.layer_indices, stores, strict=True):
             place = (index, store, self._state, self._geometry.other_full_layers)

@@ -23,7 +23,7 @@ def check_model(geometry: Geometry, model: Any, owner: weakref.ref[nn.Module] | 
         model: the model under way.
         owner: the model that filled the cache, which may be gone; None while the cache is empty, or where a filled one
             came out of a pickle.
-        filled: does the cache hold a prompt?
+        filled: whether the cache holds a prompt.
 
     Raises:
         CacheMismatchError: another architecture, or another model than the one that filled the cache.
@@ -102,12 +102,12 @@ def not_announced() -> NotEnabledError:
         "model",
         expected="a forward of a model that lavakv is enabled on, called with the cache as an argument",
         got="keys and values from a forward that none of the enabled models announced",
-        fix=f"If this is another model, call `lavakv.enable` on it, too. If it is enabled, {versions()}.",
+        fix=f"If this is another model, call `lavakv.enable` on it as well. If it is enabled, {versions()}.",
     )
 
 
 def check_reserved(max_new_tokens: Any) -> int:
-    """Check a number of new tokens to reserve room for.
+    """Check a number of new tokens to reserve capacity for.
 
     Raises:
         InputError: not a whole number, or negative.

@@ -36,7 +36,7 @@ def check_continues(columns: Columns, sent: Tensor, mask: Tensor | None, embed: 
     Args:
         columns: what the cache has seen, `n` columns.
         sent: token ids `[B, m]` or embeddings `[B, m, hidden]`, `m >= n`.
-        mask: `[B, m]`, which columns of what is sent are real; where it says nothing, padding is compared, too.
+        mask: `[B, m]`, which columns of what is sent are real; where it is absent, padding is compared as well.
         embed: the model's input embeddings, for a cache that was filled with one and continued with the other.
 
     Raises:

@@ -82,7 +82,7 @@ def _check_interfaces() -> None:
 
 
 def _passes(found: Any, through: Any) -> bool:
-    """Does a function that an interface hands out pass through an interceptor, perhaps among others?"""
+    """Whether a function that an interface hands out passes through an interceptor, perhaps among others."""
     while isinstance(found, partial):
         if found.func is through:
             return True

@@ -27,7 +27,7 @@ class DrivenCache(Cache):
 
     _state: CacheState
     _watch: TailWatch | None
-    _asked: int
+    _announced: int
     _reserved: int
 
     @property
@@ -75,8 +75,8 @@ class DrivenCache(Cache):
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
         if self._watch is not None and inputs.shape[1] > 1:  # first: a warning may be made an error
-            asked = max(self._asked, self._reserved)
-            self._watch.check(self._state.session.columns.length + inputs.shape[1], asked)
+            announced = max(self._announced, self._reserved)
+            self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
         self._state.begin(model, inputs, mask)
         if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
             self._plan(self._state.step.real)
@@ -85,9 +85,9 @@ class DrivenCache(Cache):
         """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""
         self._state.noted_ids = input_ids
 
-    def note_asked(self, max_new_tokens: int) -> None:
+    def note_announced(self, max_new_tokens: int) -> None:
         """Tokens that a call of `generate` may add (called by an enabled model)."""
-        self._asked += max_new_tokens
+        self._announced += max_new_tokens
 
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward stopped half-way."""

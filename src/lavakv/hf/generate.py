@@ -41,7 +41,7 @@ class GuardedGenerate:
             check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)
             asked = _option("max_new_tokens", self.__self__, args, kwargs)
-            cache.note_asked(asked if isinstance(asked, int) else 0)
+            cache.note_announced(asked if isinstance(asked, int) else 0)
         try:
             return self.__wrapped__(*args, **kwargs)
         except KeyboardInterrupt:  # no hook runs after one

@@ -23,7 +23,7 @@ class Geometry:
         num_heads: KV heads of each of these.
         head_dims: size of one key of each of these, by the configuration.
         max_positions: tokens the model's position encoding reaches, or None if it says nothing.
-        other_full_layers: do full-attention layers that stay as transformers makes them share masks with these?
+        other_full_layers: whether full-attention layers that stay as transformers makes them share masks with these.
     """
 
     model_type: str

@@ -107,7 +107,7 @@ def check_brought_back(found: Tensor | None) -> None:
 
 
 def is_explicit(mask: Any) -> bool:
-    """Does a mask tell each query's columns (4-D or flex), not only padding?"""
+    """Whether a mask gives each query's columns (4-D or flex), not only padding."""
     return (isinstance(mask, Tensor) and mask.ndim == 4) or hasattr(mask, "mask_mod")
 
 
@@ -162,7 +162,7 @@ def _check_explicit(mask: Any, batch: int, num_queries: int, num_columns: int) -
 
 
 def _only_hides(mask: Tensor) -> bool:
-    """Does an additive mask hold nothing but zeros and the lowest numbers, as far as the host can see?"""
+    """Whether an additive mask holds only zeros and lowest numbers, as far as the host can see."""
     if not mask.is_floating_point():
         return False
     return not host_readable(mask.device) or bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min / 2)).all())

@@ -24,11 +24,11 @@ _ROUNDING = (_CHECKED_ENTRIES + 4) * torch.finfo(torch.bfloat16).eps / 2
 
 
 class Measured(NamedTuple):
-    """What running a layer told.
+    """What running a layer shows.
 
     Attributes:
         weight: `[inputs, outputs]`, float32 or wider.
-        is_finite: is all of it a number?
+        is_finite: whether all of it is finite.
         departure: largest departure from an affine map, relative to what rounding explains; above 1 it is none.
     """
 

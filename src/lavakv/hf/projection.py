@@ -1,4 +1,4 @@
-"""The attention's output projection, for the policies that look at projected values."""
+"""The attention's output projection, for the policies that score projected values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MERGE = f"{_LAVA} Or merge the adapter (`model.merge_and_unload()`), if it is o
 
 
 class OutputProjection:
-    """`W_O` of one layer for one prompt, found out when first asked for: most policies never do.
+    """`W_O` of one layer for one prompt, read or measured at first use: most policies never need it.
 
     Read where the projection is a plain linear layer, else measured by running it, see `measured.py`. Good for one
     prompt: adapters may be switched between prompts.

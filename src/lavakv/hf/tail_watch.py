@@ -10,7 +10,7 @@ _LIBRARIES = {"lavakv", "transformers", "torch", "accelerate", "peft"}
 
 
 class TailWatch:
-    """Compares what came uncompressed behind a prompt with the room that its budget leaves and what was asked for.
+    """Compares what came uncompressed behind a prompt with what its budget leaves and with the tokens announced.
 
     Args:
         tokens_per_head: budget of each sequence.
@@ -24,18 +24,18 @@ class TailWatch:
         self._num_columns = num_columns
         self._warned = False
 
-    def check(self, num_columns: int, num_new_tokens_asked: int) -> None:
-        """Warn once where entries beyond the budget outnumber the new tokens that were asked for.
+    def check(self, num_columns: int, num_announced: int) -> None:
+        """Warn once where entries beyond the budget outnumber the new tokens that were announced.
 
         Where nobody said how many are to come, as many as the budget itself are expected.
 
         Args:
             num_columns: all columns seen, those of the forward under way included.
-            num_new_tokens_asked: by `generate`, `LavaCache(max_new_tokens=...)` or `reserve`; 0 if nobody said.
+            num_announced: by `generate`, `LavaCache(max_new_tokens=...)` or `reserve`; 0 if nobody said.
         """
         appended = num_columns - self._num_columns
         held = self._held + appended
-        if self._warned or held - self._budget <= (num_new_tokens_asked or self._budget):
+        if self._warned or held - self._budget <= (num_announced or self._budget):
             return
         self._warned = True
         warnings.warn(

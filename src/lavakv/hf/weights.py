@@ -53,7 +53,7 @@ def check_weights_loaded(decoder: nn.Module) -> None:
 
 
 def _any_odd(decoder: nn.Module) -> bool:
-    """Whether a look at the hooks is needed at all; faster than PyTorch's own way through the modules."""
+    """Whether the hooks must be examined at all; faster than PyTorch's own way through the modules."""
     modules = [decoder]
     while modules:
         module = modules.pop()
@@ -66,7 +66,7 @@ def _any_odd(decoder: nn.Module) -> bool:
 
 
 def is_unscaled(module: nn.Module) -> bool:
-    """Is this a linear layer with float8 weights, and nothing that would scale them?"""
+    """Whether this is a linear layer with float8 weights that nothing scales."""
     weight = module._parameters.get("weight")
     return type(weight) is nn.Parameter and weight.dtype in _FLOAT8 and _is_plain_linear(module)
 
@@ -87,7 +87,7 @@ def _dtype_of(module: nn.Module) -> str:
 
 
 def _is_plain_linear(module: nn.Module) -> bool:
-    """Does calling the module do what `nn.Linear` or `Conv1D` does, and nothing before or after?"""
+    """Whether calling the module does what `nn.Linear` or `Conv1D` does, and nothing before or after."""
     if type(module).forward not in _LINEAR_FORWARDS or module._forward_pre_hooks or module._forward_hooks:
         return False
     if "forward" not in module.__dict__:

@@ -29,14 +29,14 @@ class Library(ctypes.CDLL):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        for function in (self.lavakv_chunk, self.lavakv_piece_bytes):
+        for function in (self.lavakv_chunk_entries, self.lavakv_chunk_bytes):
             function.restype, function.argtypes = ctypes.c_int64, []
         pointer = ctypes.c_void_p
         self.lavakv_decode.restype = None
         self.lavakv_decode.argtypes = [pointer, ctypes.c_float, *[pointer] * 14]
         self.lavakv_add_received.restype = None
         self.lavakv_add_received.argtypes = [pointer, ctypes.c_float, *[pointer] * 3]
-        self.chunk, self.piece_bytes = int(self.lavakv_chunk()), int(self.lavakv_piece_bytes())
+        self.chunk_entries, self.chunk_bytes = int(self.lavakv_chunk_entries()), int(self.lavakv_chunk_bytes())
 
 
 def compiler() -> list[str] | None:

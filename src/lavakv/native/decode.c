@@ -1,15 +1,15 @@
 /* One decode step of ragged grouped-query attention in float32: every head's own survivors and the tail, read once.
 
-   Called by attention/native.py; attention/blocks.py does the same without it.
-   Work is cut into pieces of CHUNK entries of one segment, whatever the lengths, and shared out over OpenMP's threads
-   (PyTorch's own ones). Each piece leaves a weighted sum, its largest logit and the sum of its weights: a log-sum-exp
-   would be rounded. The last loop merges them. */
+   Called by attention/native.py; attention/cpu.py does the same without it.
+   Work is cut into chunks of CHUNK_ENTRIES entries of one segment, whatever the lengths, and shared out over OpenMP's
+   threads (PyTorch's own ones). Each chunk leaves a weighted sum, its largest logit and the sum of its weights: a
+   log-sum-exp would be rounded. The last loop merges them. */
 
 #include <string.h>
 
 #include "common.h"
 
-#define CHUNK 128
+#define CHUNK_ENTRIES 128
 #define TOGETHER 16
 _Static_assert(LANES == 16, "dot_products halves four times");
 
@@ -17,7 +17,7 @@ typedef struct {
     const float *keys, *values;
     const uint8_t *visible; /* one byte an entry, or NULL for all */
     int64_t count, segment;
-} piece;
+} chunk;
 
 /* Products of a query and a key, not added up yet: one sum a lane. */
 static inline void multiply(const float *restrict query, const float *restrict key, int64_t dim, float *restrict sums) {
@@ -44,11 +44,11 @@ static void dot_products(const float *query, const float *keys, int64_t count, i
     }
 }
 
-static void attend_piece(const piece *work, const float *queries, int64_t rows, int64_t dim, int64_t value_dim,
+static void attend_chunk(const chunk *work, const float *queries, int64_t rows, int64_t dim, int64_t value_dim,
                          float scaling, float *output, float *sums) {
     for (int64_t row = 0; row < rows; row++) {
         const float *query = queries + row * dim;
-        float weights[CHUNK], largest = -INFINITY;
+        float weights[CHUNK_ENTRIES], largest = -INFINITY;
         double sum = 0;
         float *out = output + row * value_dim;
         dot_products(query, work->keys, work->count, dim, weights);
@@ -79,12 +79,12 @@ static void attend_piece(const piece *work, const float *queries, int64_t rows, 
     }
 }
 
-static int64_t cut(piece *pieces, int64_t made, const float *keys, const float *values, const uint8_t *visible,
+static int64_t cut(chunk *chunks, int64_t made, const float *keys, const float *values, const uint8_t *visible,
                    int64_t count, int64_t segment, int64_t dim, int64_t value_dim) {
-    for (int64_t start = 0; start < count; start += CHUNK) {
-        piece next = {keys + start * dim, values + start * value_dim, visible ? visible + start : NULL,
-                      count - start < CHUNK ? count - start : CHUNK, segment};
-        pieces[made++] = next;
+    for (int64_t start = 0; start < count; start += CHUNK_ENTRIES) {
+        chunk next = {keys + start * dim, values + start * value_dim, visible ? visible + start : NULL,
+                      count - start < CHUNK_ENTRIES ? count - start : CHUNK_ENTRIES, segment};
+        chunks[made++] = next;
     }
     return made;
 }
@@ -109,32 +109,32 @@ static void merge_segment(int64_t first, int64_t last, int64_t row, int64_t rows
     for (int64_t d = 0; d < value_dim; d++) answer[d] /= total;
 }
 
-int64_t lavakv_chunk(void) { return CHUNK; }
+int64_t lavakv_chunk_entries(void) { return CHUNK_ENTRIES; }
 
-int64_t lavakv_piece_bytes(void) { return sizeof(piece); }
+int64_t lavakv_chunk_bytes(void) { return sizeof(chunk); }
 
 /* shape: sequences, heads, rows, dim, value_dim, tail, columns between two heads' tails, whether the tail is masked
    queries [segments, rows, dim]; past [entries, dim]; tails [segments, capacity, dim]; past_visible [entries] or NULL;
    visible [sequences, tail] or NULL;
-   sinks [heads, rows] or NULL; workspace for the pieces, for their outputs and two numbers a row of each; answer
+   sinks [heads, rows] or NULL; workspace for the chunks, for their outputs and two numbers a row of each; answer
    [segments, rows, value_dim]. */
 void lavakv_decode(const int64_t *shape, float scaling, const int64_t *offsets, const float *queries,
                    const float *past_keys, const float *past_values, const float *tail_keys, const float *tail_values,
-                   const uint8_t *past_visible, const uint8_t *visible, const float *sinks, piece *pieces, int64_t *firsts, float *outputs,
+                   const uint8_t *past_visible, const uint8_t *visible, const float *sinks, chunk *chunks, int64_t *firsts, float *outputs,
                    float *sums, float *answer) {
     int64_t heads = shape[1], rows = shape[2], dim = shape[3], value_dim = shape[4], tail = shape[5];
     int64_t capacity = shape[6], segments = shape[0] * heads, made = 0;
     for (int64_t s = 0; s < segments; s++) {
         firsts[s] = made;
-        made = cut(pieces, made, past_keys + offsets[s] * dim, past_values + offsets[s] * value_dim,
+        made = cut(chunks, made, past_keys + offsets[s] * dim, past_values + offsets[s] * value_dim,
                    past_visible ? past_visible + offsets[s] : NULL, offsets[s + 1] - offsets[s], s, dim, value_dim);
-        made = cut(pieces, made, tail_keys + s * capacity * dim, tail_values + s * capacity * value_dim,
+        made = cut(chunks, made, tail_keys + s * capacity * dim, tail_values + s * capacity * value_dim,
                    visible ? visible + (s / heads) * tail : NULL, tail, s, dim, value_dim);
     }
     firsts[segments] = made;
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < made; p++)
-        attend_piece(&pieces[p], queries + pieces[p].segment * rows * dim, rows, dim, value_dim, scaling,
+        attend_chunk(&chunks[p], queries + chunks[p].segment * rows * dim, rows, dim, value_dim, scaling,
                      outputs + p * rows * value_dim, sums + 2 * p * rows);
     for (int64_t s = 0; s < segments; s++)
         for (int64_t row = 0; row < rows; row++)

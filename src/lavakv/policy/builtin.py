@@ -69,7 +69,7 @@ FAMILY = {
         ),
         Policy(
             "residual-far",
-            "residual, told by rows far behind each entry, too",
+            "residual, plus distant queries",
             residual_far_score,
             "pooled",
             "pool",

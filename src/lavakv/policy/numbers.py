@@ -17,7 +17,7 @@ def score_weight(policy: Policy, values: Tensor, layer: int) -> float:
     """The part of a layer's weight that follows from the scores `[H, n]`: their entropy, else the number of heads.
 
     Raises:
-        PolicyError: scores that are not finite, or below zero where an entropy is asked for; names policy and layer.
+        PolicyError: scores that are not finite, or below zero for an entropy; names policy and layer.
     """
     return checked_weight(policy, layer, [1.0, *score_numbers(policy, values).tolist()])
 
@@ -42,13 +42,13 @@ def partial_statistics(policy: Policy, values: Tensor, caps: Tensor | None = Non
         caps: int64 `[H]`, candidates of each head, where the values are; None where every place holds one.
 
     Returns:
-        float64 `[H, 2]` as `head_statistics` where an entropy is asked for, else `[H, 1]`, the sums alone.
+        float64 `[H, 2]` as `head_statistics` where the layer rule is an entropy, else `[H, 1]`, the sums alone.
     """
     if policy.layer_rule == "entropy":
         return head_statistics(values, caps)
     if caps is not None:
         values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= caps[:, None], 0)
-    return values.sum(dim=1, dtype=torch.float64, keepdim=True)  # only asked whether they are finite
+    return values.sum(dim=1, dtype=torch.float64, keepdim=True)  # only checked to be finite
 
 
 def summed_numbers(policy: Policy, statistics: Tensor, num_scores: int, caps: Tensor | None = None) -> Tensor:

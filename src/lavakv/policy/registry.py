@@ -52,4 +52,4 @@ def _loaded(plugin: EntryPoint) -> Policy:
             got=f"{type(policy).__name__}: {policy}",
             fix="Fix or uninstall the package that brings it.",
         )
-    return policy if policy.name == plugin.name else replace(policy, name=plugin.name)  # reports say what was asked for
+    return policy if policy.name == plugin.name else replace(policy, name=plugin.name)  # as it was requested

@@ -31,7 +31,7 @@ class Policy:
             same mean, `pyramid` gives early layers more, `pool` lets all heads of all layers compete. A function from
             the `ScoringWindow` to a float64 scalar gives each layer's weight itself.
         floor_share: part of a layer's total that pooled heads share equally, `alpha` in the paper; with the layer rule
-            `pool` the part of the mean budget that every head is guaranteed.
+            `pool` the part of the mean budget that every head keeps before heads compete.
         needs: attributes of the `ScoringWindow` that the score reads and that may be absent.
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
@@ -64,7 +64,7 @@ class Policy:
             )
 
     def min_entries_per_head(self, tokens_per_head: int, window: int) -> int:
-        """Entries that every head keeps, window aside, before all heads of all layers compete."""
+        """Entries that every head keeps, window excluded, before all heads of all layers compete."""
         if self.layer_rule != "pool":
             return 0
         return int(Fraction(str(self.floor_share)) * (tokens_per_head - window))

@@ -61,9 +61,9 @@ def _protected(window: ScoringWindow) -> Tensor:
     ordered = _group_mean(window).gather(1, order)
     own = window.remember("own_attention", lambda: _own(window))
     before = ordered.cumsum(dim=1) - ordered
-    wanted = before < (PROTECTED_MASS - own.double())[:, None]
-    wanted[:, window.tokens_per_head - window.queries.shape[2] :] = False
-    found = torch.zeros_like(wanted).scatter(1, order, wanted)
+    protected = before < (PROTECTED_MASS - own.double())[:, None]
+    protected[:, window.tokens_per_head - window.queries.shape[2] :] = False
+    found = torch.zeros_like(protected).scatter(1, order, protected)
     return found if window.empty is None else found & ~window.empty
 
 

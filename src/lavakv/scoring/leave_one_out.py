@@ -26,7 +26,7 @@ def row_weights(residual_norms: Tensor) -> Tensor:
 
 
 def grams(window: ScoringWindow) -> Tensor:
-    """Gram matrices of the pieces of `W_O`, float32 `[H, G, value_dim, value_dim]`; computed once for a window."""
+    """Gram matrices of the query heads' parts of `W_O`, float32 `[H, G, value_dim, value_dim]`; once a window."""
     return window.remember("grams", lambda: _grams(window))
 
 
@@ -36,7 +36,7 @@ def _grams(window: ScoringWindow) -> Tensor:
 
 
 def squared_lengths(window: ScoringWindow) -> Tensor:
-    """`||V_h[i] W_O,q||^2` of every position, float32 `[H, G, N]`; computed once for a window."""
+    """`||V_h[i] W_O,q||^2` of every position, float32 `[H, G, N]`; once a window."""
     return window.remember("squared_lengths", lambda: _squared_lengths(window))
 
 

@@ -62,7 +62,7 @@ def require_whole(
             "output_weight",
             expected=f"shape ({query_heads}, {value_dim}, hidden)",
             got=str(tuple(output_weight.shape)),
-            fix="Cut the projection into one [value_dim, hidden] piece a query head.",
+            fix="Cut the projection into one [value_dim, hidden] matrix per query head.",
         )
     rows = (query_heads, num_tokens, head_dim)
     if prompt_queries is not None and tuple(prompt_queries.shape) != rows:

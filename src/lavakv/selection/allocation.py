@@ -143,7 +143,7 @@ class PooledAllocation(Allocation):
 
 
 def allocate(policy: Policy, mean_entries: int, caps: Sequence[Tensor]) -> Allocation:
-    """The allocation that a policy's layer rule asks for.
+    """The allocation for a policy's layer rule.
 
     Args:
         policy: whose rules to follow.

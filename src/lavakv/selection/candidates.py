@@ -42,7 +42,7 @@ def candidates(ranking: Ranking, heads: Sequence[int], max_entries: int) -> Cand
         ranking: of this rank's heads.
         heads: numbers of these heads in the whole layer, ascending.
         max_entries: how many of a layer can matter: `layer_max_entries`, or what the sequence keeps in all heads of all
-            layers, windows aside, `(budget - window) * heads`. Nothing beyond it on one rank is within it on all.
+            layers, windows excluded, `(budget - window) * heads`. Nothing beyond it on one rank is within it on all.
 
     Raises:
         InputError: numbers that are not ascending or not one a head.
@@ -68,7 +68,7 @@ def cut_to_pool(layers: Sequence[Candidates], max_entries: int) -> list[Candidat
 
     Args:
         layers: `candidates` of each layer, in the order of the layers.
-        max_entries: what the sequence keeps in all heads of all layers, windows aside.
+        max_entries: what the sequence keeps in all heads of all layers, windows excluded.
     """
     if not layers:
         return []

@@ -23,7 +23,7 @@ def select_naive(
     layer_weights: Sequence[float],
     budget: int,
     window: int,
-    outright: Sequence[Sequence[Sequence[bool]]] | None = None,
+    protected: Sequence[Sequence[Sequence[bool]]] | None = None,
     num_places: Sequence[int] | None = None,
 ) -> list[list[list[int]]]:
     """Twin of `select`, one shot.
@@ -34,7 +34,7 @@ def select_naive(
         layer_weights: weight of each layer; given, since rounding of an entropy may break a tie between layers.
         budget: mean entries a head keeps, window included.
         window: positions behind the scored ones.
-        outright: `[layers][kv_heads][n]`, what is kept before the others, or None for nothing.
+        protected: `[layers][kv_heads][n]`, what is kept before the others, or None for nothing.
         num_places: places before the window in each layer; None where they are as many as the candidates of a head.
 
     Returns:
@@ -47,9 +47,9 @@ def select_naive(
         return [
             _kept_rows([list(range(cap)) for cap in layer], n, window) for layer, n in zip(caps, places, strict=True)
         ]
-    guaranteed = int(policy.floor_share * (budget - window)) if policy.layer_rule == "pool" else 0
-    marks = [None] * len(scores) if outright is None else outright
-    layers = [(layer, tiers_naive(layer, mark, guaranteed)) for layer, mark in zip(scores, marks, strict=True)]
+    least = int(policy.floor_share * (budget - window)) if policy.layer_rule == "pool" else 0
+    marks = [None] * len(scores) if protected is None else protected
+    layers = [(layer, tiers_naive(layer, mark, least)) for layer, mark in zip(scores, marks, strict=True)]
     if policy.layer_rule == "pool":
         counts = pool_counts_naive(layers, total)
     else:

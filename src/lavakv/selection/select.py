@@ -58,7 +58,7 @@ def scores(
             layer's norm, for policies that compare layers by them.
 
     Returns:
-        float32 `[kv_heads, N - w]`, or such values with a mask of what is kept outright; without gradients.
+        float32 `[kv_heads, N - w]`, or such values with a mask of protected entries; without gradients.
 
     Raises:
         InputError: shapes that do not belong together.

@@ -8,7 +8,7 @@ A rank scores and ranks the heads it holds (`apply.score_layer`, `ranking.rank`)
 
 `head_counts` then says on every rank what each head of each layer keeps, and `kept_positions(ranking.positions,
 counts_of_own_heads, window)` which positions these are. All of it is exact: weights, counts and positions equal those
-of one rank to the bit, whatever the heads are split into. Scores must be those of a single rank, too: ask
+of one rank to the bit, whatever the heads are split into. Scores must be those of a single rank as well: check
 `require_separate_heads`.
 """
 
@@ -88,7 +88,7 @@ def merged_weight(
         layer: index of the layer, for messages.
 
     Raises:
-        PolicyError: scores that are not finite, or below zero where an entropy is asked for; or a layer rule that is a
+        PolicyError: scores that are not finite, or below zero for an entropy; or a layer rule that is a
             function of its own.
         InputError: statistics or caps of another shape.
     """
@@ -124,7 +124,7 @@ def layer_max_entries(policy: Policy, weights: Sequence[float], caps: Sequence[T
 
     Returns:
         For each layer its share of the total, or a few more; 0 where heads do not compete; the total of all layers
-        where layers compete, too (see `cut_to_pool`).
+        where layers compete as well (see `cut_to_pool`).
 
     Raises:
         InputError: not as many weights as caps.
@@ -147,7 +147,7 @@ def head_counts(
     caps: Sequence[Tensor],
     mean_entries: int,
 ) -> list[list[int]]:
-    """How many entries each head of each layer keeps, windows aside; the same on every rank, and as on a single one.
+    """Entries that each head of each layer keeps, windows excluded; the same on every rank, and as on a single one.
 
     Args:
         policy: whose rules to follow.

@@ -134,7 +134,7 @@ class LayerStore(ABC):
 
     @abstractmethod
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add `[B, H, q, dim]` behind the tail. Copies no entry but when the spare room is used up."""
+        """Add `[B, H, q, dim]` behind the tail. Copies no entry but when the spare capacity is used up."""
 
     @abstractmethod
     def reserve(self, num_columns: int) -> None:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MOST_ENTRIES = 256  # of a block, about; measured best on two cores among 64, 128 and 256 (docs/log.md)
-FEWEST_ENTRIES = 64
-MOST_SLOTS = 4  # more segments in one block, and a call for each segment is cheaper
+MAX_ENTRIES = 256  # of a block, about; measured best on two cores among 64, 128 and 256 (docs/log.md)
+MIN_ENTRIES = 64
+MAX_SLOTS = 4  # more segments in one block, and a call for each segment is cheaper
 
 
 class Blocks(NamedTuple):
@@ -65,13 +65,13 @@ def plan_blocks(offsets: Sequence[int], dtype: torch.dtype, device: torch.device
     """
     num_entries = offsets[-1]
     spans = list(pairwise(offsets))
-    wanted = num_entries // sum(stop > start for start, stop in spans)
-    num_blocks = max(num_entries // min(max(wanted, FEWEST_ENTRIES), MOST_ENTRIES), 1)
+    mean_entries = num_entries // sum(stop > start for start, stop in spans)
+    num_blocks = max(num_entries // min(max(mean_entries, MIN_ENTRIES), MAX_ENTRIES), 1)
     starts = num_entries // num_blocks
     length = num_entries - starts * (num_blocks - 1)
     owners = _owners(spans, num_blocks, starts)
     slots = max(map(len, owners))
-    if slots > MOST_SLOTS:
+    if slots > MAX_SLOTS:
         return None
     mask = torch.full((num_blocks, slots, length), float("-inf"), dtype=dtype, device=device)
     for block, owner in enumerate(owners):

@@ -57,7 +57,7 @@ class RaggedPast:
         self.keys, self.values, self.columns = keys, values, columns
         self.offsets = list(accumulate(counts, initial=0))
         self.segments = [(keys[start:stop], values[start:stop]) for start, stop in pairwise(self.offsets)]
-        self._num_pieces: dict[int, int] = {}
+        self._num_chunks: dict[int, int] = {}
         self.rectangle: tuple[Tensor, Tensor] | None = None
         if len(set(counts)) == 1 and counts[0]:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
@@ -96,11 +96,11 @@ class RaggedPast:
         keys, values, columns = (torch.cat([t[rows] for rows in kept]) for t in (self.keys, self.values, self.columns))
         return RaggedPast(keys, values, columns, counts)
 
-    def num_pieces(self, size: int) -> int:
-        """Into how many pieces of at most `size` entries the segments fall; counted once."""
-        if size not in self._num_pieces:
-            self._num_pieces[size] = sum(-(-length // size) for length in self.lengths())
-        return self._num_pieces[size]
+    def num_chunks(self, size: int) -> int:
+        """Into how many chunks of at most `size` entries the segments fall; counted once."""
+        if size not in self._num_chunks:
+            self._num_chunks[size] = sum(-(-length // size) for length in self.lengths())
+        return self._num_chunks[size]
 
     @cached_property
     def host_offsets(self) -> Tensor:
@@ -146,7 +146,7 @@ class RaggedPast:
     def tiles(self, size: int) -> Tiles:
         """The segments cut into tiles of at most `size` entries, planned once. See `tiles.py`."""
         if size not in self._tiles:
-            num_tiles = self.num_pieces(size)
+            num_tiles = self.num_chunks(size)
             device = self.keys.device
             with torch.inference_mode(False):
                 offsets = torch.tensor(self.offsets, device="cpu", pin_memory=device.type == "cuda")

@@ -1,4 +1,4 @@
-"""Equal pieces of work over segments of unequal length, planned on the device that will do the work."""
+"""Tiles of equal size over segments of unequal length, planned on the device that will do the work."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ class LaunchShape(NamedTuple):
 
 def tile_size(num_entries: int, num_processors: int) -> int:
     """Entries of a tile: a power of two, small enough that a layer's survivors give every processor several tiles."""
-    wanted = -(-num_entries // (_TILES_PER_PROCESSOR * num_processors))
-    return min(max(power_of_two(wanted), MIN_TILE), MAX_TILE)
+    entries_per_tile = -(-num_entries // (_TILES_PER_PROCESSOR * num_processors))
+    return min(max(power_of_two(entries_per_tile), MIN_TILE), MAX_TILE)
 
 
 def max_rows(itemsize: int) -> int:

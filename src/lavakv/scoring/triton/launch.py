@@ -22,7 +22,7 @@ def mean_attention(rows: WindowRows, num_columns: int) -> Tensor:
 
     Args:
         rows: the window, causal, without softcap, its keys in one chunk.
-        num_columns: how many positions are asked for.
+        num_columns: how many positions to compute.
 
     Returns:
         float32 `[H, G, num_columns]`.
@@ -64,7 +64,7 @@ def _with_dense_rows(tensor: Tensor) -> Tensor:
 
 
 class Launch(NamedTuple):
-    """Keys that a program looks at together, and its warps: so that registers do not spill."""
+    """Keys per block of a program, and its warps, chosen so that registers do not spill."""
 
     block_keys: int
     num_warps: int
@@ -79,8 +79,8 @@ def launch_for(head_dim: int, itemsize: int) -> Launch:
 
 def _split_tokens(num_tokens: int, block: int, num_query_heads: int, num_processors: int) -> int:
     """Keys of a split: a multiple of the block, so few that every processor gets several programs."""
-    wanted = min(max(_SPLITS_PER_PROCESSOR * num_processors // num_query_heads, 1), MAX_SPLITS)
-    return -(-num_tokens // (wanted * block)) * block
+    num_splits = min(max(_SPLITS_PER_PROCESSOR * num_processors // num_query_heads, 1), MAX_SPLITS)
+    return -(-num_tokens // (num_splits * block)) * block
 
 
 def _block(size: int) -> int:
