@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from lavakv.policy.registry import policies
     from lavakv.policy.rules import Policy
     from lavakv.selection.kept import Selection
-    from lavakv.selection.select import scores, select
+    from lavakv.selection.scores import scores
+    from lavakv.selection.select import select
 
 _HOME = {
     "Budgets": "lavakv.eviction.records",
@@ -50,7 +51,7 @@ _HOME = {
     "enable": "lavakv.hf",
     "enabled": "lavakv.hf",
     "policies": "lavakv.policy.registry",
-    "scores": "lavakv.selection.select",
+    "scores": "lavakv.selection.scores",
     "select": "lavakv.selection.select",
     "worst_case_entries": "lavakv.budgets.worst_case",
 }

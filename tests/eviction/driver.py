@@ -12,7 +12,8 @@ from lavakv.eviction.records import Budgets
 from lavakv.eviction.round import Round
 from lavakv.eviction.shares import SequencePlan
 from lavakv.scoring.window import ScoringWindow
-from lavakv.selection.select import Selection, select
+from lavakv.selection.kept import Selection
+from lavakv.selection.select import select
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore

@@ -12,7 +12,7 @@ from lavakv.budgets.split import pyramid_weights
 from lavakv.policy.numbers import checked_weight, score_numbers, score_weight
 from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
-from lavakv.selection.select import Selection
+from lavakv.selection.kept import Selection
 from tests.eviction.controlled import controlled_scores, controlled_weights
 
 

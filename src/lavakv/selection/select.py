@@ -1,4 +1,4 @@
-"""The engine-free core: tensors of one sequence in, kept positions out. No transformers, no cache."""
+"""What one sequence keeps when all of its layers' scores are known."""
 
 from __future__ import annotations
 
@@ -9,88 +9,14 @@ from torch import Tensor
 
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import InputError, PolicyError
-from lavakv.policy.apply import policy_scores
 from lavakv.policy.numbers import PackedReadback, checked_weight, score_numbers
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
-from lavakv.scoring.prompt import PromptRows
-from lavakv.scoring.shapes import require_caps, require_extras, require_residual, require_shapes, require_whole
+from lavakv.scoring.shapes import require_caps
 from lavakv.scoring.tiers import TieredScores
-from lavakv.scoring.window import ScoringWindow
 from lavakv.selection.allocation import allocate
-from lavakv.selection.kept import Selection as Selection
+from lavakv.selection.kept import Selection
 from lavakv.selection.ranking import Ranking, rank
-
-
-def scores(
-    policy: str | Policy,
-    q_window: Tensor,
-    keys: Tensor | Sequence[Tensor],
-    values: Tensor | Sequence[Tensor],
-    *,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    visible: Tensor | None = None,
-    layer: int = 0,
-    tokens_per_head: int | None = None,
-    output_weight: Tensor | None = None,
-    prompt_queries: Tensor | None = None,
-    residual_norms: Tensor | None = None,
-) -> Tensor | TieredScores:
-    """Score the evictable entries of one layer of one sequence.
-
-    Args:
-        policy: a name from `lavakv.policies()` or a `Policy`.
-        q_window: `[query_heads, w, head_dim]`, the prompt's last queries as the attention sees them.
-        keys: `[kv_heads, N, head_dim]`, or chunks of it along the tokens.
-        values: `[kv_heads, N, value_dim]`, cut like `keys`.
-        scaling: factor on query-key products; `head_dim**-0.5` unless given.
-        softcap: logit softcap of the model, if it has one.
-        sinks: `[query_heads]` attention-sink logits, if the model has them.
-        visible: bool `[w, N]`, what the window's queries see, if not simply causal.
-        layer: index of the layer.
-        tokens_per_head: the budget `b`, for policies in two stages.
-        output_weight: `[query_heads, value_dim, hidden]`, the output projection, for policies that project values.
-        prompt_queries: `[query_heads, N, head_dim]`, all of the prompt's queries, for policies that look beyond the
-            window; they are taken to be causal.
-        residual_norms: `[w]`, L2 norms of the hidden states that the window's queries were made from, before the
-            layer's norm, for policies that compare layers by them.
-
-    Returns:
-        float32 `[kv_heads, N - w]`, or such values with a mask of protected entries; without gradients.
-
-    Raises:
-        InputError: shapes that do not belong together.
-        BudgetError: a budget that does not exceed the window though the prompt is longer.
-        PolicyError: an unknown policy, one that needs what is not given, or scores that are not finite numbers.
-    """
-    key_chunks = [keys] if isinstance(keys, Tensor) else list(keys)
-    value_chunks = [values] if isinstance(values, Tensor) else list(values)
-    require_shapes(q_window, key_chunks, value_chunks)
-    num_tokens = sum(chunk.shape[1] for chunk in key_chunks)
-    require_extras(sinks, visible, q_window, num_tokens)
-    require_whole(output_weight, prompt_queries, q_window, num_tokens, value_chunks[0].shape[2])
-    require_residual(residual_norms, q_window.shape[1])
-    if tokens_per_head is not None:
-        BudgetSpec(budget=tokens_per_head, window=q_window.shape[1]).tokens_per_head([num_tokens], 0, 1)
-    num_heads = key_chunks[0].shape[0]
-    window = ScoringWindow(
-        queries=_grouped(q_window, num_heads),
-        keys=key_chunks,
-        values=value_chunks,
-        scaling=q_window.shape[-1] ** -0.5 if scaling is None else scaling,
-        softcap=softcap,
-        sinks=None if sinks is None else sinks.reshape(num_heads, -1),
-        visible=visible,
-        layer=layer,
-        tokens_per_head=tokens_per_head,
-        output_weight=None if output_weight is None else _grouped(output_weight, num_heads),
-        prompt=None if prompt_queries is None else PromptRows(_grouped(prompt_queries, num_heads)),
-        residual_norms=None if residual_norms is None else residual_norms.float(),
-    )
-    with torch.no_grad():
-        return policy_scores(get_policy(policy), window)
 
 
 def select(
@@ -178,11 +104,6 @@ class _FetchedLayer:
             scores, heads, *tiers = pooled
             return Ranking(self.ranking.positions, heads, scores, *tiers), weight
         return self.ranking._replace(pooled_heads=pooled[0] if pooled else self.ranking.pooled_heads[:0]), weight
-
-
-def _grouped(per_query_head: Tensor, num_heads: int) -> Tensor:
-    """`[query_heads, ...]` to `[H, G, ...]`."""
-    return per_query_head.reshape(num_heads, -1, *per_query_head.shape[1:])
 
 
 def _require_weights(policy: Policy, layer_weights: Sequence[float] | None, num_layers: int) -> None:
