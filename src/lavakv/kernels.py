@@ -81,13 +81,16 @@ class Fallback:
         """True on CUDA devices, unless `LAVAKV_TRITON=0`: elsewhere the plain path is expected."""
         return (device.type == "cuda" or (self.on_cpu and device.type == "cpu")) and os.environ.get(SWITCH) != "0"
 
-    def run(self, compiled_for: Hashable, reason: str | None, kernel: Callable[[], Result]) -> Result | None:
+    def run(
+        self, compiled_for: Hashable, reason: str | None, kernel: Callable[..., Result], *arguments: object
+    ) -> Result | None:
         """Run a kernel, unless there is a reason not to or it failed before. Each reason is warned of once.
 
         Args:
             compiled_for: what the kernel is compiled for: device, dtype, sizes.
             reason: why it cannot take these tensors, if that is known beforehand.
             kernel: computes the result.
+            arguments: of the kernel.
 
         Returns:
             The result, or None where the plain path has to compute it.
@@ -99,7 +102,7 @@ class Fallback:
         reason = reason or self.failures.get(compiled_for)
         if reason is None:
             try:
-                return kernel()
+                return kernel(*arguments)
             except (torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
             except Exception as error:  # Triton's compiler, a missing C compiler, the driver: anything

@@ -90,7 +90,7 @@ class KernelPath:
 
     def __call__(self, store: RaggedStore, request: AttentionRequest) -> Tensor:
         """Attend; see `AttentionPlan.attend`."""
-        output = fallback.run(self._compiled_for, None, lambda: self._launch(store, request))
+        output = fallback.run(self._compiled_for, None, self._launch, store, request)
         return attend_ragged(store, request) if output is None else output
 
 

@@ -113,7 +113,7 @@ class DrivenCache(Cache):
             num_compressed = len(self.layer_indices)
             self.reset()
             raise _unused_layers(unused, num_compressed)
-        if succeeded:
+        if succeeded and torch.is_grad_enabled():
             memory.detach_states(self.layers)
         if was_prompt and succeeded:
             memory.release_views(self.layers)

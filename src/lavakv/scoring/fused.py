@@ -26,7 +26,7 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
     if on_cpu or plain or not num_columns or not fallback.expected_on(rows.queries.device):
         return None
     reason = _unsupported_reason(rows.queries, rows.keys[0])
-    return fallback.run(_signature(rows), reason, lambda: _kernels(rows, num_columns))
+    return fallback.run(_signature(rows), reason, _kernels, rows, num_columns)
 
 
 def _unsupported_reason(queries: Tensor, keys: Tensor) -> str | None:

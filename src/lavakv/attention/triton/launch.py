@@ -75,16 +75,18 @@ class TileLaunch:
         batch, query_heads, num_queries, _ = queries.shape
         _, heads, capacity, value_dim = tail.values.shape
         tiles, on_device = self._tiles(past), tail.start is not None
-        num_tail_tiles = -(-(capacity if on_device else tail.length) // tiles.size)
-        num_tiles = tiles.num_tiles + batch * heads * num_tail_tiles
+        num_past_tiles, num_tail_tiles = tiles.num_tiles, -(-(capacity if on_device else tail.length) // tiles.size)
+        num_tiles = num_past_tiles + batch * heads * num_tail_tiles
         outputs = queries.new_empty(num_tiles, self._rows, value_dim, dtype=torch.float32)
         log_sums = queries.new_empty(num_tiles, self._rows, 1, dtype=torch.float32)
         merged = queries.new_empty(batch, num_queries, query_heads, value_dim)
         scaling, softcap, sinks = request.settings
-        mask, *mask_strides = _mask_arguments(request.tail_mask, batch, unused=queries)
-        past_mask, *past_strides = _mask_arguments(request.past_mask, batch, unused=queries)
+        mask, *mask_strides = (queries, 0, 0, 0) if request.tail_mask is None else _strided(request.tail_mask, batch)
+        past_mask, *past_strides = (
+            (queries, 0, 0, 0) if request.past_mask is None else _strided(request.past_mask, batch)
+        )
         start = tail.start if tail.start is not None else queries  # unused pointers must still point somewhere
-        counts = (tiles.size, tiles.num_tiles, num_tail_tiles, tail.length)
+        counts = (tiles.size, num_past_tiles, num_tail_tiles, tail.length)
         with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
             kernel.attend_tile[(num_tiles,)](
                 queries, past.keys, past.values, tail.keys, tail.values, mask, past_mask, past.columns, start,
@@ -114,10 +116,8 @@ def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Ten
     return TileLaunch(request.queries, tail.values).attend(past, tail, request)
 
 
-def _mask_arguments(mask: Tensor | None, batch: int, unused: Tensor) -> tuple[Tensor, int, int, int]:
+def _strided(mask: Tensor, batch: int) -> tuple[Tensor, int, int, int]:
     """The mask as bytes and its strides over sequences, queries and columns."""
-    if mask is None:
-        return unused, 0, 0, 0
     sequence, _, query, column = mask.expand(batch, -1, -1, -1).stride()
     return mask.view(torch.uint8), sequence, query if mask.shape[2] > 1 else 0, column
 
