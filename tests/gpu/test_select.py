@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lavakv.kept import kept_positions
-from lavakv.ranking import rank
 from torch import Tensor
 
 import lavakv
 from lavakv.scoring.entropy import head_statistics
 from lavakv.scoring.tiers import TieredScores
+from lavakv.selection.kept import kept_positions
+from lavakv.selection.ranking import rank
 from tests.eviction.controlled import CONTROLLED, controlled_scores
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

@@ -31,7 +31,7 @@ SOURCES = {
     "defensivekv": "2510.13334",
     "layer-defensivekv": "2510.13334",
     "residual": "lavakv's own",
-    "residual-far": "rows far behind",
+    "residual-far": "distant queries",
     "h2o": "2306.14048",
     "tova": "2401.06104",
     "streaming-llm": "2309.17453",

@@ -10,15 +10,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lavakv.store import blocks as module
-from lavakv.store.blocks import MOST_SLOTS, Blocks, plan_blocks
+from lavakv.store.blocks import MAX_SLOTS, Blocks, plan_blocks
 
 lengths = st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(any)
 
 
 def planned(counts: list[int], fewest: int, most: int) -> Blocks | None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEWEST_ENTRIES", fewest)
-        patch.setattr(module, "MOST_ENTRIES", most)
+        patch.setattr(module, "MIN_ENTRIES", fewest)
+        patch.setattr(module, "MAX_ENTRIES", most)
         return plan_blocks(list(accumulate(counts, initial=0)), torch.float32, torch.device("cpu"))
 
 
@@ -58,8 +58,8 @@ def test_equal_segments_that_fill_blocks_need_no_mask() -> None:
 
 
 def test_too_many_segments_in_a_block_are_refused() -> None:
-    assert planned([1] * (MOST_SLOTS + 1), 64, 64) is None
-    assert planned([1] * MOST_SLOTS, 64, 64) is not None
+    assert planned([1] * (MAX_SLOTS + 1), 64, 64) is None
+    assert planned([1] * MAX_SLOTS, 64, 64) is not None
 
 
 def test_a_view_copies_nothing_and_keeps_to_a_sliced_buffer() -> None:
