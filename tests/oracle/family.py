@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import torch
 
-from tests.oracle import family_noise, family_residual, family_residual_far
+from tests.oracle import family_noise, family_residual, family_residual_far, family_residual_max
 from tests.oracle import family_outputs as outputs
 from tests.oracle import family_scores as scores
 from tests.oracle.family_view import Ranking, View
@@ -44,6 +44,7 @@ POLICIES = {
     "layer-defensivekv": Rules(outputs.defensivekv, "one pool", "one pool"),
     "residual": Rules(family_residual.residual, "one pool", "one pool"),
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
+    "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),
     "h2o": Rules(scores.h2o, "equal", "equal"),
     "tova": Rules(scores.tova, "equal", "equal"),
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),

@@ -23,11 +23,15 @@ def defensivekv(view: View, keep: int) -> Ranking:
     """The worst case over the window times the value's output norm; what carries most of the attention outright."""
     ranked = []
     for head in view.heads:
-        worst = group_max(view, head, {query: _worst_row(view, query) for query in view.queries_of(head)})
-        worst = worst.clamp(min=(worst.sum() / len(worst)).item())
         norms = view.output_norms[head]
-        ranked.append((worst * (norms / norms.sum())).tolist())
+        ranked.append((worst_case(view, head) * (norms / norms.sum())).tolist())
     return Ranking(ranked, [_carriers(view, head, keep) for head in view.heads])
+
+
+def worst_case(view: View, head: int) -> torch.Tensor:
+    """Largest over the window's rows and the head's queries, at least its own mean, `[evictable]`."""
+    worst = group_max(view, head, {query: _worst_row(view, query) for query in view.queries_of(head)})
+    return worst.clamp(min=(worst.sum() / len(worst)).item())
 
 
 def _worst_row(view: View, query: int) -> torch.Tensor:

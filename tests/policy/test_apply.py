@@ -38,8 +38,11 @@ NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name)
 def test_some_of_the_family_need_more_than_a_window() -> None:
     two_stages = [(name, need) for name in ("criticalkv", "defensivekv", "layer-defensivekv") for need in
                   ("tokens_per_head", "output_weight")]  # fmt: skip
-    residual = [(name, need) for name in ("residual", "residual-far") for need in ("output_weight", "residual_norms")]
-    assert [*two_stages, *residual, ("residual-far", "prompt"), ("h2o", "prompt")] == NEEDS
+    residual, far, maximum = (
+        [(name, need) for need in ("output_weight", "residual_norms")]
+        for name in ("residual", "residual-far", "residual-max")
+    )
+    assert [*two_stages, *residual, *far, ("residual-far", "prompt"), *maximum, ("h2o", "prompt")] == NEEDS
 
 
 @pytest.mark.parametrize(("name", "need"), NEEDS)
@@ -49,7 +52,7 @@ def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
     assert_all_parts(caught.value, got="none")
 
 
-@pytest.mark.parametrize("name", ["residual", "residual-far"])
+@pytest.mark.parametrize("name", ["residual", "residual-far", "residual-max"])
 def test_a_window_whose_hidden_states_are_all_zero_is_named(name: str) -> None:
     """With a zero row beside others all is finite; see `tests/scoring/test_residual.py`."""
     policy = get_policy(name)

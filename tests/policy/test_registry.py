@@ -32,6 +32,7 @@ SOURCES = {
     "layer-defensivekv": "2510.13334",
     "residual": "lavakv's own",
     "residual-far": "distant queries",
+    "residual-max": "worst case over the window",
     "h2o": "2306.14048",
     "tova": "2401.06104",
     "streaming-llm": "2309.17453",

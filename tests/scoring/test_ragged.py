@@ -31,6 +31,7 @@ from lavakv.scoring.naive.tiers import best_first_naive, random_score_naive
 from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
+from lavakv.scoring.residual_max import residual_max_score
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.tiers import TieredScores
@@ -61,6 +62,7 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
     defensive_attention: twins.defensive_attention,
     h2o_score: twins.window_received,
     knorm_score: twins.knorm,
+    residual_max_score: twins.residual_max,
     keydiff_score: twins.keydiff,
 }
 SCORES = {policy.score: name for name, policy in reversed(FAMILY.items())}  # several policies share one

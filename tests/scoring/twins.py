@@ -19,6 +19,7 @@ from lavakv.scoring.naive.family import (
     variance_naive,
     vatp_score_naive,
 )
+from lavakv.scoring.naive.residual import residual_max_score_naive
 from lavakv.scoring.naive.tiers import (
     criticalkv_score_naive,
     defensive_attention_naive,
@@ -114,3 +115,20 @@ def _weighted_by_norm(scores: list[list[float]], window: ScoringWindow, known: A
     norm = max(max(row) for row in value_norms_naive(naive(window).values))
     rounding = (window.values[0].shape[-1] + 1) * EPSILON * known.largest * norm
     return expected(scores, window), known.mean_error * norm + rounding
+
+
+def residual_max(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """The length of a value behind the projection by its Gram matrix, a root, a mean over the group, a quotient."""
+    assert window.output_weight is not None
+    assert window.residual_norms is not None
+    exact = expected(residual_max_score_naive(naive(window)), window)
+    attended, error = defensive_attention(window, known)
+    values = torch.cat(list(window.values), dim=1).double()[:, None, : window.num_evictable]
+    weight, norms = window.output_weight.double(), window.residual_norms.double()
+    squares = (values @ weight).square().sum(dim=-1)
+    terms = (values.abs() @ weight.abs()).square().sum(dim=-1)
+    roundings = weight.shape[2] * 2 + weight.shape[3] + weight.shape[1] + 8
+    most = (squares + roundings * EPSILON * terms).mean(dim=1).sqrt()
+    scale = norms[norms > 0].square().mean().sqrt()
+    bound = (attended + error) * most / scale * (1 + (len(norms) + 8) * EPSILON) - exact
+    return exact, float(bound.max()) if bound.numel() else 0.0

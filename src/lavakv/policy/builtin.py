@@ -13,6 +13,7 @@ from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
+from lavakv.scoring.residual_max import residual_max_score
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.tova import tova_score
@@ -75,6 +76,15 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms", "prompt"),
+        ),
+        Policy(
+            "residual-max",
+            "lavakv's own: worst case over the window, in units of the residual stream",
+            residual_max_score,
+            "pooled",
+            "pool",
+            floor_share=0.1,
+            needs=("output_weight", "residual_norms"),
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy(

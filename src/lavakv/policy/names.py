@@ -10,7 +10,7 @@ from lavakv.errors import PolicyError
 ENTRY_POINTS = "lavakv.policies"
 BUILT_IN = (
     "lava", "lava-uniform-layers", "lava-uniform-heads", "snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv", "cake",
-    "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "residual", "residual-far", "h2o", "tova",
+    "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "residual", "residual-far", "residual-max", "h2o", "tova",
     "streaming-llm", "knorm", "keydiff", "random",
 )  # fmt: skip
 

@@ -1,10 +1,11 @@
-"""Reference implementation of `residual` and `residual-far`."""
+"""Reference implementation of `residual`, `residual-far` and `residual-max`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from lavakv.scoring.naive.tiers import defensive_attention_naive
 from lavakv.scoring.naive.window import NaiveWindow, Rows, attention_row_naive
 
 UNSEEN_SHARE = 0.003
@@ -133,3 +134,23 @@ def far_change_naive(window: NaiveWindow, head: int, position: int, rows: list[i
             apart = distances_naive(whole, query_head, attention)[position]
             changes.append(squared_share_naive(attention[position]) * apart)
     return math.fsum(changes) / max(len(far), len(rows) / 8)
+
+
+def residual_max_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Reference implementation of `residual_max_score`."""
+    assert window.output_weight is not None
+    assert window.residual_norms is not None
+    norms = [norm for norm in window.residual_norms if norm >= MIN_NORM]
+    scale = math.sqrt(math.fsum(norm * norm for norm in norms) / len(norms))
+    scores = []
+    for head, worst in enumerate(defensive_attention_naive(window)):
+        group = window.group(head)
+        row = []
+        for i, share in enumerate(worst):
+            squares = []
+            for query_head in group:
+                outputs = projected_naive(window.values[head][i], window.output_weight[query_head])
+                squares.append(math.fsum(out * out for out in outputs))
+            row.append(share * math.sqrt(math.fsum(squares) / len(squares)) / scale)
+        scores.append(row)
+    return scores

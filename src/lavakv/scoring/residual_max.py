@@ -1,0 +1,28 @@
+"""lavakv's own score for single facts: the largest attention any row pays, times what the value adds to the stream.
+
+A mean over rows loses what one row of one query head looked at once; the maximum keeps it. The worst case over the
+window is DefensiveKV's (arXiv 2510.13334); its scale here is that of `residual`: the length of the value behind the
+output projection, relative to the norm of the residual stream, so that the heads of all layers can compete.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.defensivekv import defensive_attention
+from lavakv.scoring.leave_one_out import MIN_NORM, squared_lengths
+from lavakv.scoring.window import ScoringWindow
+
+
+def residual_max_score(window: ScoringWindow) -> Tensor:
+    """`D[i] * sqrt(mean_q ||V[i] W_O,q||^2) / rms(r)`, float32 `[H, n]`.
+
+    `D` is `defensive_attention`, `r` the norms of the residual stream at the window's tokens; rows whose stream is zero
+    are left out, and all is NaN where every row's is. Needs the output projection and these norms.
+    """
+    assert window.residual_norms is not None
+    there = window.residual_norms >= MIN_NORM
+    scale = (torch.where(there, window.residual_norms, 0.0).square().sum() / there.sum()).sqrt()
+    lengths = squared_lengths(window)[..., : window.num_evictable].mean(dim=1).clamp(min=0).sqrt()
+    return window.without_empty(defensive_attention(window) * lengths / scale)
