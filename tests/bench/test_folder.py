@@ -32,7 +32,7 @@ def test_a_full_disk_is_named_and_earlier_lines_stay(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(DiskError, match="--out: .*No space left on device"):
+        with pytest.raises(DiskError, match=r"--out: .*No space left on device"):
             folder.add(_Record(2), {"weights": "random"})
     folder.add(_Record(3), {"weights": "random"})
     lines = (tmp_path / "run" / RECORDS).read_text().splitlines()
