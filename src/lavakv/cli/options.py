@@ -50,7 +50,7 @@ def kept_fractions(default: str) -> Any:
     """The option `--keep` of commands that take many.
 
     Args:
-        default: what holds where no budget is given, as the help says it; long lists with spaces, where lines may break.
+        default: what holds where no budget is given, as the help says it; lines break only at spaces.
     """
     return typer.Option(
         metavar="LIST",
