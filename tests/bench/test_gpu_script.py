@@ -35,7 +35,7 @@ TINY = [
 
 BLOCKED = """
 import runpy, sys
-sys.modules.update(dict.fromkeys(["platformdirs", "matplotlib", "typer", "gguf"]))
+sys.modules.update(dict.fromkeys(["jinja2", "rich", "typer", "gguf"]))
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

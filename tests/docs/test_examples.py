@@ -1,4 +1,4 @@
-"""The Python of CONTRIBUTING.md and docs/usage.md runs as it stands."""
+"""The Python of CONTRIBUTING.md, docs/usage.md and docs/api.md runs as it stands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lavakv
 from lavakv.models.load import load
+from lavakv.scoring.window import ScoringWindow
 from tests import readme
 from tests.cli.conftest import WORDS, make_model
 
@@ -76,3 +77,23 @@ def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     assert len(capsys.readouterr().out.splitlines()) == 2
     exec(core, defined)
     assert int(defined["selection"].counts.sum()) == 64 * 4 * 2
+
+
+def test_the_reference_scores_layer_by_layer_and_keeps_what_select_keeps() -> None:
+    num_heads, num_tokens, budget, window = [2, 2, 4], 300, 48, 8
+    torch.manual_seed(0)
+    layers = [
+        (torch.randn(heads, 2, window, 16), torch.randn(heads, num_tokens, 16), torch.randn(heads, num_tokens, 16))
+        for heads in num_heads
+    ]
+    windows = [ScoringWindow(queries, [keys], [values], scaling=0.25) for queries, keys, values in layers]
+    defined: dict[str, Any] = {
+        "budget": budget, "window": window, "num_tokens": num_tokens,
+        "num_heads_of_each_layer": num_heads, "windows": windows,
+    }  # fmt: skip
+    exec(blocks("docs/api.md")[0], defined)
+    scores = [lavakv.scores("lava", queries.flatten(0, 1), keys, values) for queries, keys, values in layers]
+    expected = lavakv.select("lava", scores, budget, window)
+    assert len(defined["kept"]) == len(num_heads)
+    for kept, flat in zip(defined["kept"], expected.flat_positions, strict=True):
+        assert torch.equal(kept, flat)

@@ -21,5 +21,5 @@ def without_cudnn(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def backend_names(device: torch.device) -> list[str] | None:
-    """The backends that `without_cudnn` allows, first choice first; None where PyTorch's own choice stands."""
+    """The backends that `without_cudnn` allows, first choice first; None where PyTorch chooses."""
     return [backend.name.lower() for backend in BACKENDS] if device.type == "cuda" else None

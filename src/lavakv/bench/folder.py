@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lavakv.bench.plot import plot_curves
-from lavakv.bench.record import SettingRecord
 from lavakv.errors import InputError
+from lavakv.evaluation.jsonl import JsonLog
 from lavakv.files import require_writable, unwritable
 from lavakv.report.draw.files import require_drawable
+
+if TYPE_CHECKING:
+    from lavakv.bench.record import SettingRecord
 
 RECORDS, CURVES = "results.jsonl", "curves.svg"
 
@@ -52,19 +55,18 @@ class BenchFolder:
         self._done: list[SettingRecord] = []
 
     def add(self, record: SettingRecord, about: Mapping[str, Any]) -> None:
-        """Append one setting.
+        """Append one setting; it is on disk when this returns.
 
         Raises:
             InputError: the file can no longer be written.
             DiskError: the disk is full or broken.
         """
         self._done.append(record)
-        try:
-            with self._records.open("a", encoding="utf-8") as out:
-                out.write(json.dumps({**record.as_dict(), **about}, allow_nan=False) + "\n")
-        except OSError as error:
-            raise unwritable("--out", self._records, error) from error
+        with closing(JsonLog(self._records, partial(unwritable, "--out", self._records))) as log:
+            log.append({**record.as_dict(), **about})
 
     def finish(self) -> None:
         """Draw the curves."""
+        from lavakv.bench.plot import plot_curves  # loads PyTorch, which checking a folder does not need
+
         plot_curves(self._done, self._path / CURVES)

@@ -29,7 +29,7 @@ def compare(
     question: Annotated[list[str] | None, options.question("; can be repeated")] = None,
     policies: options.Policies = "lava",
     budgets: options.Budgets = None,
-    keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP)] = None,
+    keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP.replace(",", ", "))] = None,
     window: options.Window = DEFAULT_WINDOW,
     positions: Annotated[
         int, typer.Option(metavar="N", min=1, help="Next-token distributions that are compared.")

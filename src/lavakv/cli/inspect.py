@@ -27,7 +27,7 @@ def inspect(
     question: Annotated[str | None, options.question()] = None,
     policies: options.Policies = "lava,snapkv",
     budgets: options.Budgets = None,
-    keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP)] = None,
+    keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP.replace(",", ", "))] = None,
     window: options.Window = DEFAULT_WINDOW,
     text: options.Text = True,
     max_new_tokens: options.MaxNewTokens = 32,

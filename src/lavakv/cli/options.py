@@ -47,9 +47,12 @@ def question(more: str = "") -> Any:
 
 
 def kept_fractions(default: str) -> Any:
-    """The option `--keep` of commands that take many, with what holds where nothing is given."""
-    listed = default.replace(",", ", ")  # where lines may break
+    """The option `--keep` of commands that take many.
+
+    Args:
+        default: what holds where no budget is given, as the help says it; lines break only at spaces.
+    """
     return typer.Option(
         metavar="LIST",
-        help=f"Kept fractions of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR} Without any budget: {listed}.",
+        help=f"Kept fractions of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR} Without any budget: {default}.",
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lavakv.errors import DiskError, ResultsError, is_disk_error, remedy
+from lavakv.errors import DiskError, LavaError, ResultsError, is_disk_error, remedy
 from lavakv.files import write_file
 
 
@@ -67,23 +67,27 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
 class JsonLog:
     """Appends lines, each on disk before `append` returns; an unfinished last line is cut off when it opens.
 
+    Args:
+        path: the file; created if it does not exist.
+        failed: makes the error to raise from what the system said; `cannot_write` by default.
+
     Raises:
-        ResultsError: the file cannot be opened or written.
+        ResultsError: the file cannot be opened or written, or whatever `failed` makes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, failed: Callable[[OSError], LavaError] | None = None) -> None:
+        self._failed = failed or partial(cannot_write, path)
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
             os.ftruncate(self._descriptor, _finished_bytes(path))
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise self._failed(error) from error
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line.
 
         Raises:
-            ResultsError: it cannot be written; the file is as it was before.
+            ResultsError: as above; the file is as it was before.
         """
         data, before = memoryview(to_line(record)), os.fstat(self._descriptor).st_size
         try:
@@ -93,7 +97,7 @@ class JsonLog:
         except BaseException as error:
             os.ftruncate(self._descriptor, before)
             if isinstance(error, OSError):
-                raise cannot_write(self._path, error) from error
+                raise self._failed(error) from error
             raise
 
     def close(self) -> None:

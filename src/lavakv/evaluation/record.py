@@ -143,7 +143,7 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """True if a JSON value is of a field's type; true and false are no numbers."""
+    """True if a JSON value is of a field's type; booleans are not numbers."""
     if is_typeddict(hint):
         fields = get_type_hints(hint)
         return isinstance(value, dict) and all(

@@ -105,7 +105,7 @@ def require_distinct(name: str, values: Sequence[Any]) -> None:
 
 
 def batches(variants: Sequence[Variant], max_rows: int) -> Iterator[list[Variant]]:
-    """Neighbours that can share a batch, as many as fit; the full cache stands alone."""
+    """Neighbours that can share a batch, as many as fit; the full cache gets one of its own."""
     for (is_full, _, _), group in groupby(variants, key=lambda each: (each.policy is None, each.window, each.store)):
         waiting = list(group)
         step = 1 if is_full else max_rows

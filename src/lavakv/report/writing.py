@@ -20,7 +20,7 @@ from lavakv.report.sections.failures import KINDS
 
 
 def html(report: Report) -> str:
-    """A report as one self-contained HTML page, which forbids itself any network access."""
+    """A report as one self-contained HTML page, without any network access."""
     return render(
         "report/page.html",
         report=report,
