@@ -76,6 +76,11 @@ def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Ten
     return crossed.sum(dim=1).add_(mass * lengths).clamp_(min=0)
 
 
+def over_rest(attention: Tensor) -> Tensor:
+    """`a / (1 - a)`, `1 - a` at least 2**-10; same shape."""
+    return attention / (1 - attention).clamp(min=_MIN_REST)
+
+
 def squared_shares(attention: Tensor) -> Tensor:
     """`(a / (1 - a))^2`, `1 - a` at least 2**-10; same shape."""
-    return (attention / (1 - attention).clamp(min=_MIN_REST)).square_()
+    return over_rest(attention).square_()
