@@ -32,7 +32,7 @@ def known_dropkv(window: ScoringWindow, relative: float | None = None) -> Known:
     rest = 1 - shares.exact + ADDED
     least = (1 - shares.most - EPSILON).clamp(min=0) + ADDED * (1 - EPSILON)
     weights = Known(shares.exact / rest, shares.most / least - shares.exact / rest).rounded(2)
-    squares = weights.times(_distances(window, shares)).rounded(1).squared().rounded(1)
+    squares = weights.squared().times(_distances(window, shares).squared()).rounded(5)
     squares = Known(squares.exact, squares.error + SMALLEST)
     group, rows = squares.exact.shape[1:3]
     means = Known(*(part.sum(dim=(1, 2)) / group for part in squares)).rounded(group * rows + 1)
@@ -57,7 +57,7 @@ def _distances(window: ScoringWindow, shares: Known) -> Known:
     outputs = (shares.exact[..., None] * values).sum(dim=3, keepdim=True)
     size = (shares.most[..., None] * values.abs()).sum(dim=3, keepdim=True)
     moved = (shares.error[..., None] * values.abs()).sum(dim=3, keepdim=True) + (window.num_tokens + 1) * EPSILON * size
-    shift = moved + EPSILON * (values.abs() + size)
+    shift = moved + EPSILON * (values.abs() + size)  # far above what float64 leaves of products that cancel
     return Known((values - outputs).norm(dim=-1), shift.norm(dim=-1)).rounded(values.shape[-1] + 4)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
-from lavakv.scoring.leave_one_out import over_rest
+from lavakv.scoring.leave_one_out import over_rest, squared_distances
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -32,5 +32,4 @@ def caote_score(window: ScoringWindow) -> Tensor:
 
 def _changes(share: Tensor, outputs: Tensor, values: Tensor) -> Tensor:
     """Changes `[H, tokens]` of shares `[H, G, tokens]`, outputs `[H, G, dim]` and values `[H, tokens, dim]`."""
-    apart = torch.cdist(outputs, values.float(), compute_mode="donot_use_mm_for_euclid_dist")
-    return over_rest(share).mul_(apart).mean(dim=1)
+    return over_rest(share).mul_(squared_distances(outputs, values).sqrt_()).mean(dim=1)

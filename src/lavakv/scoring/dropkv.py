@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavakv.scoring.blocks import joined
+from lavakv.scoring.leave_one_out import squared_distances
 from lavakv.scoring.pooling import average_pool
 from lavakv.scoring.window import ScoringWindow
 
@@ -40,9 +41,8 @@ def _changes(window: ScoringWindow) -> Tensor:
     parts = []
     for block, values in zip(window.blocks(), window.value_blocks(), strict=True):
         paid = block[:, :, -ROWS:].flatten(1, 2)
-        # Differences, not products: what cancels in them has not been rounded.
-        apart = torch.cdist(outputs, values.float(), compute_mode="donot_use_mm_for_euclid_dist")
-        parts.append((paid / (1 - paid + EPSILON) * apart).square_().sum(dim=1).div_(group))
+        weights = (paid / (1 - paid + EPSILON)).square_()
+        parts.append(weights.mul_(squared_distances(outputs, values)).sum(dim=1).div_(group))
     return joined(parts)
 
 
