@@ -58,6 +58,19 @@ def test_survivors_that_rows_far_behind_decide(kind: str) -> None:
     _assert_survivors(batch, "residual-far", 40)
 
 
+@pytest.mark.parametrize("window", [3, 12])
+@pytest.mark.parametrize("policy", ["caote", "dropkv"])
+def test_survivors_by_another_number_of_rows(policy: str, window: int) -> None:
+    """`dropkv` looks at eight of them at most."""
+    model, ids = tiny("llama", attention="sdpa"), prompt(LENGTH)
+    layers = family.views(reference.capture_prompt(model, ids).captures, window)
+    cache = lavakv.LavaCache(model.config, budget=24, policy=policy, window=window)
+    with lavakv.enabled(model), torch.no_grad():
+        model(ids, past_key_values=cache)
+    kept = [[cache.kept_positions(layer, 0, head).tolist() for head in range(2)] for layer in cache.layer_indices]
+    assert kept == family.survivors(layers, policy, 24)
+
+
 def _assert_survivors(batch: Batch, policy: str, budget: int) -> None:
     cache = lavakv.LavaCache(batch.model.config, budget=budget, policy=policy, window=WINDOW)
     with lavakv.enabled(batch.model), torch.no_grad():

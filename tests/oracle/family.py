@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import torch
 
-from tests.oracle import family_noise, family_residual, family_residual_far, family_residual_max
+from tests.oracle import family_changes, family_noise, family_residual, family_residual_far, family_residual_max
 from tests.oracle import family_outputs as outputs
 from tests.oracle import family_scores as scores
 from tests.oracle.family_view import Ranking, View
@@ -42,6 +42,8 @@ POLICIES = {
     "criticalkv": Rules(outputs.criticalkv, "pooled", "equal"),
     "defensivekv": Rules(outputs.defensivekv, "pooled", "equal"),
     "layer-defensivekv": Rules(outputs.defensivekv, "one pool", "one pool"),
+    "caote": Rules(family_changes.caote, "equal", "equal"),
+    "dropkv": Rules(family_changes.dropkv, "equal", "equal"),
     "residual": Rules(family_residual.residual, "one pool", "one pool"),
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
     "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),

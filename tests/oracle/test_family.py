@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.hf.zoo import prompt, tiny
-from tests.oracle import family, family_noise, reference
+from tests.oracle import family, family_changes, family_noise, reference
 from tests.oracle.family_scores import max_pool, mean_pool
 from tests.oracle.family_view import Ranking, View
 
@@ -122,6 +122,19 @@ def test_criticalkv_keeps_the_first_half_by_attention(layers) -> None:
     by_both = family.survivors(layers, "criticalkv", WINDOW + 16)
     heads = [pair for layer in zip(by_attention, by_both, strict=True) for pair in zip(*layer, strict=True)]
     assert all(set(half) <= set(whole) for half, whole in heads)
+
+
+def test_changes_are_those_of_an_attention_without_the_entry(layers) -> None:
+    """One row alone, brought back to a sum of one after its entry is struck out."""
+    for view in layers:
+        for query, rows in enumerate(view.whole):
+            values, paid = view.all_values[query // len(view.queries_of(0))], rows[-1]
+            apart = family_changes.apart(view, query, paid)
+            for place in (0, 17, EVICTABLE):
+                left = paid.clone()
+                left[place] = 0
+                moved = (left / left.sum()) @ values - paid @ values
+                torch.testing.assert_close(paid[place] / (1 - paid[place]) * apart[place], moved.norm())
 
 
 @pytest.mark.parametrize("keep", [2, 30, EVICTABLE])

@@ -30,6 +30,8 @@ SOURCES = {
     "criticalkv": "2502.03805",
     "defensivekv": "2510.13334",
     "layer-defensivekv": "2510.13334",
+    "caote": "2504.14051",
+    "dropkv": "MqfNzH3TVH",
     "residual": "lavakv's own",
     "residual-far": "distant queries",
     "residual-max": "worst case over the window",

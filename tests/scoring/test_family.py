@@ -20,7 +20,7 @@ from tests.scoring.cases import full_windows
 
 EVERY = pytest.mark.parametrize("name", lavakv.policies())
 names = st.sampled_from(list(lavakv.policies()))
-BY_POSITION = ("streaming-llm", "random", "h2o", "cake", "defensivekv", "layer-defensivekv")
+BY_POSITION = ("streaming-llm", "random", "h2o", "cake", "defensivekv", "layer-defensivekv", "dropkv")
 
 
 def _parts(name: str, window: ScoringWindow) -> tuple[torch.Tensor, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.cake import cake_layer_weight, cake_score
+from lavakv.scoring.caote import caote_score
 from lavakv.scoring.criticalkv import criticalkv_score
 from lavakv.scoring.defensivekv import defensivekv_score
+from lavakv.scoring.dropkv import dropkv_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
@@ -58,6 +60,14 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=_TWO_STAGES,
+        ),
+        Policy("caote", "CAOTE on SnapKV: change of the output (arXiv 2504.14051)", caote_score, "equal", "equal"),
+        Policy(
+            "dropkv",
+            "DropKV: squared change of the output (OpenReview MqfNzH3TVH)",
+            dropkv_score,
+            "equal",
+            "equal",
         ),
         Policy(
             "residual",

@@ -1,6 +1,6 @@
 """Change of the residual stream when one entry is left out, `a / (1 - a) * (y - v) W_O`, relative to its norm.
 
-Derivation: `docs/method.md`, "Beyond LAVa".
+Derivation: `docs/method.md`, "Beyond LAVa". `caote` and `dropkv` use the change without projection and norm.
 """
 
 from __future__ import annotations
@@ -76,6 +76,27 @@ def summed_distances(weights: Tensor, outputs: Tensor, gram: Tensor, values: Ten
     return crossed.sum(dim=1).add_(mass * lengths).clamp_(min=0)
 
 
+def squared_distances(outputs: Tensor, values: Tensor) -> Tensor:
+    """`||v_i - y_j||^2` without a projection, multiplied out in float64: where attention peaks, nearly all cancels.
+
+    Args:
+        outputs: float32 `[H, rows, value_dim]`.
+        values: `[H, tokens, value_dim]`, any float dtype.
+
+    Returns:
+        float32 `[H, rows, tokens]`.
+    """
+    rows, entries = outputs.double(), values.double()
+    lengths = [vectors.square().sum(dim=-1) for vectors in (rows, entries)]
+    crossed = torch.baddbmm(lengths[1][:, None], rows, entries.transpose(1, 2), alpha=-2)
+    return crossed.add_(lengths[0][..., None]).clamp_(min=0).float()
+
+
+def over_rest(attention: Tensor) -> Tensor:
+    """`a / (1 - a)`, `1 - a` at least 2**-10; same shape."""
+    return attention / (1 - attention).clamp(min=_MIN_REST)
+
+
 def squared_shares(attention: Tensor) -> Tensor:
     """`(a / (1 - a))^2`, `1 - a` at least 2**-10; same shape."""
-    return (attention / (1 - attention).clamp(min=_MIN_REST)).square_()
+    return over_rest(attention).square_()
