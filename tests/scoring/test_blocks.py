@@ -56,7 +56,21 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["lava", "cake", "criticalkv", "defensivekv", "residual", "residual-far", "tova", "knorm", "keydiff"]
+    "name",
+    [
+        "lava",
+        "cake",
+        "criticalkv",
+        "defensivekv",
+        "residual",
+        "residual-far",
+        "tova",
+        "knorm",
+        "keydiff",
+        "lagkv",
+        "curdkv",
+        "chunkkv",
+    ],
 )
 def test_no_score_needs_the_whole_attention_or_all_keys_in_float32(name: str) -> None:
     """4,096 evictable tokens, blocks of 64 KiB; float64 and the neighbours' columns need a little over twice that."""
