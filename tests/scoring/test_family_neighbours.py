@@ -24,8 +24,8 @@ from tests.scoring import twins
 from tests.scoring.bounds import EPSILON, assert_near, attention, largest
 from tests.scoring.cases import alone, full_windows, pairs, ragged_windows, with_garbage
 
-whole, ragged = pairs(full_windows()), pairs(ragged_windows())
-either = st.one_of(whole, ragged)
+whole = pairs(full_windows())
+either = st.one_of(whole, pairs(ragged_windows()))
 sizes = (st.integers(0, 5), st.integers(1, 4))  # first positions, entries of a partition
 
 
@@ -58,6 +58,21 @@ def test_the_spread_relative_to_the_next_partition_equals_the_loops(
         for one, spread in zip(heads, found, strict=True):
             exact, bound = twins.lag_relative_spread(one, num_first, lag_size)
             assert_near(spread[: len(exact)], exact[: len(spread)], bound)
+
+
+@pytest.mark.parametrize("most", [1, 2 * 3 * 4 * 5, 2**24])
+@pytest.mark.parametrize("first", [0, 3])
+def test_partitions_of_ragged_heads_are_those_of_each_head_alone(first: int, most: int) -> None:
+    """Heads of 40, 23 and no candidates, of which 3, 1 and none are at the first positions, in blocks of any size."""
+    window, caps = replace(_long(44, heads=3), max_block_elements=most), torch.tensor([40, 23, 0])
+    positions = torch.arange(40) * torch.tensor([[1], [3], [1]])
+    uneven = with_garbage(replace(window, caps=caps, positions=positions), 3e38)
+    scores, spreads = lagkv_score(uneven, first, 5), lag_relative_spread(uneven, first, 5)
+    for head, (cap, at_first) in enumerate(zip(caps.tolist(), [3, 1, 0], strict=True)):
+        one = alone(uneven, head)
+        partitions = max((cap + 4 - min(first, at_first)) // 5 - 1, 0)
+        assert lagkv_score(one, first, 5)[0].equal(scores[head, :cap])
+        assert lag_relative_spread(one, first, 5)[0, :partitions].equal(spreads[head, :partitions])
 
 
 @given(either, *sizes)
@@ -99,8 +114,11 @@ def test_a_reference_that_does_not_vary_says_nothing(zero: str) -> None:
     assert found.shape == (2, 3, 5)
     assert found.equal(lag_relative_spread(other, 4, 5))
     torch.testing.assert_close(found.sum(dim=2), torch.full((2, 3), 2.0))
-    exact, bound = twins.lag_relative_spread(alone(flat, 1), 4, 5)
-    assert_near(found[1], exact, bound)
+    still = window.keys[0].clone()
+    still[1, 9:14, 2] = -3.0  # one channel of the second partition, by which the first is measured
+    for one in (flat, replace(window, keys=[still])):
+        exact, bound = twins.lag_relative_spread(alone(one, 1), 4, 5)
+        assert_near(lag_relative_spread(one, 4, 5)[1], exact, bound)
 
 
 @given(whole)
@@ -153,6 +171,18 @@ def test_chunks_of_one_token_are_the_score_itself_and_of_all_its_mean() -> None:
         float(snapkv_score(window).double().mean().float())
     ]
     assert chunked_score(snapkv_score)(window).unique().numel() == -(-46 // CHUNK_SIZE)
+
+
+def test_a_prompt_in_places_is_scored_to_the_bit_as_without() -> None:
+    """Sums that depend on their order."""
+    large = torch.tensor([[1e20, 1.0, 3.0], [-1e20, 1.0, 5.0]])
+    chunk = torch.zeros(2, 4, 4)
+    plain = ScoringWindow(torch.zeros(2, 1, 1, 4), [chunk], [chunk], 0.5)
+    full = replace(plain, caps=torch.tensor([3, 3]))
+    score = chunked_score(lambda _: large, 2)
+    assert score(plain).tolist() == score(full).tolist() == [[0.5, 0.5, 4.0]] * 2
+    partly = replace(plain, caps=torch.tensor([3, 1]))
+    assert score(partly)[0, 2].item() == 3.0
 
 
 @given(ragged_windows())

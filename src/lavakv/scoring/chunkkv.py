@@ -37,9 +37,9 @@ def chunked_score(
         if window.caps is None and window.positions is None:
             return plain.float()
         places = torch.arange(window.num_evictable, device=own.device)
-        positions = window.without_empty(window.candidate_positions, -chunk_size)  # a chunk of their own
+        positions = window.without_empty(window.candidate_positions, -chunk_size)  # empty places have their own chunk
         chunks = torch.div(positions, chunk_size, rounding_mode="floor")
-        ragged = mean_by_group(window.without_empty(own), chunks)
+        ragged = mean_by_group(own, chunks)
         return torch.where((positions == places).all(), plain, ragged).float()  # a prompt's, to the bit
 
     return chunked

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lavakv.scoring.blocks import empty_places, joined
+from lavakv.scoring.blocks import joined
 from lavakv.scoring.held import at_first_positions, numbers_in_order
 from lavakv.scoring.window import ScoringWindow
 
@@ -34,9 +34,6 @@ def curdkv_score(window: ScoringWindow) -> Tensor:
 def _leverage(window: ScoringWindow, blocks: Iterable[Tensor]) -> Tensor:
     """Squared length of each of a head's entries, as a share of its block; float32 `[H, N]` in the entries' order."""
     squares = joined(block.float().square().sum(dim=-1) for block in blocks)
-    if window.caps is not None:
-        empty = empty_places(window.caps, 0, window.num_tokens, window.num_evictable)
-        squares = squares.masked_fill(empty, 0.0)
     entries = numbers_in_order(window, squares)
     padded = torch.nn.functional.pad(entries, (0, -entries.shape[1] % BLOCK_SIZE))
     return _shares(padded.view(len(padded), -1, BLOCK_SIZE)).flatten(1)[:, : entries.shape[1]]
