@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from lavakv import PolicyError
 from lavakv.policy.apply import policy_scores
 from lavakv.policy.chunked import chunked
 from lavakv.policy.registry import get_policy
+from lavakv.scoring.lava import lava_score
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.errors import assert_all_parts
@@ -42,6 +44,13 @@ def test_the_familys_is_that_of_snapkv() -> None:
     assert scores[0].equal(scores[1])
 
 
+def test_it_can_be_pickled_where_the_given_one_can() -> None:
+    policy, window = chunked(get_policy("lava"), 8), _window()
+    again = pickle.loads(pickle.dumps(policy))
+    assert again == policy
+    assert policy_scores(again, window).equal(policy_scores(policy, window))
+
+
 @pytest.mark.parametrize("name", ["lava", "snapkv", "knorm", "lagkv"])
 def test_whole_chunks_stay(name: str) -> None:
     policy, window = chunked(get_policy(name), 7), _window()
@@ -58,6 +67,13 @@ def test_a_policy_in_tiers_is_refused_by_name(name: str) -> None:
     with pytest.raises(PolicyError, match=f"got '{name}', which protects some entries") as caught:
         chunked(get_policy(name))
     assert_all_parts(caught.value)
+
+
+@pytest.mark.parametrize("given", ["lava", None, lava_score])
+def test_a_name_or_a_score_is_no_policy(given: object) -> None:
+    with pytest.raises(PolicyError, match="policy: expected a Policy") as caught:
+        chunked(given)
+    assert_all_parts(caught.value, got=repr(given))
 
 
 def test_policies_in_tiers_say_so() -> None:

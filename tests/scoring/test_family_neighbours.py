@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavakv.policy.builtin import FAMILY
-from lavakv.scoring.chunkkv import CHUNK_SIZE, chunked_score
+from lavakv.scoring.chunkkv import CHUNK_SIZE, ChunkedScore
 from lavakv.scoring.curdkv import curdkv_score
 from lavakv.scoring.knorm import knorm_score
 from lavakv.scoring.lagkv import lag_relative_spread, lagkv_score
@@ -149,7 +149,7 @@ def test_chunks_are_means_over_heads_and_positions(
     for window in pair:
         scores = [row[: len(places)] for row, places in zip(own(window).tolist(), held, strict=True)]
         exact = chunk_means_naive(scores, held, chunk_size)
-        found = chunked_score(own, chunk_size)(window)
+        found = ChunkedScore(own, chunk_size)(window)
         for row, mean in zip(found, exact, strict=True):
             expected = torch.tensor(mean, dtype=torch.float64)
             assert_near(row[: len(mean)], expected, EPSILON * largest(expected))
@@ -166,11 +166,11 @@ def test_chunkkv_is_snapkv_in_chunks_of_ten(pair: tuple[ScoringWindow, ScoringWi
 
 def test_chunks_of_one_token_are_the_score_itself_and_of_all_its_mean() -> None:
     window = _long(50, heads=1)
-    assert chunked_score(snapkv_score, 1)(window).equal(snapkv_score(window))
-    assert chunked_score(snapkv_score, 46)(window).unique().tolist() == [
+    assert ChunkedScore(snapkv_score, 1)(window).equal(snapkv_score(window))
+    assert ChunkedScore(snapkv_score, 46)(window).unique().tolist() == [
         float(snapkv_score(window).double().mean().float())
     ]
-    assert chunked_score(snapkv_score)(window).unique().numel() == -(-46 // CHUNK_SIZE)
+    assert ChunkedScore(snapkv_score)(window).unique().numel() == -(-46 // CHUNK_SIZE)
 
 
 def test_a_prompt_in_places_is_scored_to_the_bit_as_without() -> None:
@@ -179,7 +179,7 @@ def test_a_prompt_in_places_is_scored_to_the_bit_as_without() -> None:
     chunk = torch.zeros(2, 4, 4)
     plain = ScoringWindow(torch.zeros(2, 1, 1, 4), [chunk], [chunk], 0.5)
     full = replace(plain, caps=torch.tensor([3, 3]))
-    score = chunked_score(lambda _: large, 2)
+    score = ChunkedScore(lambda _: large, 2)
     assert score(plain).tolist() == score(full).tolist() == [[0.5, 0.5, 4.0]] * 2
     partly = replace(plain, caps=torch.tensor([3, 1]))
     assert score(partly)[0, 2].item() == 3.0
@@ -189,5 +189,5 @@ def test_a_prompt_in_places_is_scored_to_the_bit_as_without() -> None:
 def test_what_other_heads_keep_in_empty_places_is_no_part_of_a_chunk(window: ScoringWindow) -> None:
     dirty = with_garbage(window, 1e30)
     clean = with_garbage(window, 0.0)
-    scores = [chunked_score(knorm_score, 3)(one).masked_fill(window.empty, 0.0) for one in (clean, dirty)]
+    scores = [ChunkedScore(knorm_score, 3)(one).masked_fill(window.empty, 0.0) for one in (clean, dirty)]
     assert scores[0].equal(scores[1])

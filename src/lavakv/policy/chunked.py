@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from lavakv.errors import PolicyError
 from lavakv.policy.rules import Policy
-from lavakv.scoring.chunkkv import CHUNK_SIZE, chunked_score
+from lavakv.scoring.chunkkv import CHUNK_SIZE, ChunkedScore
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
@@ -24,29 +24,39 @@ def chunked(policy: Policy, chunk_size: int = CHUNK_SIZE) -> Policy:
         chunk_size: tokens of a chunk.
 
     Raises:
-        PolicyError: a policy that scores in two tiers, which a chunk can lie across, or no whole number of tokens from
-            1. A policy's score that returns tiers although its `tiered` does not say so is refused when it does.
+        PolicyError: no policy, one that scores in two tiers, which a chunk can lie across, or no whole number of tokens
+            from 1. A score that returns tiers although its policy's `tiered` does not say so is refused when it does.
     """
+    if not isinstance(policy, Policy):
+        fix = "`lavakv.policy.registry.get_policy` finds one by its name."
+        raise PolicyError("policy", expected="a Policy", got=repr(policy), fix=fix)
     if policy.tiered:
         raise _in_tiers(policy)
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
         fix = f"The paper uses {CHUNK_SIZE}."
         raise PolicyError("chunk_size", expected="a whole number of tokens from 1", got=repr(chunk_size), fix=fix)
 
-    def score(window: ScoringWindow) -> Tensor:
-        own = policy.score(window)
-        if isinstance(own, TieredScores):
-            raise _in_tiers(policy)
-        return own
-
     return replace(
         policy,
         name=f"chunkkv-{policy.name}",
         summary=f"ChunkKV (arXiv 2502.00299) on {policy.name}: chunks of {chunk_size} tokens",
-        score=chunked_score(score, chunk_size),
+        score=ChunkedScore(_OneTier(policy), chunk_size),
         head_rule="equal",
         across_heads="the mean score of all heads of the layer, which takes an all-reduce",
     )
+
+
+@dataclass(frozen=True)
+class _OneTier:
+    """A policy's score, which must not be in tiers."""
+
+    policy: Policy
+
+    def __call__(self, window: ScoringWindow) -> Tensor:
+        score = self.policy.score(window)
+        if isinstance(score, TieredScores):
+            raise _in_tiers(self.policy)
+        return score
 
 
 def _in_tiers(policy: Policy) -> PolicyError:
@@ -54,5 +64,5 @@ def _in_tiers(policy: Policy) -> PolicyError:
         "policy",
         expected="one whose score is a single number for each entry",
         got=f"{policy.name!r}, which protects some entries whatever their score",
-        fix="Wrap the score that it starts from: `snapkv` has `criticalkv`'s.",
+        fix="Wrap a policy that compares all entries by one score, for example `snapkv`.",
     )

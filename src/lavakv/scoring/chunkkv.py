@@ -8,6 +8,7 @@ the paper also proposes to save time, is left out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,31 +19,31 @@ from lavakv.scoring.window import ScoringWindow
 CHUNK_SIZE = 10
 
 
-def chunked_score(
-    score: Callable[[ScoringWindow], Tensor], chunk_size: int = CHUNK_SIZE
-) -> Callable[[ScoringWindow], Tensor]:
-    """A score that gives each candidate its chunk's mean of another score over all heads, float32 `[H, n]`.
+@dataclass(frozen=True)
+class ChunkedScore:
+    """A score that gives each candidate its chunk's mean of another score over all heads.
 
     Chunks are those of the sequence: positions `0` to `chunk_size - 1` and so on, the last one cut at the window. Where
     heads hold different candidates, the mean runs over those that are held.
 
-    Args:
+    Attributes:
         score: from a window to `[H, n]`.
         chunk_size: tokens of a chunk.
     """
 
-    def chunked(window: ScoringWindow) -> Tensor:
-        own = score(window).double()
-        plain = _means(own, chunk_size).expand(len(own), -1)
+    score: Callable[[ScoringWindow], Tensor]
+    chunk_size: int = CHUNK_SIZE
+
+    def __call__(self, window: ScoringWindow) -> Tensor:
+        """The chunks' means, the same in all heads that hold them, float32 `[H, n]`."""
+        own, size = self.score(window).double(), self.chunk_size
+        plain = _means(own, size).expand(len(own), -1)
         if window.caps is None and window.positions is None:
             return plain.float()
         places = torch.arange(window.num_evictable, device=own.device)
-        positions = window.without_empty(window.candidate_positions, -chunk_size)  # empty places have their own chunk
-        chunks = torch.div(positions, chunk_size, rounding_mode="floor")
-        ragged = mean_by_group(own, chunks)
+        positions = window.without_empty(window.candidate_positions, -size)  # empty places have their own chunk
+        ragged = mean_by_group(own, torch.div(positions, size, rounding_mode="floor"))
         return torch.where((positions == places).all(), plain, ragged).float()  # a prompt's, to the bit
-
-    return chunked
 
 
 def _means(score: Tensor, chunk_size: int) -> Tensor:

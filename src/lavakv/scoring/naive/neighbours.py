@@ -84,7 +84,7 @@ def _local_leverage(vectors: Rows) -> list[float]:
 
 
 def chunk_means_naive(scores: Rows, positions: Sequence[Sequence[int]], chunk_size: int) -> list[list[float]]:
-    """Reference implementation of `chunked_score`: means over all heads of the candidates of a chunk, `[heads][held]`.
+    """Reference implementation of `ChunkedScore`: means over all heads of the candidates of a chunk, `[heads][held]`.
 
     Args:
         scores: of each head's candidates.
