@@ -63,6 +63,17 @@ def test_survivors_that_rows_far_behind_decide(kind: str) -> None:
     _assert_survivors(batch, "residual-far", 40)
 
 
+def _assert_survivors(batch: Batch, policy: str | Policy, budget: int) -> None:
+    cache = lavakv.LavaCache(batch.model.config, budget=budget, policy=policy, window=WINDOW)
+    with lavakv.enabled(batch.model), torch.no_grad():
+        batch.model(batch.ids, attention_mask=batch.mask, past_key_values=cache)
+    for sequence, layers in enumerate(batch.sequences):
+        kept = [
+            [cache.kept_positions(layer, sequence, head).tolist() for head in range(2)] for layer in cache.layer_indices
+        ]
+        assert kept == family.survivors(layers, policy if isinstance(policy, str) else policy.name, budget)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_oss"])
 def test_survivors_of_partitions_of_128(kind: str) -> None:
     batch = _batch(kind, PARTITIONS)
@@ -78,17 +89,6 @@ def test_survivors_in_chunks(batch: Batch, name: str, monkeypatch: pytest.Monkey
     inside = family.Rules(in_chunks(rules.score, 6), heads, rules.layers)
     monkeypatch.setitem(family.POLICIES, policy.name, inside)
     _assert_survivors(batch, policy, 30)
-
-
-def _assert_survivors(batch: Batch, policy: str | Policy, budget: int) -> None:
-    cache = lavakv.LavaCache(batch.model.config, budget=budget, policy=policy, window=WINDOW)
-    with lavakv.enabled(batch.model), torch.no_grad():
-        batch.model(batch.ids, attention_mask=batch.mask, past_key_values=cache)
-    for sequence, layers in enumerate(batch.sequences):
-        kept = [
-            [cache.kept_positions(layer, sequence, head).tolist() for head in range(2)] for layer in cache.layer_indices
-        ]
-        assert kept == family.survivors(layers, policy if isinstance(policy, str) else policy.name, budget)
 
 
 @pytest.mark.parametrize("budget", [18, 29, 60])
