@@ -8,11 +8,16 @@ import pytest
 import torch
 
 import lavakv
+from lavakv.policy.chunked import chunked
+from lavakv.policy.registry import get_policy
+from lavakv.policy.rules import Policy
 from tests.hf.zoo import prompt, tiny
 from tests.oracle import family, reference
+from tests.oracle.family_neighbours import in_chunks
 from tests.oracle.family_view import View
 
 WINDOW, LENGTH, PADDING = 8, 85, 5
+PARTITIONS = 420  # two partitions are scored
 LONG = 233  # has rows far behind an entry
 POLICIES = sorted(set(family.POLICIES) - {"knorm"})  # a token's copies have keys of one length; tests/real has it
 
@@ -71,7 +76,7 @@ def test_survivors_by_another_number_of_rows(policy: str, window: int) -> None:
     assert kept == family.survivors(layers, policy, 24)
 
 
-def _assert_survivors(batch: Batch, policy: str, budget: int) -> None:
+def _assert_survivors(batch: Batch, policy: str | Policy, budget: int) -> None:
     cache = lavakv.LavaCache(batch.model.config, budget=budget, policy=policy, window=WINDOW)
     with lavakv.enabled(batch.model), torch.no_grad():
         batch.model(batch.ids, attention_mask=batch.mask, past_key_values=cache)
@@ -79,7 +84,24 @@ def _assert_survivors(batch: Batch, policy: str, budget: int) -> None:
         kept = [
             [cache.kept_positions(layer, sequence, head).tolist() for head in range(2)] for layer in cache.layer_indices
         ]
-        assert kept == family.survivors(layers, policy, budget)
+        assert kept == family.survivors(layers, policy if isinstance(policy, str) else policy.name, budget)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_oss"])
+def test_survivors_of_partitions_of_128(kind: str) -> None:
+    batch = _batch(kind, PARTITIONS)
+    for layers in batch.sequences:
+        assert family.survivors(layers, "lagkv", 200) != family.survivors(layers, "streaming-llm", 200)
+    _assert_survivors(batch, "lagkv", 200)
+
+
+@pytest.mark.parametrize("name", ["lava", "ada-pyramidkv", "vatp", "residual", "curdkv"])
+def test_survivors_in_chunks(batch: Batch, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, rules = chunked(get_policy(name), 6), family.POLICIES[name]
+    heads = rules.heads if rules.heads == "one pool" else "equal"
+    inside = family.Rules(in_chunks(rules.score, 6), heads, rules.layers)
+    monkeypatch.setitem(family.POLICIES, policy.name, inside)
+    _assert_survivors(batch, policy, 30)
 
 
 @pytest.mark.parametrize("budget", [18, 29, 60])

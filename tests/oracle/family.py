@@ -9,7 +9,14 @@ from fractions import Fraction
 
 import torch
 
-from tests.oracle import family_changes, family_noise, family_residual, family_residual_far, family_residual_max
+from tests.oracle import (
+    family_changes,
+    family_neighbours,
+    family_noise,
+    family_residual,
+    family_residual_far,
+    family_residual_max,
+)
 from tests.oracle import family_outputs as outputs
 from tests.oracle import family_scores as scores
 from tests.oracle.family_view import Ranking, View
@@ -37,6 +44,7 @@ POLICIES = {
     "pyramidkv": Rules(scores.snapkv, "equal", "pyramid"),
     "ada-snapkv": Rules(scores.snapkv, "pooled", "equal"),
     "ada-pyramidkv": Rules(scores.snapkv, "pooled", "pyramid"),
+    "chunkkv": Rules(family_neighbours.in_chunks(scores.snapkv), "equal", "equal"),
     "cake": Rules(scores.cake, "equal", "cake"),
     "vatp": Rules(scores.vatp, "pooled", "entropy"),
     "criticalkv": Rules(outputs.criticalkv, "pooled", "equal"),
@@ -52,6 +60,8 @@ POLICIES = {
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),
     "knorm": Rules(scores.knorm, "equal", "equal"),
     "keydiff": Rules(scores.keydiff, "equal", "equal"),
+    "lagkv": Rules(family_neighbours.lagkv, "equal", "equal"),
+    "curdkv": Rules(family_neighbours.curdkv, "equal", "equal"),
     "random": Rules(family_noise.random, "equal", "equal"),
 }
 

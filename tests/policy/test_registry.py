@@ -25,6 +25,7 @@ SOURCES = {
     "pyramidkv": "2406.02069",
     "ada-snapkv": "2407.11550",
     "ada-pyramidkv": "2407.11550",
+    "chunkkv": "2502.00299",
     "cake": "2503.12491",
     "vatp": "2406.12335",
     "criticalkv": "2502.03805",
@@ -40,6 +41,8 @@ SOURCES = {
     "streaming-llm": "2309.17453",
     "knorm": "2406.11430",
     "keydiff": "2504.15364",
+    "lagkv": "2504.04704",
+    "curdkv": "2509.15038",
     "random": "seed 0",
 }
 MINE = Policy("mine", "test", lava_score)

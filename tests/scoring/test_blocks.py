@@ -69,6 +69,9 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
         "tova",
         "knorm",
         "keydiff",
+        "lagkv",
+        "curdkv",
+        "chunkkv",
     ],
 )
 def test_no_score_needs_the_whole_attention_or_all_keys_in_float32(name: str) -> None:

@@ -20,7 +20,17 @@ from tests.scoring.cases import full_windows
 
 EVERY = pytest.mark.parametrize("name", lavakv.policies())
 names = st.sampled_from(list(lavakv.policies()))
-BY_POSITION = ("streaming-llm", "random", "h2o", "cake", "defensivekv", "layer-defensivekv", "dropkv")
+BY_POSITION = (
+    "streaming-llm",
+    "random",
+    "h2o",
+    "cake",
+    "defensivekv",
+    "layer-defensivekv",
+    "dropkv",
+    "lagkv",
+    "curdkv",
+)
 
 
 def _parts(name: str, window: ScoringWindow) -> tuple[torch.Tensor, ...]:
@@ -87,12 +97,12 @@ def test_another_layer_changes_noise_alone(name: str) -> None:
 
 
 @EVERY
-def test_heads_are_scored_apart_but_for_tova(name: str) -> None:
+def test_heads_are_scored_apart_but_for_tova_and_chunkkv(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     keys, values = torch.randn(2, 30, 4, generator=generator), torch.randn(2, 30, 4, generator=generator)
     window = replace(_flat(), keys=[keys], values=[values])
     whole, first = _parts(name, window), _parts(name, _first_head(window))
-    if name == "tova":
+    if name in ("tova", "chunkkv"):
         assert torch.equal(whole[0][0], whole[0][1])
         return
     for part, alone in zip(whole, first, strict=True):

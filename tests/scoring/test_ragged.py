@@ -15,6 +15,7 @@ from torch import Tensor
 from lavakv.policy.builtin import FAMILY
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.criticalkv import criticalkv_score
+from lavakv.scoring.curdkv import curdkv_score
 from lavakv.scoring.defensivekv import defensive_attention, defensivekv_score
 from lavakv.scoring.entropy import head_statistics, normalized_entropy
 from lavakv.scoring.h2o import h2o_score
@@ -64,10 +65,11 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
     knorm_score: twins.knorm,
     residual_max_score: twins.residual_max,
     keydiff_score: twins.keydiff,
+    curdkv_score: twins.curdkv,
 }
 SCORES = {policy.score: name for name, policy in reversed(FAMILY.items())}  # several policies share one
 POLICIES = sorted(SCORES.values())
-ORDER_COUNTS = {"tova", "random"}  # heads share a mean, or the head's number is part of the score
+ORDER_COUNTS = {"tova", "chunkkv", "random"}  # heads share a mean, or the head's number is part of the score
 pieces = pairs(ragged_windows())
 
 

@@ -19,6 +19,7 @@ from lavakv.scoring.naive.family import (
     variance_naive,
     vatp_score_naive,
 )
+from lavakv.scoring.naive.neighbours import curdkv_score_naive, lag_relative_spread_naive, relative_naive
 from lavakv.scoring.naive.residual import residual_max_score_naive
 from lavakv.scoring.naive.tiers import (
     criticalkv_score_naive,
@@ -108,6 +109,37 @@ def keydiff(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
         return exact, 0.0
     shortest = float((1 + 1 / anchor[anchor > 0]).amax())
     return exact, (3 * size + tokens + 8) * math.sqrt(size) * EPSILON * shortest
+
+
+def num_first(window: ScoringWindow, positions: int) -> int:
+    """Candidates at the sequence's first positions; the same in all heads, or of the only one."""
+    return int((window.candidate_positions[0] < positions).sum())
+
+
+def lag_relative_spread(window: ScoringWindow, positions: int, lag_size: int) -> tuple[Tensor, float]:
+    """Of one head, `[partitions, lag_size]`: how far a deviation may be off is how far its softmax may, twice over."""
+    first, twin = num_first(window, positions), naive(window)
+    exact = torch.tensor(lag_relative_spread_naive(twin, first, lag_size)[0], dtype=torch.float64)
+    bound = 0.0
+    for vectors in (twin.keys[0][first:], twin.values[0][first:]):
+        numbers = [
+            abs(x)
+            for number, vector in enumerate(vectors[: len(exact) * lag_size])
+            for start in [(number // lag_size + 1) * lag_size]
+            for x in relative_naive(vector, list(zip(*vectors[start : start + lag_size], strict=True)))
+        ]
+        # Two differences and a quotient, then the mean, squares, their sum, and the root of it.
+        deviation = (3 + 2 * (len(vectors[0]) + 4)) * EPSILON * max(numbers, default=0.0)
+        bound += 2 * deviation + (lag_size + 4) * EPSILON
+    return exact.view(-1, lag_size), bound
+
+
+def curdkv(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """Sums of what is not negative: each rounding counts once, relative to the result."""
+    exact = expected(curdkv_score_naive(naive(window), num_first(window, 4)), window)
+    dims = window.keys[0].shape[-1] + window.values[0].shape[-1]
+    product = 2 * (dims + 19) + 1  # squares and their sum, in an entry and in its block; the block's sum; the quotient
+    return exact, (2 * product + window.num_tokens + 1) * EPSILON * largest(exact)
 
 
 def _weighted_by_norm(scores: list[list[float]], window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from lavakv.policy.chunked import chunked
 from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.caote import caote_score
 from lavakv.scoring.criticalkv import criticalkv_score
+from lavakv.scoring.curdkv import curdkv_score
 from lavakv.scoring.defensivekv import defensivekv_score
 from lavakv.scoring.dropkv import dropkv_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
+from lavakv.scoring.lagkv import lagkv_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
@@ -22,6 +27,7 @@ from lavakv.scoring.tova import tova_score
 from lavakv.scoring.vatp import vatp_score
 
 _LAVA = "arXiv 2509.09754"
+_SNAPKV = Policy("snapkv", "SnapKV: window attention (arXiv 2404.14469)", snapkv_score, "equal", "equal")
 _TWO_STAGES: tuple[Need, ...] = ("tokens_per_head", "output_weight")
 
 FAMILY = {
@@ -30,10 +36,15 @@ FAMILY = {
         Policy("lava", f"LAVa: dynamic head and layer budgets ({_LAVA})", lava_score),
         Policy("lava-uniform-layers", f"LAVa without layer budgets ({_LAVA})", lava_score, layer_rule="equal"),
         Policy("lava-uniform-heads", f"LAVa without head budgets ({_LAVA})", lava_score, head_rule="equal"),
-        Policy("snapkv", "SnapKV: window attention (arXiv 2404.14469)", snapkv_score, "equal", "equal"),
+        _SNAPKV,
         Policy("pyramidkv", "PyramidKV: early layers get more (arXiv 2406.02069)", snapkv_score, "equal", "pyramid"),
         Policy("ada-snapkv", "Ada-KV on SnapKV: heads compete (arXiv 2407.11550)", snapkv_score, "pooled", "equal"),
         Policy("ada-pyramidkv", "Ada-KV on PyramidKV (arXiv 2407.11550)", snapkv_score, "pooled", "pyramid"),
+        replace(
+            chunked(_SNAPKV),
+            name="chunkkv",
+            summary="ChunkKV: chunks of 10 tokens by SnapKV's score (arXiv 2502.00299)",
+        ),
         Policy("cake", "CAKE: attention and its variance (arXiv 2503.12491)", cake_score, "equal", cake_layer_weight),
         Policy("vatp", "VATP: attention times value norm (arXiv 2406.12335)", vatp_score),
         Policy(
@@ -43,6 +54,7 @@ FAMILY = {
             "pooled",
             "equal",
             needs=_TWO_STAGES,
+            tiered=True,
         ),
         Policy(
             "defensivekv",
@@ -51,6 +63,7 @@ FAMILY = {
             "pooled",
             "equal",
             needs=_TWO_STAGES,
+            tiered=True,
         ),
         Policy(
             "layer-defensivekv",
@@ -60,6 +73,7 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=_TWO_STAGES,
+            tiered=True,
         ),
         Policy("caote", "CAOTE on SnapKV: change of the output (arXiv 2504.14051)", caote_score, "equal", "equal"),
         Policy(
@@ -114,6 +128,8 @@ FAMILY = {
         ),
         Policy("knorm", "Key norm: short keys stay (arXiv 2406.11430)", knorm_score, "equal", "equal"),
         Policy("keydiff", "KeyDiff: keys unlike the others stay (arXiv 2504.15364)", keydiff_score, "equal", "equal"),
+        Policy("lagkv", "LagKV: spread relative to what follows (arXiv 2504.04704)", lagkv_score, "equal", "equal"),
+        Policy("curdkv", "CurDKV: leverage of key times value (arXiv 2509.15038)", curdkv_score, "equal", "equal"),
         Policy(
             "random",
             "Noise, seed 0: what a method has to beat",

@@ -35,6 +35,7 @@ class Policy:
         needs: attributes of the `ScoringWindow` that the score reads and that may be absent.
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
+        tiered: whether the score returns `TieredScores`, so that it cannot be put into another score.
 
     Raises:
         PolicyError: an unknown rule or need, or a floor share outside [0, 1].
@@ -48,6 +49,7 @@ class Policy:
     floor_share: float = 0.2
     needs: tuple[Need, ...] = ()
     across_heads: str = ""
+    tiered: bool = False
 
     def __post_init__(self) -> None:
         _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lavakv.scoring.means import mean_by_group
 from lavakv.scoring.window import ScoringWindow
 
 _NOWHERE = torch.iinfo(torch.int64).max
@@ -22,14 +23,4 @@ def tova_score(window: ScoringWindow) -> Tensor:
     own = window.reduce(lambda rows: rows[:, :, -1].double().mean(dim=1))
     positions = window.without_empty(window.candidate_positions, _NOWHERE)
     same = (positions == positions[:1]).all() & (positions != _NOWHERE).all()
-    return torch.where(same, last, _mean_by_position(own, positions).float())
-
-
-def _mean_by_position(numbers: Tensor, positions: Tensor) -> Tensor:
-    """The mean of all numbers of the same position, each in its place; both `[H, n]`."""
-    ordered, order = positions.flatten().sort()
-    groups = torch.zeros_like(order)
-    groups[order] = torch.nn.functional.pad((ordered[1:] != ordered[:-1]).cumsum(0), (1, 0))[: len(order)]
-    totals = torch.zeros(2, len(order), dtype=numbers.dtype, device=numbers.device)
-    totals.index_add_(1, groups, torch.stack([numbers.flatten(), torch.ones_like(numbers).flatten()]))
-    return (totals[0] / totals[1])[groups].view(numbers.shape)
+    return torch.where(same, last, mean_by_group(own, positions).float())
