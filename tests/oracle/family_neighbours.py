@@ -57,7 +57,7 @@ def _of_block(block: torch.Tensor) -> torch.Tensor:
     return lengths / lengths.sum()
 
 
-def in_chunks(score: Callable[[View, int], Ranking], size: int = 10) -> Callable[[View, int], Ranking]:
+def in_chunks(score: Callable[[View, int], Ranking], size: int = 20) -> Callable[[View, int], Ranking]:
     """ChunkKV's wrapper: each entry gets the mean of all heads' scores over its chunk, rounded to the view's format."""
 
     def ranking(view: View, keep: int) -> Ranking:

@@ -155,13 +155,24 @@ def test_chunks_are_means_over_heads_and_positions(
             assert_near(row[: len(mean)], expected, EPSILON * largest(expected))
 
 
-@given(whole)
-def test_chunkkv_is_snapkv_in_chunks_of_ten(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    known = attention(pair[0])
-    exact = twins.snapkv(pair[0], known)[0].mean(dim=0)
-    means = torch.cat([part.mean().expand(len(part)) for part in exact.split(10)]) if len(exact) else exact
+def _chunk_means(window: ScoringWindow, size: int) -> tuple[Tensor, float]:
+    known = attention(window)
+    exact = twins.snapkv(window, known)[0].mean(dim=0)
+    means = torch.cat([part.mean().expand(len(part)) for part in exact.split(size)]) if len(exact) else exact
+    return means.expand(len(window.queries), -1), known.mean_error
+
+
+@given(whole, st.integers(2, 6))
+def test_snapkv_in_chunks_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow], size: int) -> None:
+    exact, bound = _chunk_means(pair[0], size)
     for window in pair:
-        assert_near(FAMILY["chunkkv"].score(window), means.expand(len(window.queries), -1), known.mean_error)
+        assert_near(ChunkedScore(snapkv_score, size)(window), exact, bound)
+
+
+def test_chunkkv_is_snapkv_in_chunks_of_twenty() -> None:
+    window = _long(73)
+    assert FAMILY["chunkkv"].score(window)[0].unique().numel() == 4
+    assert_near(FAMILY["chunkkv"].score(window), *_chunk_means(window, 20))
 
 
 def test_chunks_of_one_token_are_the_score_itself_and_of_all_its_mean() -> None:

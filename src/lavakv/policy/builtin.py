@@ -43,7 +43,7 @@ FAMILY = {
         replace(
             chunked(_SNAPKV),
             name="chunkkv",
-            summary="ChunkKV: chunks of 10 tokens by SnapKV's score (arXiv 2502.00299)",
+            summary="ChunkKV: chunks of 20 tokens by SnapKV's score (arXiv 2502.00299)",
         ),
         Policy("cake", "CAKE: attention and its variance (arXiv 2503.12491)", cake_score, "equal", cake_layer_weight),
         Policy("vatp", "VATP: attention times value norm (arXiv 2406.12335)", vatp_score),

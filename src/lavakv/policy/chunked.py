@@ -33,7 +33,7 @@ def chunked(policy: Policy, chunk_size: int = CHUNK_SIZE) -> Policy:
     if policy.tiered:
         raise _in_tiers(policy)
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
-        fix = f"The paper uses {CHUNK_SIZE}."
+        fix = f"Its first author's code uses {CHUNK_SIZE}."
         raise PolicyError("chunk_size", expected="a whole number of tokens from 1", got=repr(chunk_size), fix=fix)
 
     return replace(

@@ -1,8 +1,7 @@
 """ChunkKV (arXiv 2502.00299): whole chunks of neighbouring tokens stay, by the mean of any score over the chunk.
 
-As in the first author's code (`ChunkKVPress` in kvpress), all KV heads of a layer keep the same chunks: the score is
-summed over them. The chunk of 10 tokens is the paper's; that code takes 20. Reusing one layer's chunks in the next, as
-the paper also proposes to save time, is left out.
+As in the first author's code (`ChunkKVPress` in kvpress), all KV heads of a layer keep the same chunks, of 20 tokens:
+the score is summed over them. Reusing one layer's chunks in the next, which the paper also proposes, is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 from lavakv.scoring.means import mean_by_group
 from lavakv.scoring.window import ScoringWindow
 
-CHUNK_SIZE = 10
+CHUNK_SIZE = 20
 
 
 @dataclass(frozen=True)
