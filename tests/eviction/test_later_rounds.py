@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lavakv
-from lavakv import CacheStateError, InputError, PolicyError
+from lavakv import BudgetError, CacheStateError, InputError, PolicyError
 from lavakv.budgets.naive import (
     divide_naive,
     head_budgets_naive,
@@ -244,10 +244,74 @@ def test_a_score_that_fails_leaves_everything_as_it_was() -> None:
     assert engine.session.lengths().sum() == 8 * 6
 
 
+def test_a_store_that_fails_half_way_breaks_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no column of the tail was due, so that the tail of no store has moved."""
+    engine = _filled()
+    engine.evict()
+
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(engine.session.stores[1], "keep", failing)
+    with pytest.raises(MemoryError):
+        engine.evict(5)
+    assert engine.session.phase is Phase.BROKEN
+
+
+@pytest.mark.parametrize("budget", [2, 3])
+def test_a_budget_within_the_window_is_refused(budget: int) -> None:
+    engine = _filled()
+    before = engine.kept()
+    with pytest.raises(BudgetError, match="budget: expected more than the window of 3 tokens"):
+        engine.evict(budget)
+    assert engine.session.phase is Phase.HOLDING
+    assert engine.kept() == before
+
+
+@pytest.mark.parametrize("store", [RaggedStore, MaskedStore])
+@pytest.mark.parametrize("policy", ["lava", "criticalkv"])
+def test_what_is_left_of_a_cut_tail_is_the_window(store: type[RaggedStore] | type[MaskedStore], policy: str) -> None:
+    engine = Engine(get_policy(policy), [2, 1], 12, 6, [0], store=store)
+    engine.read(30)
+    engine.session.truncate(2)
+    engine.num_columns -= 2
+    budgets = engine.evict(7)
+    assert engine.session.lengths().sum() == 7 * 3
+    assert budgets.layer_entries.sum() == 7 * 3
+    assert all(head[-4:] == [24, 25, 26, 27] for layer in engine.kept() for row in layer for head in row)
+
+
+@pytest.mark.parametrize("store", [RaggedStore, MaskedStore])
+def test_a_tail_that_is_cut_off_whole_holds_nothing(store: type[RaggedStore] | type[MaskedStore]) -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 12, 6, [0], store=store)
+    engine.read(30)
+    past = engine.session.lengths() - torch.tensor([[[6, 6]], [[6, 0]]])
+    engine.session.truncate(6)
+    engine.num_columns -= 6
+    assert engine.session.lengths().equal(past)
+    assert [len(head) for layer in engine.kept() for head in layer[0]] == past[past > 0].tolist()
+    with pytest.raises(CacheStateError, match="got none: they were all cut off"):
+        engine.evict(7)
+
+
+def test_padding_in_the_window_of_a_sequence_that_keeps_all_is_not_counted() -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 20, 4, [0])
+    engine.read(10)
+    engine.session.begin(torch.tensor([[False, True]]), all_real=False, tokens=torch.zeros(1, 2).long())
+    engine.num_columns += 2
+    for layer, store in enumerate(engine.session.stores):
+        store.append(*(part[:, :, -2:] for part in engine.made_up(layer)[1:3]))
+    engine.session.end(succeeded=True)
+    budgets = engine.evict()
+    assert engine.session.lengths().tolist() == [[[11, 11]], [[11, 0]]]
+    assert budgets.head_entries.equal(engine.session.lengths())
+
+
 def test_nothing_can_be_evicted_from_an_empty_or_a_broken_session() -> None:
     empty = Session([RaggedStore()], [2])
-    with pytest.raises(CacheStateError, match="got an empty cache"):
-        empty.evict([], [], 3)
+    for act in (lambda: empty.evict([], [], 3), empty.snapshot, lambda: empty.truncate(1)):
+        with pytest.raises(CacheStateError, match="got an empty cache"):
+            act()
     engine = _filled()
     engine.session.begin(torch.ones(1, 1, dtype=torch.bool), all_real=True, tokens=torch.zeros(1, 1).long())
     for action in (engine.evict, engine.session.snapshot, lambda: engine.session.truncate(1)):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import CacheStateError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.later import LaterRound, Observation
@@ -138,7 +139,7 @@ class Session:
         real, most_heads = self.columns.real, max(self._num_heads)
         lengths = torch.zeros(len(self.stores), self.batch, most_heads, dtype=torch.int64, device="cpu")
         for row, store in enumerate(self.stores):
-            tail = real[:, -store.tail_length :].sum(dim=1).cpu()
+            tail = real[:, self.columns.length - store.tail_length :].sum(dim=1).cpu()
             lengths[row, :, : store.num_heads] = torch.tensor(store.past_counts(), device="cpu") + tail[:, None]
         return lengths
 
@@ -155,31 +156,35 @@ class Session:
         Args:
             observations: what judges the candidates, one a layer.
             budgets: policy and mean entries per head, window included, of each sequence.
-            window: columns at the end that all heads keep.
+            window: columns at the end that all heads keep; fewer where the tail was cut off to less.
 
         Raises:
             CacheStateError: there is nothing to evict from, or a forward did not finish.
+            BudgetError: a budget that does not exceed the window though more tokens were seen.
             LavaError: as the policies' scores raise it; the session is then unchanged.
         """
-        self.require_sound()
-        if self.phase is not Phase.HOLDING:
+        self._require_prompt()
+        window = min(window, self.stores[0].tail_length)
+        if not window:
             raise CacheStateError(
-                "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
-            )
+                "cache", expected="columns at the end that every head holds", got="none: they were all cut off",
+                fix="Read further tokens before the next round.",
+            )  # fmt: skip
         tokens, padding = self.columns.tokens_and_padding()
-        rows = zip(tokens, padding, budgets, strict=True)
-        plans = [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]
+        plans = []
+        for n, left, (policy, b) in zip(tokens, padding, budgets, strict=True):
+            BudgetSpec(budget=b, window=window).tokens_per_head([n], 0, 1)  # refuses one that leaves nothing but it
+            plans.append(SequencePlan(n, left, b, window, policy))
         with storing(), torch.no_grad():
             later = LaterRound(plans, self.stores, self.columns)
             self.budgets = self._unless_broken(later, observations)
         return self.budgets
 
     def _unless_broken(self, later: LaterRound, observations: Sequence[Observation]) -> Budgets:
-        before = [store.num_columns - store.tail_length for store in self.stores]
         try:
             return later.round.add_all(later.layers(observations))
         except BaseException:
-            if before != [store.num_columns - store.tail_length for store in self.stores]:
+            if later.round.has_evicted:
                 self.phase = Phase.BROKEN
             raise
 
@@ -188,8 +193,9 @@ class Session:
 
         Raises:
             InputError: they reach into what was evicted.
+            CacheStateError: nothing is held, or a forward did not finish.
         """
-        self.require_sound()
+        self._require_prompt()
         for store in self.stores:
             store.truncate(num_columns)
         self.columns.truncate(num_columns)
@@ -198,9 +204,9 @@ class Session:
         """What the session holds.
 
         Raises:
-            CacheStateError: a forward did not finish.
+            CacheStateError: nothing is held, or a forward did not finish.
         """
-        self.require_sound()
+        self._require_prompt()
         assert self.budgets is not None
         stores = tuple(store.snapshot() for store in self.stores)
         return SessionSnapshot(self.columns.real.clone(), self.columns.tokens.clone(), self.budgets, stores)
@@ -221,3 +227,10 @@ class Session:
                 "cache", expected="a cache whose last forward finished", got="one that stopped half-way",
                 fix="Call `cache.reset()` and send the prompt again.",
             )  # fmt: skip
+
+    def _require_prompt(self) -> None:
+        self.require_sound()
+        if self.phase is not Phase.HOLDING:
+            raise CacheStateError(
+                "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
+            )
