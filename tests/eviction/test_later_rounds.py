@@ -222,6 +222,34 @@ def test_a_restored_session_goes_on_as_the_one_it_was(
     assert twin.kept() == engine.kept()
 
 
+def test_a_snapshot_keeps_what_a_mask_brought_back() -> None:
+    engine = _filled()
+    engine.session.columns.note_brought_back(torch.tensor(True))
+    twin = replace(engine)
+    twin.session.restore(engine.session.snapshot())
+    assert twin.session.columns.brought_back is not None
+    assert bool(twin.session.columns.brought_back)
+
+
+def test_a_snapshot_of_other_layers_is_refused() -> None:
+    engine, other = _filled(), Engine(get_policy("lava"), [2, 2], 8, 3, [0])
+    other.read(12)
+    before = other.kept()
+    with pytest.raises(InputError, match=r"snapshot: expected layers of \[2, 2\] KV heads, got layers of \[2, 2, 2\]"):
+        other.session.restore(engine.session.snapshot())
+    assert other.kept() == before
+
+
+def test_a_short_prompt_can_be_cut_off_whole() -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 12, 6, [0, 0])
+    engine.read(3)
+    engine.session.truncate(3)
+    engine.num_columns -= 3
+    assert engine.session.batch == 2
+    assert not engine.session.lengths().any()
+    assert engine.kept() == [[[[], []], [[], []]], [[[]], [[]]]]
+
+
 def _filled() -> Engine:
     engine = Engine(get_policy("lava"), [2, 2, 2], 8, 3, [0])
     engine.read(20)

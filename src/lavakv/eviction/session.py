@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lavakv.budgets.spec import BudgetSpec
-from lavakv.errors import CacheStateError
+from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.later import LaterRound, Observation
 from lavakv.eviction.records import Budgets, RankedLayer
@@ -38,12 +38,14 @@ class SessionSnapshot(NamedTuple):
         tokens: int64 `[B, columns]`, what the engine tells tokens apart by.
         budgets: what the last round decided.
         stores: one a layer.
+        brought_back: see `Columns`.
     """
 
     real: Tensor
     tokens: Tensor
     budgets: Budgets
     stores: tuple[StoreSnapshot, ...]
+    brought_back: Tensor | None = None
 
 
 class Session:
@@ -75,7 +77,7 @@ class Session:
     @property
     def batch(self) -> int:
         """Sequences held, -1 while empty."""
-        return self.columns.real.shape[0] if self.columns.length else -1
+        return -1 if self.phase is Phase.EMPTY else self.columns.real.shape[0]
 
     @property
     def tail_start(self) -> int:
@@ -209,15 +211,27 @@ class Session:
         self._require_prompt()
         assert self.budgets is not None
         stores = tuple(store.snapshot() for store in self.stores)
-        return SessionSnapshot(self.columns.real.clone(), self.columns.tokens.clone(), self.budgets, stores)
+        columns = self.columns
+        return SessionSnapshot(columns.real.clone(), columns.tokens.clone(), self.budgets, stores, columns.brought_back)
 
     @storing()
     def restore(self, snapshot: SessionSnapshot) -> None:
-        """Hold what a snapshot of a session over as many layers holds."""
+        """Hold what a snapshot of a session over the same layers holds.
+
+        Raises:
+            InputError: other layers; the session is unchanged.
+        """
+        heads = [held.past_counts.shape[1] for held in snapshot.stores]
+        if heads != self._num_heads:
+            raise InputError(
+                "snapshot", expected=f"layers of {self._num_heads} KV heads", got=f"layers of {heads}",
+                fix="Restore it into a session over the same layers.",
+            )  # fmt: skip
         for store, held in zip(self.stores, snapshot.stores, strict=True):
             store.restore(held)
         self.columns = Columns()
         self.columns.restore(snapshot.real, snapshot.tokens)
+        self.columns.brought_back = snapshot.brought_back
         self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
 
     def require_sound(self) -> None:
