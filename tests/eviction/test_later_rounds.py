@@ -296,6 +296,19 @@ def test_a_budget_within_the_window_is_refused(budget: int) -> None:
     assert engine.kept() == before
 
 
+def test_too_few_observations_queries_or_budgets_are_refused() -> None:
+    engine = _filled()
+    before, seen, rows = engine.kept(), engine.observations(), [(engine.policy, 8)]
+    short = [one._replace(queries=one.queries[:, :, -1:]) for one in seen]
+    for observations in (seen[:2], short):
+        with pytest.raises(InputError, match="observations: expected the last 3 queries of each of 3 layers"):
+            engine.session.evict(observations, rows, 3)
+    with pytest.raises(InputError, match="budgets: expected one for each of 1 sequences, got 2"):
+        engine.session.evict(seen, rows * 2, 3)
+    assert engine.session.phase is Phase.HOLDING
+    assert engine.kept() == before
+
+
 @pytest.mark.parametrize("store", [RaggedStore, MaskedStore])
 @pytest.mark.parametrize("policy", ["lava", "criticalkv"])
 def test_what_is_left_of_a_cut_tail_is_the_window(store: type[RaggedStore] | type[MaskedStore], policy: str) -> None:

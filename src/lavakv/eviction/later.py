@@ -81,7 +81,19 @@ class LaterRound:
             )
 
     def layers(self, observations: Sequence[Observation]) -> Iterator[tuple[Windows, CandidateColumns]]:
-        """For each layer what `Round.add_all` takes, made lazily."""
+        """For each layer what `Round.add_all` takes, made lazily.
+
+        Raises:
+            InputError: not one observation a layer, or one without the queries of the whole window.
+        """
+        rows = [observed.queries.shape[2] for observed in observations]
+        if len(rows) != len(self._stores) or min(rows) < self._window:
+            raise InputError(
+                "observations",
+                expected=f"the last {self._window} queries of each of {len(self._stores)} layers",
+                got=f"{rows} queries",
+                fix="Pass one observation a layer, with the queries of the whole window.",
+            )
         for index, (store, observed) in enumerate(zip(self._stores, observations, strict=True)):
             found = [self._candidates(store, index, row, observed) for row in range(len(self._plans))]
             yield [window for window, _ in found], [columns for _, columns in found]

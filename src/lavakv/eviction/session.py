@@ -163,6 +163,7 @@ class Session:
         Raises:
             CacheStateError: there is nothing to evict from, or a forward did not finish.
             BudgetError: a budget that does not exceed the window though more tokens were seen.
+            InputError: not one budget a sequence or one observation a layer, too few queries, padding in the window.
             LavaError: as the policies' scores raise it; the session is then unchanged.
         """
         self._require_prompt()
@@ -171,6 +172,11 @@ class Session:
             raise CacheStateError(
                 "cache", expected="columns at the end that every head holds", got="none: they were all cut off",
                 fix="Read further tokens before the next round.",
+            )  # fmt: skip
+        if len(budgets) != self.batch:
+            raise InputError(
+                "budgets", expected=f"one for each of {self.batch} sequences", got=str(len(budgets)),
+                fix="Pass policy and budget of every sequence.",
             )  # fmt: skip
         tokens, padding = self.columns.tokens_and_padding()
         plans = []
