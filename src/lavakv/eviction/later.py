@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
+from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import InputError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.round import Columns as CandidateColumns
 from lavakv.eviction.round import Round, Windows
 from lavakv.eviction.shares import SequencePlan
+from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 
@@ -34,6 +36,30 @@ class Observation(NamedTuple):
     layer: int = 0
     output_weight: Tensor | None = None
     residual_norms: Tensor | None = None
+
+
+def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window: int) -> list[SequencePlan]:
+    """What is known of each sequence before a later round.
+
+    Args:
+        columns: what is known of each column.
+        budgets: policy and mean entries per head, window included, of each sequence.
+        window: columns at the end that all heads keep.
+
+    Raises:
+        InputError: not one budget a sequence.
+        BudgetError: one that does not exceed the window though more tokens were seen.
+    """
+    tokens, padding = columns.tokens_and_padding()
+    if len(budgets) != len(tokens):
+        raise InputError(
+            "budgets", expected=f"one for each of {len(tokens)} sequences", got=str(len(budgets)),
+            fix="Pass policy and budget of every sequence.",
+        )  # fmt: skip
+    for num_tokens, (_, tokens_per_head) in zip(tokens, budgets, strict=True):
+        BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
+    rows = zip(tokens, padding, budgets, strict=True)
+    return [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]
 
 
 class LaterRound:

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.columns import Columns
-from lavakv.eviction.later import LaterRound, Observation
+from lavakv.eviction.later import LaterRound, Observation, later_plans
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker, Round, Windows
 from lavakv.eviction.shares import SequencePlan
@@ -173,28 +172,15 @@ class Session:
                 "cache", expected="columns at the end that every head holds", got="none: they were all cut off",
                 fix="Read further tokens before the next round.",
             )  # fmt: skip
-        if len(budgets) != self.batch:
-            raise InputError(
-                "budgets", expected=f"one for each of {self.batch} sequences", got=str(len(budgets)),
-                fix="Pass policy and budget of every sequence.",
-            )  # fmt: skip
-        tokens, padding = self.columns.tokens_and_padding()
-        plans = []
-        for n, left, (policy, b) in zip(tokens, padding, budgets, strict=True):
-            BudgetSpec(budget=b, window=window).tokens_per_head([n], 0, 1)  # refuses one that leaves nothing but it
-            plans.append(SequencePlan(n, left, b, window, policy))
+        plans = later_plans(self.columns, budgets, window)
         with storing(), torch.no_grad():
             later = LaterRound(plans, self.stores, self.columns)
-            self.budgets = self._unless_broken(later, observations)
+            try:
+                self.budgets = later.round.add_all(later.layers(observations))
+            except BaseException:
+                self.phase = Phase.BROKEN if later.round.has_evicted else self.phase
+                raise
         return self.budgets
-
-    def _unless_broken(self, later: LaterRound, observations: Sequence[Observation]) -> Budgets:
-        try:
-            return later.round.add_all(later.layers(observations))
-        except BaseException:
-            if later.round.has_evicted:
-                self.phase = Phase.BROKEN
-            raise
 
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns, as if they had never come.
