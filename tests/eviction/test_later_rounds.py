@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lavakv
-from lavakv import CacheStateError, InputError, PolicyError
+from lavakv import BudgetError, CacheStateError, InputError, PolicyError
 from lavakv.budgets.naive import (
     divide_naive,
     head_budgets_naive,
@@ -222,6 +222,34 @@ def test_a_restored_session_goes_on_as_the_one_it_was(
     assert twin.kept() == engine.kept()
 
 
+def test_a_snapshot_keeps_what_a_mask_brought_back() -> None:
+    engine = _filled()
+    engine.session.columns.note_brought_back(torch.tensor(True))
+    twin = replace(engine)
+    twin.session.restore(engine.session.snapshot())
+    assert twin.session.columns.brought_back is not None
+    assert bool(twin.session.columns.brought_back)
+
+
+def test_a_snapshot_of_other_layers_is_refused() -> None:
+    engine, other = _filled(), Engine(get_policy("lava"), [2, 2], 8, 3, [0])
+    other.read(12)
+    before = other.kept()
+    with pytest.raises(InputError, match=r"snapshot: expected layers of \[2, 2\] KV heads, got layers of \[2, 2, 2\]"):
+        other.session.restore(engine.session.snapshot())
+    assert other.kept() == before
+
+
+def test_a_short_prompt_can_be_cut_off_whole() -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 12, 6, [0, 0])
+    engine.read(3)
+    engine.session.truncate(3)
+    engine.num_columns -= 3
+    assert engine.session.batch == 2
+    assert not engine.session.lengths().any()
+    assert engine.kept() == [[[[], []], [[], []]], [[[]], [[]]]]
+
+
 def _filled() -> Engine:
     engine = Engine(get_policy("lava"), [2, 2, 2], 8, 3, [0])
     engine.read(20)
@@ -244,10 +272,87 @@ def test_a_score_that_fails_leaves_everything_as_it_was() -> None:
     assert engine.session.lengths().sum() == 8 * 6
 
 
+def test_a_store_that_fails_half_way_breaks_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no column of the tail was due, so that the tail of no store has moved."""
+    engine = _filled()
+    engine.evict()
+
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(engine.session.stores[1], "keep", failing)
+    with pytest.raises(MemoryError):
+        engine.evict(5)
+    assert engine.session.phase is Phase.BROKEN
+
+
+@pytest.mark.parametrize("budget", [2, 3])
+def test_a_budget_within_the_window_is_refused(budget: int) -> None:
+    engine = _filled()
+    before = engine.kept()
+    with pytest.raises(BudgetError, match="budget: expected more than the window of 3 tokens"):
+        engine.evict(budget)
+    assert engine.session.phase is Phase.HOLDING
+    assert engine.kept() == before
+
+
+def test_too_few_observations_queries_or_budgets_are_refused() -> None:
+    engine = _filled()
+    before, seen, rows = engine.kept(), engine.observations(), [(engine.policy, 8)]
+    short = [one._replace(queries=one.queries[:, :, -1:]) for one in seen]
+    for observations in (seen[:2], short):
+        with pytest.raises(InputError, match="observations: expected the last 3 queries of each of 3 layers"):
+            engine.session.evict(observations, rows, 3)
+    with pytest.raises(InputError, match="budgets: expected one for each of 1 sequences, got 2"):
+        engine.session.evict(seen, rows * 2, 3)
+    assert engine.session.phase is Phase.HOLDING
+    assert engine.kept() == before
+
+
+@pytest.mark.parametrize("store", [RaggedStore, MaskedStore])
+@pytest.mark.parametrize("policy", ["lava", "criticalkv"])
+def test_what_is_left_of_a_cut_tail_is_the_window(store: type[RaggedStore] | type[MaskedStore], policy: str) -> None:
+    engine = Engine(get_policy(policy), [2, 1], 12, 6, [0], store=store)
+    engine.read(30)
+    engine.session.truncate(2)
+    engine.num_columns -= 2
+    budgets = engine.evict(7)
+    assert engine.session.lengths().sum() == 7 * 3
+    assert budgets.layer_entries.sum() == 7 * 3
+    assert all(head[-4:] == [24, 25, 26, 27] for layer in engine.kept() for row in layer for head in row)
+
+
+@pytest.mark.parametrize("store", [RaggedStore, MaskedStore])
+def test_a_tail_that_is_cut_off_whole_holds_nothing(store: type[RaggedStore] | type[MaskedStore]) -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 12, 6, [0], store=store)
+    engine.read(30)
+    past = engine.session.lengths() - torch.tensor([[[6, 6]], [[6, 0]]])
+    engine.session.truncate(6)
+    engine.num_columns -= 6
+    assert engine.session.lengths().equal(past)
+    assert [len(head) for layer in engine.kept() for head in layer[0]] == past[past > 0].tolist()
+    with pytest.raises(CacheStateError, match="got none: they were all cut off"):
+        engine.evict(7)
+
+
+def test_padding_in_the_window_of_a_sequence_that_keeps_all_is_not_counted() -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 20, 4, [0])
+    engine.read(10)
+    engine.session.begin(torch.tensor([[False, True]]), all_real=False, tokens=torch.zeros(1, 2).long())
+    engine.num_columns += 2
+    for layer, store in enumerate(engine.session.stores):
+        store.append(*(part[:, :, -2:] for part in engine.made_up(layer)[1:3]))
+    engine.session.end(succeeded=True)
+    budgets = engine.evict()
+    assert engine.session.lengths().tolist() == [[[11, 11]], [[11, 0]]]
+    assert budgets.head_entries.equal(engine.session.lengths())
+
+
 def test_nothing_can_be_evicted_from_an_empty_or_a_broken_session() -> None:
     empty = Session([RaggedStore()], [2])
-    with pytest.raises(CacheStateError, match="got an empty cache"):
-        empty.evict([], [], 3)
+    for act in (lambda: empty.evict([], [], 3), empty.snapshot, lambda: empty.truncate(1)):
+        with pytest.raises(CacheStateError, match="got an empty cache"):
+            act()
     engine = _filled()
     engine.session.begin(torch.ones(1, 1, dtype=torch.bool), all_real=True, tokens=torch.zeros(1, 1).long())
     for action in (engine.evict, engine.session.snapshot, lambda: engine.session.truncate(1)):

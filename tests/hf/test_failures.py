@@ -12,6 +12,7 @@ from torch import nn
 
 import lavakv
 from lavakv import CacheStateError
+from lavakv.hf.recorder import record
 from tests.hf import zoo
 from tests.hf.helpers import assert_like_new, feed, lava_cache, refuses, split
 
@@ -129,3 +130,16 @@ def test_same_cache_in_two_forwards_at_once() -> None:
     assert len(refused) == 1
     cache.reset()
     assert_like_new(model, cache, lava_cache(model))
+
+
+def test_a_recording_that_a_budget_refuses_leaves_the_cache_empty() -> None:
+    """The budget is found wrong where the forward begins, before the recording has anything to close."""
+    model, prompt = zoo.tiny("llama"), zoo.prompt(40)
+    with lavakv.enabled(model):
+        recording = record(model, prompt)
+        cache = lavakv.LavaCache(model.config, budget=8, window=8)
+        with refuses(lavakv.BudgetError, "budget"):
+            recording.fill(cache)
+        assert cache.batch_size == -1
+        feed(model, cache, [prompt[:, :6]])
+    assert cache.lengths().unique().tolist() == [6]

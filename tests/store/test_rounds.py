@@ -101,6 +101,18 @@ def test_a_restored_snapshot_lives_on_by_itself(life: Rounds, kind: type[LayerSt
         _assert_holds(store, life)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_tail_is_contiguous_whatever_the_strides_of_the_prompt(kind: type[LayerStore]) -> None:
+    """Kernels read the tail by address: the masked store keeps the strides that the model gave a prompt."""
+    store, twin = kind(), RaggedStore()
+    store.hold(*(torch.rand(1, 6, 2, 3).transpose(1, 2) for _ in range(2)))
+    store.keep([torch.arange(4).expand(2, -1)], [[1, 2]], 2)
+    twin.restore(store.snapshot())
+    assert twin.tail is not None
+    assert all(part.is_contiguous() for part in twin.tail.buffers)
+    assert twin.read(0, 1).keys.equal(store.read(0, 1).keys)
+
+
 def _short() -> list[LayerStore]:
     stores: list[LayerStore] = [kind() for kind in KINDS]
     for store in stores:

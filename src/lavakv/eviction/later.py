@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
+from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import InputError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.round import Columns as CandidateColumns
 from lavakv.eviction.round import Round, Windows
 from lavakv.eviction.shares import SequencePlan
+from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
 
@@ -36,13 +38,37 @@ class Observation(NamedTuple):
     residual_norms: Tensor | None = None
 
 
+def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window: int) -> list[SequencePlan]:
+    """What is known of each sequence before a later round.
+
+    Args:
+        columns: what is known of each column.
+        budgets: policy and mean entries per head, window included, of each sequence.
+        window: columns at the end that all heads keep.
+
+    Raises:
+        InputError: not one budget a sequence.
+        BudgetError: one that does not exceed the window though more tokens were seen.
+    """
+    tokens, padding = columns.tokens_and_padding()
+    if len(budgets) != len(tokens):
+        raise InputError(
+            "budgets", expected=f"one for each of {len(tokens)} sequences", got=str(len(budgets)),
+            fix="Pass policy and budget of every sequence.",
+        )  # fmt: skip
+    for num_tokens, (_, tokens_per_head) in zip(tokens, budgets, strict=True):
+        BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
+    rows = zip(tokens, padding, budgets, strict=True)
+    return [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]
+
+
 class LaterRound:
     """A round over stores whose heads hold unequally many entries, all layers at hand.
 
     Candidates are what the past of a head holds and what its tail holds before the window, padding left out.
 
     Args:
-        plans: one a sequence.
+        plans: one a sequence, with a window that the tail holds.
         stores: one a layer, all with the same columns.
         columns: what is known of each column.
     """
@@ -50,14 +76,17 @@ class LaterRound:
     def __init__(self, plans: Sequence[SequencePlan], stores: Sequence[LayerStore], columns: Columns) -> None:
         self._plans, self._stores, self._columns = list(plans), list(stores), columns
         store = stores[0]
-        self._window = min(plans[0].window, store.tail_length)
+        self._window = plans[0].window
         first, last = store.num_columns - store.tail_length, store.num_columns - self._window
         self._due = [columns.real_between(row, first, last) for row in range(len(plans))]
         counts = [one.past_counts() for one in stores]
         caps = [
             [torch.tensor(layer[row], device="cpu") + len(due) for layer in counts] for row, due in enumerate(self._due)
         ]
-        self.round = Round(plans, stores, [one.num_heads for one in stores], caps=caps)
+        heads, in_window = [one.num_heads for one in stores], [self._window] * len(plans)
+        if columns.any_padding:
+            in_window = columns.real[:, last:].sum(dim=1).tolist()
+        self.round = Round(plans, stores, heads, caps=caps, window_tokens=in_window)
         self._check_window(last)
 
     def _check_window(self, first: int) -> None:
@@ -78,7 +107,19 @@ class LaterRound:
             )
 
     def layers(self, observations: Sequence[Observation]) -> Iterator[tuple[Windows, CandidateColumns]]:
-        """For each layer what `Round.add_all` takes, made lazily."""
+        """For each layer what `Round.add_all` takes, made lazily.
+
+        Raises:
+            InputError: not one observation a layer, or one without the queries of the whole window.
+        """
+        rows = [observed.queries.shape[2] for observed in observations]
+        if len(rows) != len(self._stores) or min(rows) < self._window:
+            raise InputError(
+                "observations",
+                expected=f"the last {self._window} queries of each of {len(self._stores)} layers",
+                got=f"{rows} queries",
+                fix="Pass one observation a layer, with the queries of the whole window.",
+            )
         for index, (store, observed) in enumerate(zip(self._stores, observations, strict=True)):
             found = [self._candidates(store, index, row, observed) for row in range(len(self._plans))]
             yield [window for window, _ in found], [columns for _, columns in found]

@@ -37,10 +37,13 @@ class Round:
         num_heads: KV heads of each layer.
         ranker: what scores and ranks one sequence in one layer.
         caps: for each sequence candidates of each head of each layer, see `Shares`; None for prompts.
+        window_tokens: tokens of each sequence in the window; None for prompts, where padding stands before it.
 
     Attributes:
         plans: one a sequence.
         shares: what each head keeps by what is known.
+        has_evicted: whether a store has been told to evict, so that a failure from there on leaves stores that do not
+            fit together.
         copied_entries: entries copied so far, gathers and trims together.
         peak_entries: most entries placed before the window at any time, excluding layers still held in full.
     """
@@ -52,8 +55,12 @@ class Round:
         num_heads: Sequence[int],
         ranker: Ranker = RankedLayer.of,
         caps: Sequence[Sequence[Tensor]] | None = None,
+        window_tokens: Sequence[int] | None = None,
     ) -> None:
         self.plans = list(plans)
+        if window_tokens is None:
+            window_tokens = [min(plan.window, plan.num_tokens) for plan in plans]
+        self._window_tokens = window_tokens
         self.shares = Shares(plans, num_heads, caps)
         self._min_entries = [plan.policy.min_entries_per_head(plan.tokens_per_head, plan.window) for plan in plans]
         self._is_later = caps is not None
@@ -61,6 +68,7 @@ class Round:
         self._placed: list[list[PlacedLayer | None]] = []
         self._held: list[int] = []
         self._waiting: tuple[list[PendingLayer | None], Columns | None] | None = None
+        self.has_evicted = False
         self.copied_entries = 0
         self.peak_entries = 0
 
@@ -143,6 +151,7 @@ class Round:
             self._prompt_columns(layer, row, one) if columns is None else _by_rank(columns[row], one)
             for row, one in enumerate(ranked)
         ]
+        self.has_evicted = True
         store.keep(best_first, counts, min(self.plans[0].window, store.num_columns))
         self._held.append(0)
         self._note_copy(layer, sum(map(sum, counts)))
@@ -180,8 +189,7 @@ class Round:
         kept: dict[tuple[int, int], tuple[PlacedLayer, Readback]] = {}
         for layer, store in enumerate(self._stores):
             for row, (counts, placed) in enumerate(zip(store.past_counts(), self._placed[layer], strict=True)):
-                window = min(self.plans[row].window, self.plans[row].num_tokens)
-                heads[layer, row, : len(counts)] = torch.tensor(counts, device="cpu") + window
+                heads[layer, row, : len(counts)] = torch.tensor(counts, device="cpu") + self._window_tokens[row]
                 if placed is not None:
                     kept[layer, row] = placed, placed.kept_loss(counts)
         for place, (placed, kept_loss) in kept.items():

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavakv.errors import CacheStateError
+from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.columns import Columns
-from lavakv.eviction.later import LaterRound, Observation
+from lavakv.eviction.later import LaterRound, Observation, later_plans
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker, Round, Windows
 from lavakv.eviction.shares import SequencePlan
@@ -37,12 +37,14 @@ class SessionSnapshot(NamedTuple):
         tokens: int64 `[B, columns]`, what the engine tells tokens apart by.
         budgets: what the last round decided.
         stores: one a layer.
+        brought_back: see `Columns`.
     """
 
     real: Tensor
     tokens: Tensor
     budgets: Budgets
     stores: tuple[StoreSnapshot, ...]
+    brought_back: Tensor | None = None
 
 
 class Session:
@@ -74,7 +76,7 @@ class Session:
     @property
     def batch(self) -> int:
         """Sequences held, -1 while empty."""
-        return self.columns.real.shape[0] if self.columns.length else -1
+        return -1 if self.phase is Phase.EMPTY else self.columns.real.shape[0]
 
     @property
     def tail_start(self) -> int:
@@ -138,7 +140,7 @@ class Session:
         real, most_heads = self.columns.real, max(self._num_heads)
         lengths = torch.zeros(len(self.stores), self.batch, most_heads, dtype=torch.int64, device="cpu")
         for row, store in enumerate(self.stores):
-            tail = real[:, -store.tail_length :].sum(dim=1).cpu()
+            tail = real[:, self.columns.length - store.tail_length :].sum(dim=1).cpu()
             lengths[row, :, : store.num_heads] = torch.tensor(store.past_counts(), device="cpu") + tail[:, None]
         return lengths
 
@@ -155,41 +157,39 @@ class Session:
         Args:
             observations: what judges the candidates, one a layer.
             budgets: policy and mean entries per head, window included, of each sequence.
-            window: columns at the end that all heads keep.
+            window: columns at the end that all heads keep; fewer where the tail was cut off to less.
 
         Raises:
             CacheStateError: there is nothing to evict from, or a forward did not finish.
+            BudgetError: a budget that does not exceed the window though more tokens were seen.
+            InputError: not one budget a sequence or one observation a layer, too few queries, padding in the window.
             LavaError: as the policies' scores raise it; the session is then unchanged.
         """
-        self.require_sound()
-        if self.phase is not Phase.HOLDING:
+        self._require_prompt()
+        window = min(window, self.stores[0].tail_length)
+        if not window:
             raise CacheStateError(
-                "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
-            )
-        tokens, padding = self.columns.tokens_and_padding()
-        rows = zip(tokens, padding, budgets, strict=True)
-        plans = [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]
+                "cache", expected="columns at the end that every head holds", got="none: they were all cut off",
+                fix="Read further tokens before the next round.",
+            )  # fmt: skip
+        plans = later_plans(self.columns, budgets, window)
         with storing(), torch.no_grad():
             later = LaterRound(plans, self.stores, self.columns)
-            self.budgets = self._unless_broken(later, observations)
+            try:
+                self.budgets = later.round.add_all(later.layers(observations))
+            except BaseException:
+                self.phase = Phase.BROKEN if later.round.has_evicted else self.phase
+                raise
         return self.budgets
-
-    def _unless_broken(self, later: LaterRound, observations: Sequence[Observation]) -> Budgets:
-        before = [store.num_columns - store.tail_length for store in self.stores]
-        try:
-            return later.round.add_all(later.layers(observations))
-        except BaseException:
-            if before != [store.num_columns - store.tail_length for store in self.stores]:
-                self.phase = Phase.BROKEN
-            raise
 
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns, as if they had never come.
 
         Raises:
             InputError: they reach into what was evicted.
+            CacheStateError: nothing is held, or a forward did not finish.
         """
-        self.require_sound()
+        self._require_prompt()
         for store in self.stores:
             store.truncate(num_columns)
         self.columns.truncate(num_columns)
@@ -198,20 +198,32 @@ class Session:
         """What the session holds.
 
         Raises:
-            CacheStateError: a forward did not finish.
+            CacheStateError: nothing is held, or a forward did not finish.
         """
-        self.require_sound()
+        self._require_prompt()
         assert self.budgets is not None
         stores = tuple(store.snapshot() for store in self.stores)
-        return SessionSnapshot(self.columns.real.clone(), self.columns.tokens.clone(), self.budgets, stores)
+        columns = self.columns
+        return SessionSnapshot(columns.real.clone(), columns.tokens.clone(), self.budgets, stores, columns.brought_back)
 
     @storing()
     def restore(self, snapshot: SessionSnapshot) -> None:
-        """Hold what a snapshot of a session over as many layers holds."""
+        """Hold what a snapshot of a session over the same layers holds.
+
+        Raises:
+            InputError: other layers; the session is unchanged.
+        """
+        heads = [held.past_counts.shape[1] for held in snapshot.stores]
+        if heads != self._num_heads:
+            raise InputError(
+                "snapshot", expected=f"layers of {self._num_heads} KV heads", got=f"layers of {heads}",
+                fix="Restore it into a session over the same layers.",
+            )  # fmt: skip
         for store, held in zip(self.stores, snapshot.stores, strict=True):
             store.restore(held)
         self.columns = Columns()
         self.columns.restore(snapshot.real, snapshot.tokens)
+        self.columns.brought_back = snapshot.brought_back
         self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
 
     def require_sound(self) -> None:
@@ -221,3 +233,10 @@ class Session:
                 "cache", expected="a cache whose last forward finished", got="one that stopped half-way",
                 fix="Call `cache.reset()` and send the prompt again.",
             )  # fmt: skip
+
+    def _require_prompt(self) -> None:
+        self.require_sound()
+        if self.phase is not Phase.HOLDING:
+            raise CacheStateError(
+                "cache", expected="a prompt in the cache", got="an empty cache", fix="Run the model on a prompt first."
+            )

@@ -65,7 +65,7 @@ class Shares:
     ) -> None:
         self._num_heads = list(num_heads)
         self._caps = [prompt_caps(num_heads, plan.num_evictable) for plan in plans] if caps is None else caps
-        self._mean = [plan.mean_entries for plan in plans]
+        self._mean, self._fits = [plan.mean_entries for plan in plans], [plan.keeps_all for plan in plans]
         self._candidates = [sum(int(layer.sum()) for layer in own) for own in self._caps]
         self._allocations = [
             None if self.keeps_all(row) else allocate(plan.policy, plan.mean_entries, own)
@@ -74,8 +74,8 @@ class Shares:
         self.bound = self._bound()
 
     def keeps_all(self, sequence: int) -> bool:
-        """Whether all candidates of a sequence fit into its budget."""
-        return self._candidates[sequence] <= self.total(sequence)
+        """Whether all tokens of a sequence, or all that it still holds of them, fit into its budget."""
+        return self._fits[sequence] or self._candidates[sequence] <= self.total(sequence)
 
     def caps(self, sequence: int, layer: int) -> Tensor:
         """Candidates of each head, int64 `[H]` on the CPU."""

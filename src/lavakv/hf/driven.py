@@ -79,7 +79,11 @@ class DrivenCache(Cache):
             self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
         self._state.begin(model, inputs, mask)
         if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
-            self._plan(self._state.step.real)
+            try:
+                self._plan(self._state.step.real)
+            except BaseException:
+                self.end(succeeded=False)
+                raise
 
     def note_ids(self, input_ids: Tensor | None) -> None:
         """Ids that a model around the decoder was called with, so that a later turn can be compared with them."""

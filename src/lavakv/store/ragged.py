@@ -144,7 +144,9 @@ class RaggedStore(LayerStore):
     def restore(self, snapshot: StoreSnapshot) -> None:
         counts = snapshot.past_counts.flatten().tolist()
         self.past = RaggedPast(snapshot.past_keys, snapshot.past_values, snapshot.past_columns, counts)
-        self.tail = GrowingKeyValues(snapshot.tail_keys.clone(), snapshot.tail_values.clone())
+        self.tail = GrowingKeyValues(
+            *(part.clone(memory_format=torch.contiguous_format) for part in (snapshot.tail_keys, snapshot.tail_values))
+        )
         self._whole, self._num_columns = None, snapshot.num_columns
         self._shape = (snapshot.past_counts.shape[0], snapshot.past_counts.shape[1])
         self._kind = self._kind_of(snapshot.tail_keys, snapshot.tail_values)
