@@ -27,6 +27,7 @@ BY_POSITION = (
     "cake",
     "defensivekv",
     "layer-defensivekv",
+    "residual-max",
     "dropkv",
     "lagkv",
     "curdkv",
@@ -82,7 +83,7 @@ def test_where_nothing_differs_all_scores_are_equal_and_earlier_positions_win(na
             assert row[:count].tolist() == [*range(count - 4), *tail]
 
 
-@pytest.mark.parametrize("name", ["cake", "defensivekv", "layer-defensivekv"])
+@pytest.mark.parametrize("name", ["cake", "defensivekv", "layer-defensivekv", "residual-max"])
 def test_average_pooling_lowers_flat_scores_at_the_borders_only(name: str) -> None:
     values = _parts(name, _flat())[0]
     torch.testing.assert_close(values[:, 2:-2], values[:, 2:3].expand(-1, 22), rtol=1e-6, atol=0)
