@@ -5,7 +5,6 @@ Sorted by what is fastest where they are (figures: docs/log.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,15 +67,6 @@ def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tens
     has_tiers = tiers is not None and (protected is not None or min_entries_per_head > 0)
     pooled_tiers = _tiers(values, tiers).flatten().index_select(0, order) if has_tiers else None
     return Ranking(positions, heads, values.flatten().index_select(0, order), pooled_tiers)
-
-
-def first_ranked(ranked: Tensor, counts: Sequence[int]) -> Tensor:
-    """The first `counts[h]` of each row of `[H, n]`, back to back, `[sum(counts)]`; reads nothing from the device."""
-    num_entries, device = sum(counts), ranked.device
-    lengths = torch.tensor(counts, device="cpu").to(device, non_blocking=True)
-    rows = torch.repeat_interleave(torch.arange(len(counts), device=device), lengths, output_size=num_entries)
-    places = torch.arange(num_entries, device=device) - (lengths.cumsum(0) - lengths)[rows]
-    return ranked[rows, places]
 
 
 def _tiers(values: Tensor, tiers: Tensor | None) -> Tensor:
