@@ -18,7 +18,7 @@ def test_the_examples_run(model_dir: str, capsys: pytest.CaptureFixture[str]) ->
     text = " ".join(WORDS[index * 7 % 80] for index in range(180))
     names = {"model": loaded.model, "tokenizer": loaded.tokenizer, "text": text}
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(example, names)
     rows = [line.rsplit(maxsplit=4) for line in capsys.readouterr().out.splitlines()[:6]]
