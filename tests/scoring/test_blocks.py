@@ -66,6 +66,7 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
         "dropkv",
         "residual",
         "residual-far",
+        "residual-max",
         "tova",
         "knorm",
         "keydiff",

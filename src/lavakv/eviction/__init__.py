@@ -1,1 +1,1 @@
-"""The driver: evicts while the prefill runs, layer after layer, within bounds on memory and copying."""
+"""Rounds of eviction over a batch: while a prompt is read, within bounds on memory and copying, or at any later time."""

@@ -22,7 +22,7 @@ def fused_mean_attention(rows: WindowRows, num_columns: int) -> Tensor | None:
         float32 `[H, G, num_columns]`, or None.
     """
     plain = rows.softcap is not None or rows.visible is not None or rows.caps is not None or len(rows.keys) > 1
-    on_cpu = rows.queries.device.type == "cpu" and not fallback.on_cpu
+    on_cpu = rows.queries.device.type == "cpu" and not fallback.on_cpu  # the common case: nothing else to look at
     if on_cpu or plain or not num_columns or not fallback.expected_on(rows.queries.device):
         return None
     reason = _unsupported_reason(rows.queries, rows.keys[0])
