@@ -1,1 +1,1 @@
-"""Rounds of eviction over a batch: while a prompt is read, within bounds on memory and copying, or at any later time."""
+"""Rounds of eviction over a batch: while a prompt is read, within bounds on memory and copying, or later."""
