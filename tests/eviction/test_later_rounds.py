@@ -30,7 +30,7 @@ from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
 from tests.eviction.engine import Engine
 
-POLICIES = list(lavakv.policies())
+POLICIES = [name for name in lavakv.policies() if "rotation" not in get_policy(name).needs]
 WITHOUT_PROMPT = [name for name in POLICIES if "prompt" not in get_policy(name).needs]
 
 

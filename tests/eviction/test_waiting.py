@@ -21,7 +21,9 @@ from lavakv.eviction.round import Round
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.rotation import LayerRotation
 from lavakv.policy.registry import get_policy
+from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
@@ -57,6 +59,11 @@ class _PretendedProjection(OutputProjection):
         return _empty(HEADS * GROUP, DIM, 8)
 
 
+class _PretendedRotation(LayerRotation):
+    def of_sequence(self, *_: Any) -> Rotation:
+        return Rotation(_empty(TOKENS, DIM), _empty(TOKENS, DIM), _empty(DIM // 2))
+
+
 def _made_up(tensor: Tensor) -> Tensor:
     """What could have come from the device: heads in turns, falling scores, one tier, an entropy."""
     size = tensor.numel()
@@ -77,6 +84,7 @@ def _prompt() -> LayerPrompt:
         AttentionSettings(0.5, None, None),
         lambda: _PretendedProjection(nn.Identity(), HEADS * GROUP, DIM, torch.float32, torch.device("meta")),
         _empty(2, TOKENS, 8),
+        _PretendedRotation((), nn.Identity(), None, 0),
     )
 
 

@@ -13,6 +13,7 @@ import lavakv
 from lavakv.attention import native as decode
 from lavakv.hf import LavaCache, enabled
 from tests.hf import zoo
+from tests.scoring.cases import made_up_rotation
 
 
 @pytest.fixture(params=["kernel", "operators"])
@@ -78,7 +79,7 @@ def test_the_core_does_not_either(policy) -> None:
     torch.manual_seed(0)
     queries, keys, values = torch.randn(4, 180, 16), torch.randn(2, 180, 16), torch.randn(2, 180, 16)
     more = {"output_weight": torch.randn(4, 16, 32), "prompt_queries": queries, "tokens_per_head": 20}
-    more["residual_norms"] = torch.rand(8) + 1
+    more["residual_norms"], more["rotation"] = torch.rand(8) + 1, made_up_rotation(180, 16, torch.default_generator)
     for budget in (20, 180):
         selections = []
         for defaults in (nullcontext, lambda: torch.device("meta"), double):

@@ -16,6 +16,7 @@ from tests.oracle import (
     family_residual,
     family_residual_far,
     family_residual_max,
+    family_rotation,
 )
 from tests.oracle import family_outputs as outputs
 from tests.oracle import family_scores as scores
@@ -62,6 +63,7 @@ POLICIES = {
     "keydiff": Rules(scores.keydiff, "equal", "equal"),
     "lagkv": Rules(family_neighbours.lagkv, "equal", "equal"),
     "curdkv": Rules(family_neighbours.curdkv, "equal", "equal"),
+    "expected-attention": Rules(family_rotation.expected_attention, "pooled", "equal"),
     "random": Rules(family_noise.random, "equal", "equal"),
 }
 

@@ -56,6 +56,10 @@ class View:
         stream = self.capture.stream[self.sequence, -self.window :].detach().to(self.dtype)
         return stream.square().sum(dim=1).sqrt()
 
+    def unrotated(self, kind: int, head: int) -> torch.Tensor:
+        """Queries (0) or keys (1) of one head before their rotation, `[positions, head_dim]`."""
+        return self._own(self.capture.unrotated[kind])[head]
+
     @property
     def num_evictable(self) -> int:
         return self.keys.shape[1] - self.window

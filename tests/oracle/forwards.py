@@ -23,6 +23,8 @@ class Capture:
 
     `projection` is the weight of the output projection, `[hidden, query heads · head_dim]`, where it is named `o_proj`;
     `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`.
+    `unrotated` are queries and keys before their rotation, where the model has one function for both; `ahead` cosines
+    and sines of the next positions, `[positions, head_dim]`, where the model has one embedding for all layers.
     """
 
     queries: torch.Tensor
@@ -33,6 +35,8 @@ class Capture:
     sinks: torch.Tensor | None
     projection: torch.Tensor | None = None
     stream: torch.Tensor | None = None
+    unrotated: tuple[torch.Tensor, torch.Tensor] | None = None
+    ahead: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass
@@ -45,24 +49,57 @@ class Prompt:
 
 
 @torch.no_grad()
-def capture_prompt(model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Prompt:
+def capture_prompt(
+    model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, num_ahead: int = 512
+) -> Prompt:
     """Prefill a model as transformers does it and record what every full-attention layer saw."""
     captures: dict[int, Capture] = {}
+    ahead, unrotated = _ahead(model, input_ids.shape[1], num_ahead), []
 
     def record(plain: Callable, module, query, key, value, mask, **settings):
         if _sees_everything(module, settings):
             projection = getattr(getattr(module, "o_proj", None), "weight", None)
             constants = (_scaling(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
             captures[module.layer_idx] = Capture(query, key, value, *constants)
+            captures[module.layer_idx].unrotated = unrotated[-1] if unrotated else None
+            captures[module.layer_idx].ahead = ahead
         return plain(module, query, key, value, mask, **settings)
 
     cache = DynamicCache(config=model.config)
     arguments = {"past_key_values": cache, "logits_to_keep": 1, "output_hidden_states": True}
-    with _attention(model, record):
+    with _attention(model, record), _rotations(model, unrotated):
         output = model(input_ids, attention_mask=attention_mask, **arguments)
     for layer, capture in captures.items():
         capture.stream = output.hidden_states[layer]  # transformers lists them before each layer, and after the last
     return Prompt(captures, cache, output.logits[:, -1].argmax(-1, keepdim=True))
+
+
+def _ahead(model, num_columns: int, num_ahead: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    rotary = getattr(model.model, "rotary_emb", None)
+    if not hasattr(rotary, "inv_freq"):
+        return None
+    positions = torch.arange(num_columns, num_columns + num_ahead)[None]
+    cos, sin = rotary(torch.zeros(1), positions)
+    return cos[0], sin[0]
+
+
+@contextmanager
+def _rotations(model, unrotated: list) -> Iterator[None]:
+    """Note what the model's code rotates, layer by layer."""
+    code = sys.modules[type(model).__module__]
+    plain = getattr(code, "apply_rotary_pos_emb", None)
+
+    def rotate(query, key, *args, **kwargs):
+        unrotated.append((query, key))
+        return plain(query, key, *args, **kwargs)
+
+    if plain is not None:
+        code.apply_rotary_pos_emb = rotate
+    try:
+        yield
+    finally:
+        if plain is not None:
+            code.apply_rotary_pos_emb = plain
 
 
 @torch.no_grad()

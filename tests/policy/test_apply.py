@@ -18,6 +18,7 @@ from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.errors import assert_all_parts
+from tests.scoring.cases import made_up_rotation
 
 QUERIES, KEYS, VALUES = torch.randn(2, 2, 10, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)
 WINDOW = ScoringWindow(
@@ -30,6 +31,7 @@ WINDOW = ScoringWindow(
     output_weight=torch.randn(2, 2, 6, 4),
     prompt=PromptRows(QUERIES),
     residual_norms=torch.rand(3) + 1,
+    rotation=made_up_rotation(10, 8, torch.Generator().manual_seed(0)),
 )
 GOOD = torch.rand(2, 7)
 NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name).needs]
@@ -42,7 +44,8 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
         [(name, need) for need in ("output_weight", "residual_norms")]
         for name in ("residual", "residual-far", "residual-max")
     )
-    assert [*two_stages, *residual, *far, ("residual-far", "prompt"), *maximum, ("h2o", "prompt")] == NEEDS
+    before = [("expected-attention", need) for need in ("prompt", "rotation")]
+    assert [*two_stages, *residual, *far, ("residual-far", "prompt"), *maximum, ("h2o", "prompt"), *before] == NEEDS
 
 
 @pytest.mark.parametrize(("name", "need"), NEEDS)

@@ -43,6 +43,7 @@ SOURCES = {
     "keydiff": "2504.15364",
     "lagkv": "2504.04704",
     "curdkv": "2509.15038",
+    "expected-attention": "2510.00636",
     "random": "seed 0",
 }
 MINE = Policy("mine", "test", lava_score)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.naive.window import NaiveWindow
 from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -75,7 +76,16 @@ def full_windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
             (lambda start, stop: visible[start:stop]) if draw(st.booleans()) else None,
         ),
         residual_norms=10 ** (4 * torch.rand(rows, generator=generator) - 1),
+        rotation=None if head_dim % 2 else made_up_rotation(window.num_tokens, head_dim, generator),
     )
+
+
+def made_up_rotation(num_tokens: int, head_dim: int, generator: torch.Generator) -> Rotation:
+    """Any frequencies, from any position on, with a factor as YaRN has it."""
+    frequencies = torch.rand(head_dim // 2, generator=generator) * 2
+    first, factor = torch.randint(50, (1,), generator=generator), 0.5 + torch.rand(1, generator=generator)
+    angles = (first + torch.arange(num_tokens))[:, None] * torch.cat([frequencies, frequencies])
+    return Rotation(factor * angles.cos(), factor * angles.sin(), frequencies)
 
 
 @st.composite
@@ -90,7 +100,13 @@ def ragged_windows(draw: st.DrawFn) -> ScoringWindow:
     if visible is not None and draw(st.booleans()):
         visible = torch.rand(heads, 1, rows, window.num_tokens, generator=generator) < 0.6
         visible[..., torch.arange(rows), count + torch.arange(rows)] = True
-    settings = {"caps": caps, "positions": draw(st.sampled_from([None, positions])), "prompt": None, "layer": 3}
+    settings = {
+        "caps": caps,
+        "positions": draw(st.sampled_from([None, positions])),
+        "prompt": None,
+        "rotation": None,
+        "layer": 3,
+    }
     return with_garbage(replace(window, visible=visible, **settings), draw(st.sampled_from([0.0, 1.0, 1e30, 3e38])))
 
 
@@ -125,6 +141,7 @@ def alone(window: ScoringWindow, head: int) -> ScoringWindow:
         "values": [torch.cat(list(window.values), dim=1)[one, held]],
         "sinks": None if window.sinks is None else window.sinks[one],
         "output_weight": None if window.output_weight is None else window.output_weight[one],
+        "rotation": None,
         "positions": None if window.positions is None else window.positions[one, held[: -window.queries.shape[2]]],
     }
     return replace(window, queries=window.queries[one], visible=visible, caps=None, prompt=None, **cut)
@@ -147,6 +164,7 @@ def naive(window: ScoringWindow) -> NaiveWindow:
         None if prompt is None else prompt.queries.flatten(0, 1).tolist(),
         None if prompt is None or prompt.visible is None else prompt.visible(0, window.num_tokens).tolist(),
         None if window.residual_norms is None else window.residual_norms.tolist(),
+        None if window.rotation is None else tuple(part.tolist() for part in window.rotation),
     )
 
 

@@ -14,7 +14,7 @@ from lavakv.scoring.naive.family import eviction_loss_naive, lava_score_naive
 from lavakv.scoring.naive.window import max_pool_naive, mean_attention_naive
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
-from tests.scoring.cases import chunked, largest_difference, naive, plain_attention_error, windows
+from tests.scoring.cases import chunked, largest_difference, made_up_rotation, naive, plain_attention_error, windows
 
 EPSILON = torch.finfo(torch.float32).eps
 WHOLE_WINDOW = ScoringWindow(torch.ones(2, 3, 4, 5), [torch.ones(2, 4, 5)], [torch.ones(2, 4, 3)], 1.0)
@@ -80,6 +80,7 @@ def test_scaling_defaults_to_the_head_size(policy: str) -> None:
             "output_weight": torch.ones(4, 7, 5),
             "prompt_queries": prompt,
             "residual_norms": torch.ones(3),
+            "rotation": made_up_rotation(20, 16, torch.Generator().manual_seed(0)),
         }
         score = lavakv.scores(policy, prompt[:, 17:], keys, values, **extras, **scaling)
         return tuple(score) if isinstance(score, TieredScores) else (score,)

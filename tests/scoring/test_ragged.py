@@ -67,7 +67,9 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
     keydiff_score: twins.keydiff,
     curdkv_score: twins.curdkv,
 }
-SCORES = {policy.score: name for name, policy in reversed(FAMILY.items())}  # several policies share one
+SCORES = {  # several policies share one; those that need the rotation score prompts alone
+    policy.score: name for name, policy in reversed(FAMILY.items()) if "rotation" not in policy.needs
+}
 POLICIES = sorted(SCORES.values())
 ORDER_COUNTS = {"tova", "chunkkv", "random"}  # heads share a mean, or the head's number is part of the score
 pieces = pairs(ragged_windows())

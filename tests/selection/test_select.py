@@ -8,6 +8,7 @@ from lavakv import BudgetError, InputError, PolicyError
 from lavakv.policy.numbers import Readback
 from lavakv.policy.rules import Policy
 from tests.errors import assert_all_parts
+from tests.scoring.cases import made_up_rotation
 
 QUERIES, KEYS, VALUES = torch.randn(4, 3, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)
 
@@ -203,6 +204,7 @@ def test_a_model_s_own_weights_may_be_passed(policy: str) -> None:
     queries, keys, values = torch.randn(4, 180, 8), torch.randn(2, 180, 8), torch.randn(2, 180, 8)
     weight = torch.nn.Parameter(torch.randn(4, 8, 12))
     more = {"tokens_per_head": 20, "residual_norms": torch.ones(8)}
+    more["rotation"] = made_up_rotation(180, 8, torch.default_generator)
     plain, learning = (
         lavakv.scores(policy, q[:, -8:], keys, values, prompt_queries=q, output_weight=w, **more)
         for q, w in ((queries, weight.detach()), (queries.clone().requires_grad_(), weight))

@@ -23,6 +23,7 @@ from lavakv.selection.tensor_parallel import (
     require_separate_heads,
 )
 from tests.errors import assert_all_parts
+from tests.scoring.cases import made_up_rotation
 
 LAVA, CAKE = get_policy("lava"), get_policy("cake")
 HEADS, TOKENS, ROWS = 4, 200, 8
@@ -42,6 +43,7 @@ def _window(heads: slice) -> ScoringWindow:
         output_weight=torch.randn(HEADS, 2, 8, 12, generator=generator)[heads],
         prompt=PromptRows(queries),
         residual_norms=torch.rand(ROWS, generator=generator) + 1,
+        rotation=made_up_rotation(queries.shape[2], queries.shape[3], generator),
     )
 
 

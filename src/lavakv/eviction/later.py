@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
 from lavakv.budgets.spec import BudgetSpec
-from lavakv.errors import InputError
+from lavakv.errors import InputError, PolicyError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.round import Columns as CandidateColumns
 from lavakv.eviction.round import Round, Windows
@@ -49,6 +49,7 @@ def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window:
     Raises:
         InputError: not one budget a sequence.
         BudgetError: one that does not exceed the window though more tokens were seen.
+        PolicyError: a policy that needs the rotation of the whole prompt.
     """
     tokens, padding = columns.tokens_and_padding()
     if len(budgets) != len(tokens):
@@ -56,7 +57,12 @@ def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window:
             "budgets", expected=f"one for each of {len(tokens)} sequences", got=str(len(budgets)),
             fix="Pass policy and budget of every sequence.",
         )  # fmt: skip
-    for num_tokens, (_, tokens_per_head) in zip(tokens, budgets, strict=True):
+    for num_tokens, (policy, tokens_per_head) in zip(tokens, budgets, strict=True):
+        if "rotation" in policy.needs:
+            raise PolicyError(
+                f"policy {policy.name!r}", expected="a policy that scores what an earlier round has left",
+                got="one that needs all rows of the prompt before their rotation", fix="Use another policy here.",
+            )  # fmt: skip
         BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
     rows = zip(tokens, padding, budgets, strict=True)
     return [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]

@@ -40,8 +40,9 @@ def lava_attention(
         return output.transpose(1, 2).contiguous(), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
     projection = cache(partial(OutputProjection.of, module, key.values, query.shape[1]))  # most policies never ask
-    hidden = key.layer.hidden_states()
-    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden))
+    hidden, rotation = key.layer.hidden_states(), key.layer.rotation(module)
+    taken = LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden, rotation)
+    key.layer.take_prompt(taken)
     return output
 
 

@@ -23,6 +23,7 @@ from lavakv.hf.geometry import geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
+from lavakv.hf.rotation import check_rotation
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy.registry import get_policy
@@ -77,6 +78,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         self._store_class = _STORES[store]
         self._reserved = 0 if max_new_tokens is None else check_reserved(max_new_tokens)
         self._config, self._geometry = config, geometry_of(config)
+        check_rotation(self._policy, config, self._geometry.layer_indices)
         super().__init__(layers=[])
         self.reset()
 

@@ -109,6 +109,12 @@ class DrivenCache(Cache):
         if isinstance(step, PromptStep):
             step.hidden_states = hidden_states
 
+    def note_rotation(self, position_embeddings: Any) -> None:
+        """Note by what a layer of the prompt's forward rotates its queries and keys (called by an enabled model)."""
+        step = self._state.step
+        if isinstance(step, PromptStep):
+            step.position_embeddings = position_embeddings
+
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
         was_prompt = self._state.end(succeeded)

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.rotation import check_rotation
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
 
@@ -32,6 +33,8 @@ class FanOutCache(LavaCache):
     ) -> None:
         self._specs, self._policies = list(specs), [get_policy(policy) for policy in policies]
         super().__init__(config, None, policies[0], specs[0].window, store)
+        for policy in self._policies:
+            check_rotation(policy, config, self.layer_indices)
 
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """See `LavaCache.tokens_per_head`; each row's budget is that of the row alone."""

@@ -100,6 +100,8 @@ def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     hidden_states = args[0] if args else kwargs.get("hidden_states")
     if cache is not None and isinstance(hidden_states, Tensor) and hidden_states.ndim == 3:  # Gemma 3n's are several
         cache.note_hidden_states(hidden_states)
+    if cache is not None:
+        cache.note_rotation(kwargs.get("position_embeddings"))
 
 
 def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

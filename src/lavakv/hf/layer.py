@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
 from lavakv.attention import AttentionRequest, AttentionSettings
@@ -12,6 +12,7 @@ from lavakv.errors import HiddenTensorError, UnsupportedError
 from lavakv.hf.masks import SeenColumns
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.refusals import LayerRefusals
+from lavakv.hf.rotation import LayerRotation
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import AppendStep
 from lavakv.hf.versions import changed
@@ -98,6 +99,14 @@ class LavaLayer(LayerRefusals, CacheLayerMixin):
         """The residual stream that entered the layer under way, `[B, columns, hidden]`, once; None if not seen."""
         assert isinstance(self._state.step, PromptStep)
         return self._state.step.pop_hidden_states()
+
+    def rotation(self, attention: nn.Module) -> LayerRotation | None:
+        """How the layer under way, whose attention is given, rotates queries and keys, once; None if not seen."""
+        assert isinstance(self._state.step, PromptStep)
+        embeddings = self._state.step.pop_position_embeddings()
+        if embeddings is None:
+            return None
+        return LayerRotation(embeddings, attention, self._state.decoder, self.index)
 
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""

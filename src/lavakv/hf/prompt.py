@@ -12,7 +12,9 @@ from lavakv.attention.request import AttentionSettings
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.given_mask import is_explicit, last_rows, mask_rows
 from lavakv.hf.projection import OutputProjection
+from lavakv.hf.rotation import LayerRotation
 from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -22,11 +24,13 @@ class PromptStep:
     Attributes:
         real: bool `[B, columns]`, which columns are no padding.
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
+        position_embeddings: cosines and sines that the layer under way rotates by, as the model passed them, or None.
     """
 
     def __init__(self, real: Tensor) -> None:
         self.real = real
         self.hidden_states: Tensor | None = None
+        self.position_embeddings: Any = None
         self._window_rows: Tensor | None = None
         self._mask: Any = None
 
@@ -34,6 +38,11 @@ class PromptStep:
         """What entered the layer under way, once: kept by reference until its attention is done."""
         hidden_states, self.hidden_states = self.hidden_states, None
         return hidden_states
+
+    def pop_position_embeddings(self) -> Any:
+        """What the layer under way rotates by, once."""
+        embeddings, self.position_embeddings = self.position_embeddings, None
+        return embeddings
 
     def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
@@ -58,6 +67,7 @@ class LayerPrompt:
         settings: scaling, softcap and sinks.
         projection: gives the output projection, the same one at each call, or None; only policies that need it ask.
         hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
+        rotation: how the layer rotates queries and keys, or None; only policies that need it ask.
     """
 
     queries: Tensor
@@ -67,6 +77,7 @@ class LayerPrompt:
     settings: AttentionSettings
     projection: Callable[[], OutputProjection] | None = None
     hidden_states: Tensor | None = None
+    rotation: LayerRotation | None = None
 
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
@@ -93,6 +104,7 @@ class LayerPrompt:
             output_weight=self.output_weight(plan, layer),
             prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
             residual_norms=self.residual_norms(sequence, columns - plan.window),
+            rotation=self.rotation_of(sequence, plan, layer),
         )
 
     def output_weight(self, plan: SequencePlan, layer: int) -> Tensor | None:
@@ -105,6 +117,18 @@ class LayerPrompt:
             return None
         weight = self.projection().weight(f"policy {plan.policy.name!r} at layer {layer}").detach()
         return weight.view(self.keys.shape[1], -1, *weight.shape[1:])
+
+    def rotation_of(self, sequence: int, plan: SequencePlan, layer: int) -> Rotation | None:
+        """The rotation of one sequence's rows, or None where it is not known or the plan's policy does not need it.
+
+        Raises:
+            UnsupportedError: the policy needs it and it cannot be had; see `LayerRotation.of_sequence`.
+        """
+        if self.rotation is None or "rotation" not in plan.policy.needs:
+            return None
+        columns = slice(plan.num_padding, self.keys.shape[2])
+        argument = f"policy {plan.policy.name!r} at layer {layer}"
+        return self.rotation.of_sequence(sequence, columns, self.keys.shape[3], argument)
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:
         """L2 norms of one sequence's residual stream from a column on, float32 `[columns - first]`."""

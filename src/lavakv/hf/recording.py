@@ -49,9 +49,10 @@ class RecordedPrompt(LayerPrompt):
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
-            window = replace(super().window(sequence, plan, visible, layer), output_weight=None)
+            window = replace(super().window(sequence, plan, visible, layer), output_weight=None, rotation=None)
             self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
-        return self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer))
+        rotation = self.rotation_of(sequence, plan, layer)
+        return self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer), rotation)
 
     def prefix(self, num_tokens: int) -> RecordedPrompt:
         """The first columns alone; nothing is copied."""

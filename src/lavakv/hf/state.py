@@ -76,6 +76,11 @@ class CacheState:
         """Let the model that filled another state be the one that filled this copy of it."""
         self._model = other._model
 
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The model whose forward is under way, or that filled the cache, while it exists."""
+        return None if self._model is None else self._model()
+
     def announced_step(self) -> PromptStep | AppendStep:
         """The forward under way.
 

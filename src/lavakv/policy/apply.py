@@ -21,6 +21,7 @@ _MISSING = {
     "output_weight": "the weights of the attention's output projection",
     "prompt": "the queries of the whole prompt",
     "residual_norms": "the norms of the residual stream",
+    "rotation": "the rotation of the whole prompt",
 }
 
 

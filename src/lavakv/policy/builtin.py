@@ -12,6 +12,7 @@ from lavakv.scoring.criticalkv import criticalkv_score
 from lavakv.scoring.curdkv import curdkv_score
 from lavakv.scoring.defensivekv import defensivekv_score
 from lavakv.scoring.dropkv import dropkv_score
+from lavakv.scoring.expected_attention import expected_attention_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
@@ -130,6 +131,15 @@ FAMILY = {
         Policy("keydiff", "KeyDiff: keys unlike the others stay (arXiv 2504.15364)", keydiff_score, "equal", "equal"),
         Policy("lagkv", "LagKV: spread relative to what follows (arXiv 2504.04704)", lagkv_score, "equal", "equal"),
         Policy("curdkv", "CurDKV: leverage of key times value (arXiv 2509.15038)", curdkv_score, "equal", "equal"),
+        Policy(
+            "expected-attention",
+            "Expected Attention: what later queries will pay (arXiv 2510.00636)",
+            expected_attention_score,
+            "pooled",
+            "equal",
+            needs=("prompt", "rotation"),
+            tiered=True,
+        ),
         Policy(
             "random",
             "Noise, seed 0: what a method has to beat",

@@ -15,7 +15,7 @@ from lavakv.scoring.window import ScoringWindow
 
 HeadRule = Literal["pooled", "equal"]
 LayerRule = Literal["entropy", "equal", "pyramid", "pool"]
-Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms"]
+Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms", "rotation"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,25 @@ def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
         )
 
 
+def require_rotation(rotation: Sequence[Tensor] | None, num_tokens: int, head_dim: int) -> None:
+    """Check for cosines and sines of all rows of the prompt, and a frequency for each pair of channels.
+
+    Raises:
+        InputError: not three tensors, or another shape.
+    """
+    if rotation is None:
+        return
+    expected = [(num_tokens, head_dim), (num_tokens, head_dim), (head_dim // 2,)]
+    got = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in rotation]
+    if got != expected or head_dim % 2:
+        raise InputError(
+            "rotation",
+            expected=f"cosines, sines and frequencies of the shapes {', '.join(map(str, expected))}",
+            got=", ".join(map(str, got)),
+            fix="Pass what the layer rotates this sequence's queries and keys by.",
+        )
+
+
 def require_caps(scores: Sequence[Tensor], caps: Sequence[Tensor] | None) -> list[Tensor]:
     """Candidates of each head of each layer, int64 `[H]` on the CPU: as given, or one a place.
 

@@ -15,6 +15,7 @@ from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
 from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.rotation import Rotation
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class ScoringWindow:
         prompt: all rows of the prompt, for scores that look beyond the window, or None. Only where no place is empty.
         residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from (0 for a
             stream of zeros), or None where it is not known.
+        rotation: of all rows of the prompt, for scores of queries or keys before their rotation, or None. Only where no
+            place is empty.
         max_block_elements: float32 elements of a block of attention, or of keys or values in float32, at most.
         caps: int64 `[H]` on the queries' device: the first `caps[h]` of the `n` places before the window hold the
             candidates of head `h`, the others are empty. None means that all hold one.
@@ -63,18 +66,23 @@ class ScoringWindow:
     max_block_elements: int = MAX_BLOCK_ELEMENTS
     caps: Tensor | None = None
     positions: Tensor | None = None
+    rotation: Rotation | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def with_needs(self, tokens_per_head: int, output_weight: Tensor | None) -> ScoringWindow:
+    def with_needs(
+        self, tokens_per_head: int, output_weight: Tensor | None, rotation: Rotation | None = None
+    ) -> ScoringWindow:
         """The same window for another budget and policy; what was computed on this one is shared.
 
         Args:
             tokens_per_head: the budget.
             output_weight: as in the attributes; the same for all policies that need it.
+            rotation: likewise.
         """
         window = copy.copy(self)
         object.__setattr__(window, "tokens_per_head", tokens_per_head)
         object.__setattr__(window, "output_weight", output_weight)
+        object.__setattr__(window, "rotation", rotation)
         return window
 
     @property

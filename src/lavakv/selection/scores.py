@@ -12,7 +12,8 @@ from lavakv.policy.apply import policy_scores
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
 from lavakv.scoring.prompt import PromptRows
-from lavakv.scoring.shapes import require_extras, require_residual, require_shapes, require_whole
+from lavakv.scoring.rotation import Rotation
+from lavakv.scoring.shapes import require_extras, require_residual, require_rotation, require_shapes, require_whole
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
@@ -32,6 +33,7 @@ def scores(
     output_weight: Tensor | None = None,
     prompt_queries: Tensor | None = None,
     residual_norms: Tensor | None = None,
+    rotation: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor | TieredScores:
     """Score the evictable entries of one layer of one sequence.
 
@@ -51,6 +53,8 @@ def scores(
             window; they are taken to be causal.
         residual_norms: `[w]`, L2 norms of the hidden states that the window's queries were made from, before the
             layer's norm, for policies that compare layers by them.
+        rotation: cosines and sines of all rows of the prompt, `[N, head_dim]` each with equal halves, and the radians
+            per position of each pair of channels, `[head_dim / 2]`, for policies that look before the rotation.
 
     Returns:
         float32 `[kv_heads, N - w]`, or such values with a mask of protected entries; without gradients.
@@ -67,6 +71,7 @@ def scores(
     require_extras(sinks, visible, q_window, num_tokens)
     require_whole(output_weight, prompt_queries, q_window, num_tokens, value_chunks[0].shape[2])
     require_residual(residual_norms, q_window.shape[1])
+    require_rotation(rotation, num_tokens, q_window.shape[2])
     heads, budget = key_chunks[0].shape[0], _checked(tokens_per_head, q_window, num_tokens)
     window = ScoringWindow(
         _grouped(q_window, heads), key_chunks, value_chunks, q_window.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -74,6 +79,7 @@ def scores(
         None if output_weight is None else _grouped(output_weight, heads),
         None if prompt_queries is None else PromptRows(_grouped(prompt_queries, heads)),
         None if residual_norms is None else residual_norms.float(),
+        rotation=None if rotation is None else Rotation(*rotation),
     )  # fmt: skip
     with torch.no_grad():
         return policy_scores(get_policy(policy), window)
