@@ -64,6 +64,7 @@ POLICIES = {
     "lagkv": Rules(family_neighbours.lagkv, "equal", "equal"),
     "curdkv": Rules(family_neighbours.curdkv, "equal", "equal"),
     "expected-attention": Rules(family_rotation.expected_attention, "pooled", "equal"),
+    "compactor": Rules(family_rotation.compactor, "equal", "equal"),
     "random": Rules(family_noise.random, "equal", "equal"),
 }
 

@@ -10,9 +10,14 @@ SEED = 0
 
 
 def noise(seed: int, layer: int, head: int, num_positions: int) -> np.ndarray:
-    """From 0 up to 1 for each position; numpy's 32-bit numbers wrap around by themselves."""
-    state = np.zeros(num_positions, dtype=np.uint32)
-    for part in (seed, layer, head, np.arange(num_positions, dtype=np.uint32)):
+    """From 0 up to 1 for each position."""
+    return hashed(seed, layer, head, np.arange(num_positions))
+
+
+def hashed(*parts: int | np.ndarray) -> np.ndarray:
+    """From 0 up to 1 by some whole numbers; numpy's 32-bit numbers wrap around by themselves."""
+    state = np.zeros(np.broadcast_shapes(*(np.shape(part) for part in parts)), dtype=np.uint32)
+    for part in parts:
         state = state * np.uint32(31) + np.uint32(1) + np.asarray(part, dtype=np.uint32)
         state ^= state >> np.uint32(16)
         state *= np.uint32(0x7FEB352D)

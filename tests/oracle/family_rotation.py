@@ -1,9 +1,11 @@
-"""Scores of the family that look before the rotation: Expected Attention."""
+"""Scores of the family that look before the rotation: Expected Attention, Compactor."""
 
 from __future__ import annotations
 
+import numpy
 import torch
 
+from tests.oracle.family_noise import hashed
 from tests.oracle.family_view import Ranking, View
 
 
@@ -33,3 +35,45 @@ def mean_turn(view: View) -> torch.Tensor:
     half -= half.T.clone()
     matrices = [torch.diag(c) + torch.diag(s) @ half for c, s in zip(cos.float(), sin.float(), strict=True)]
     return torch.stack(matrices).mean(dim=0).to(view.dtype)
+
+
+def compactor(view: View, keep: int, first: int = 8, last: int = 4) -> Ranking:
+    """Leverage before the rotation by the part that goes, and attention in chunks; the ends outright."""
+    length = view.keys.shape[1]
+    part = slice(first, length - last)
+    share = 1 - (keep + view.window) / length
+    leverage = torch.stack([_leverage(view.unrotated(1, head)[part].double()) for head in view.heads])
+    both = share * _standard(leverage) + _standard(_in_chunks(view, part))
+    count = view.num_evictable
+    rows = [[*[0.0] * first, *row.tolist(), *[0.0] * last][:count] for row in both]
+    outright = {place for place in range(count) if place < first or place >= length - last}
+    return Ranking(rows, [outright for _ in view.heads])
+
+
+def _leverage(keys: torch.Tensor, size: int = 48) -> torch.Tensor:
+    """Of sketched keys: the diagonal of their projection onto the space that they span."""
+    channels, numbers = numpy.meshgrid(numpy.arange(keys.shape[1]), numpy.arange(size), indexing="ij")
+    even, turn = (hashed(part, channels, numbers) for part in (0, 1))
+    sketch = torch.from_numpy(numpy.sqrt(-2 * numpy.log(1 - even)) * numpy.cos(2 * numpy.pi * turn) / size**0.5)
+    rows = (keys - keys.mean(dim=0)) @ sketch
+    return torch.diagonal(rows @ torch.linalg.inv(rows.T @ rows + 0.01 * torch.eye(size).double()) @ rows.T)
+
+
+def _in_chunks(view: View, part: slice, size: int = 256) -> torch.Tensor:
+    """What a token receives in its chunk times its value's length, meaned with its neighbours'; `[heads, tokens]`."""
+    found = []
+    for head in view.heads:
+        keys, received = view.keys[head, part].double(), []
+        for query in view.queries_of(head):
+            rows = view._own(view.capture.queries)[query, part].double()
+            pairs = zip(rows.split(size), keys.split(size), strict=True)
+            paid = [(q @ k.T).softmax(dim=1).sum(dim=0) + (size - len(k)) / size for q, k in pairs]
+            received.append(torch.cat(paid))
+        weighted = torch.stack(received).mean(dim=0) * view.all_values[head, part].double().norm(dim=1)
+        around = torch.cat([weighted.new_zeros(1), weighted, weighted.new_zeros(1)])
+        found.append((around[:-2] + around[1:-1] + around[2:]) / 3)
+    return torch.stack(found)
+
+
+def _standard(scores: torch.Tensor) -> torch.Tensor:
+    return (scores - scores.mean()) / scores.std().clamp(min=1e-6)

@@ -45,6 +45,7 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
         for name in ("residual", "residual-far", "residual-max")
     )
     before = [("expected-attention", need) for need in ("prompt", "rotation")]
+    before += [("compactor", need) for need in ("tokens_per_head", "prompt", "rotation")]
     assert [*two_stages, *residual, *far, ("residual-far", "prompt"), *maximum, ("h2o", "prompt"), *before] == NEEDS
 
 

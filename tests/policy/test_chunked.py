@@ -18,7 +18,7 @@ from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.errors import assert_all_parts
 
-IN_TIERS = ["criticalkv", "defensivekv", "layer-defensivekv", "expected-attention"]
+IN_TIERS = ["criticalkv", "defensivekv", "layer-defensivekv", "expected-attention", "compactor"]
 
 
 def _window(tokens: int = 60) -> ScoringWindow:

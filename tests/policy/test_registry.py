@@ -44,6 +44,7 @@ SOURCES = {
     "lagkv": "2504.04704",
     "curdkv": "2509.15038",
     "expected-attention": "2510.00636",
+    "compactor": "2507.08143",
     "random": "seed 0",
 }
 MINE = Policy("mine", "test", lava_score)

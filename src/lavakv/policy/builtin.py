@@ -8,6 +8,7 @@ from lavakv.policy.chunked import chunked
 from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.caote import caote_score
+from lavakv.scoring.compactor import compactor_score
 from lavakv.scoring.criticalkv import criticalkv_score
 from lavakv.scoring.curdkv import curdkv_score
 from lavakv.scoring.defensivekv import defensivekv_score
@@ -138,6 +139,16 @@ FAMILY = {
             "pooled",
             "equal",
             needs=("prompt", "rotation"),
+            tiered=True,
+        ),
+        Policy(
+            "compactor",
+            "Compactor: leverage of keys and non-causal attention (arXiv 2507.08143)",
+            compactor_score,
+            "equal",
+            "equal",
+            needs=("tokens_per_head", "prompt", "rotation"),
+            across_heads="mean and spread of the scores of all heads of the layer, which takes an all-reduce",
             tiered=True,
         ),
         Policy(

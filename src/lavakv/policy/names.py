@@ -12,7 +12,7 @@ BUILT_IN = (
     "lava", "lava-uniform-layers", "lava-uniform-heads", "snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv",
     "chunkkv", "cake", "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "caote", "dropkv", "residual",
     "residual-far", "residual-max", "h2o", "tova", "streaming-llm", "knorm", "keydiff", "lagkv", "curdkv",
-    "expected-attention", "random",
+    "expected-attention", "compactor", "random",
 )  # fmt: skip
 
 

@@ -101,8 +101,13 @@ def keydiff_score_naive(window: NaiveWindow) -> list[list[float]]:
 
 def random_score_naive(seed: int, layer: int, head: int, position: int) -> float:
     """Reference implementation of one entry of `random_score`."""
+    return hashed_noise_naive((seed, layer, head, position))
+
+
+def hashed_noise_naive(parts: Sequence[int]) -> float:
+    """Reference implementation of `hashed_noise`."""
     state = 0
-    for part in (seed, layer, head, position):
+    for part in parts:
         state = (state * 31 + part + 1) % 2**32
         state = ((state ^ (state >> 16)) * 0x7FEB352D) % 2**32
         state = ((state ^ (state >> 15)) * 0x846CA68B) % 2**32
