@@ -53,6 +53,7 @@ POLICIES = {
     "layer-defensivekv": Rules(outputs.defensivekv, "one pool", "one pool"),
     "caote": Rules(family_changes.caote, "equal", "equal"),
     "dropkv": Rules(family_changes.dropkv, "equal", "equal"),
+    "laprox": Rules(outputs.laprox, "one pool", "bare pool"),
     "residual": Rules(family_residual.residual, "one pool", "one pool"),
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
     "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),
@@ -81,8 +82,8 @@ def survivors(layers: Sequence[View], policy: str, budget: int) -> list[list[lis
         return [[list(range(evictable + window)) for _ in view.heads] for view in layers]
     keep = budget - window
     rankings = [rules.score(view, keep) for view in layers]
-    if rules.layers == "one pool":
-        places = one_pool(rankings, keep)
+    if rules.heads == "one pool":
+        places = one_pool(rankings, keep, GUARANTEED if rules.layers == "one pool" else Fraction(0))
     else:
         total = keep * sum(len(view.heads) for view in layers)
         weights = layer_weights(rules.layers, layers, rankings, keep)
@@ -137,9 +138,9 @@ def within_layer(ranking: Ranking, total: int, rule: str) -> list[list[int]]:
     return [ranking.best_first(head)[:count] for head, count in zip(heads, counts, strict=True)]
 
 
-def one_pool(rankings: Sequence[Ranking], keep: int) -> list[list[list[int]]]:
-    """Positions by layer and head where all heads of all layers compete, a tenth of the mean part guaranteed."""
-    sure = math.floor(GUARANTEED * keep)
+def one_pool(rankings: Sequence[Ranking], keep: int, guaranteed: Fraction = GUARANTEED) -> list[list[list[int]]]:
+    """Positions by layer and head where all heads of all layers compete, a part of the mean guaranteed."""
+    sure = math.floor(guaranteed * keep)
     everyone = []
     for layer, ranking in enumerate(rankings):
         for head in range(len(ranking.scores)):

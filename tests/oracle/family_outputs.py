@@ -28,6 +28,21 @@ def defensivekv(view: View, keep: int) -> Ranking:
     return Ranking(ranked, [_carriers(view, head, keep) for head in view.heads])
 
 
+def laprox(view: View, keep: int) -> Ranking:
+    """Length of an entry's column of attention, smoothed, times that of its projected value; a layer's sum is one."""
+    products = []
+    for head in view.heads:
+        columns = [mean_pool(view.seen[query].square().sum(dim=0).sqrt(), 7) for query in view.queries_of(head)]
+        lengths = [
+            (view.values[head] @ view.projection_of(query)).square().sum(dim=1).sqrt()
+            for query in view.queries_of(head)
+        ]
+        group = [column * length for column, length in zip(columns, lengths, strict=True)]
+        products.append(torch.stack(group).mean(dim=0))
+    layer = torch.stack(products)
+    return Ranking((layer / layer.sum()).tolist())
+
+
 def worst_case(view: View, head: int) -> torch.Tensor:
     """Largest over the window's rows and the head's queries, at least its own mean, `[evictable]`."""
     worst = group_max(view, head, {query: _worst_row(view, query) for query in view.queries_of(head)})

@@ -46,7 +46,16 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
     )
     before = [("expected-attention", need) for need in ("prompt", "rotation")]
     before += [("compactor", need) for need in ("tokens_per_head", "prompt", "rotation")]
-    assert [*two_stages, *residual, *far, ("residual-far", "prompt"), *maximum, ("h2o", "prompt"), *before] == NEEDS
+    assert [
+        *two_stages,
+        ("laprox", "output_weight"),
+        *residual,
+        *far,
+        ("residual-far", "prompt"),
+        *maximum,
+        ("h2o", "prompt"),
+        *before,
+    ] == NEEDS
 
 
 @pytest.mark.parametrize(("name", "need"), NEEDS)

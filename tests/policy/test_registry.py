@@ -33,6 +33,7 @@ SOURCES = {
     "layer-defensivekv": "2510.13334",
     "caote": "2504.14051",
     "dropkv": "MqfNzH3TVH",
+    "laprox": "2605.07234",
     "residual": "lavakv's own",
     "residual-far": "distant queries",
     "residual-max": "worst case over the window",

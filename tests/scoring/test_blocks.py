@@ -19,7 +19,7 @@ from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.allocations import Allocations
-from tests.scoring.cases import chunked
+from tests.scoring.cases import chunked, made_up_rotation
 
 HEADS, GROUP, ROWS, DIM = 2, 4, 32, 16
 
@@ -67,6 +67,9 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
         "residual",
         "residual-far",
         "residual-max",
+        "laprox",
+        "expected-attention",
+        "compactor",
         "tova",
         "knorm",
         "keydiff",
@@ -132,4 +135,5 @@ def _window(
         output_weight=torch.randn(heads, group, dim, 24, generator=generator).to(dtype),
         prompt=PromptRows(queries),
         residual_norms=torch.ones(rows),
+        rotation=made_up_rotation(tokens, dim, generator),
     )

@@ -115,7 +115,8 @@ def test_a_prompt_of_several_chunks() -> None:
     exact = _exact([attended_naive(naive(window), 0)])
     assert float((found.double() - exact).abs().max()) <= error < exact.std()
     small = replace(window, max_block_elements=1000)
-    assert torch.equal(attended(small, small.keys[0][:, 8:-4]), found)
+    again = attended(small, small.keys[0][:, 8:-4])
+    assert float((again.double() - exact).abs().max()) <= error
     torch.testing.assert_close(
         key_leverage(small, small.keys[0][0, 8:-4]), key_leverage(window, window.keys[0][0, 8:-4])
     )

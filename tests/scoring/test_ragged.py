@@ -71,7 +71,7 @@ SCORES = {  # several policies share one; those that need the rotation score pro
     policy.score: name for name, policy in reversed(FAMILY.items()) if "rotation" not in policy.needs
 }
 POLICIES = sorted(SCORES.values())
-ORDER_COUNTS = {"tova", "chunkkv", "random"}  # heads share a mean, or the head's number is part of the score
+ORDER_COUNTS = {"tova", "chunkkv", "laprox", "random"}  # heads share a mean or sum, or its number is part of the score
 pieces = pairs(ragged_windows())
 
 

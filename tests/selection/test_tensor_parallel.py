@@ -72,6 +72,7 @@ def _parts(score: torch.Tensor | TieredScores) -> list[torch.Tensor]:
 def test_only_these_policies_look_across_heads() -> None:
     assert [name for name in lavakv.policies() if get_policy(name).across_heads] == [
         "chunkkv",
+        "laprox",
         "tova",
         "compactor",
         "random",

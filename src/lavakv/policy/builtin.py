@@ -18,6 +18,7 @@ from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
 from lavakv.scoring.lagkv import lagkv_score
+from lavakv.scoring.laprox import laprox_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
@@ -84,6 +85,16 @@ FAMILY = {
             dropkv_score,
             "equal",
             "equal",
+        ),
+        Policy(
+            "laprox",
+            "LaProx: attention times the projected value, one pool (arXiv 2605.07234)",
+            laprox_score,
+            "pooled",
+            "pool",
+            floor_share=0.0,
+            needs=("output_weight",),
+            across_heads="the sum of the scores of all heads of the layer, which takes an all-reduce",
         ),
         Policy(
             "residual",

@@ -10,8 +10,8 @@ from lavakv.errors import PolicyError
 ENTRY_POINTS = "lavakv.policies"
 BUILT_IN = (
     "lava", "lava-uniform-layers", "lava-uniform-heads", "snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv",
-    "chunkkv", "cake", "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "caote", "dropkv", "residual",
-    "residual-far", "residual-max", "h2o", "tova", "streaming-llm", "knorm", "keydiff", "lagkv", "curdkv",
+    "chunkkv", "cake", "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "caote", "dropkv", "laprox",
+    "residual", "residual-far", "residual-max", "h2o", "tova", "streaming-llm", "knorm", "keydiff", "lagkv", "curdkv",
     "expected-attention", "compactor", "random",
 )  # fmt: skip
 

@@ -10,11 +10,12 @@ chunk, rows that are missing pay all its tokens alike, as in both; keys that are
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lavakv.scoring.blocks import token_blocks
+from lavakv.scoring.blocks import joined
 from lavakv.scoring.pooling import average_pool
 from lavakv.scoring.random import hashed_noise
 from lavakv.scoring.rotation import require_plain_softmax
@@ -46,7 +47,8 @@ def compactor_score(window: ScoringWindow) -> TieredScores:
     protected = ((places < NUM_FIRST) | (places >= stop)).expand(heads, -1)
     values = torch.zeros(heads, count, dtype=torch.float32, device=window.queries.device)
     if stop > NUM_FIRST:
-        keys = torch.cat(list(window.keys), dim=1)[:, NUM_FIRST:stop]
+        whole = window.keys[0] if len(window.keys) == 1 else torch.cat(list(window.keys), dim=1)
+        keys = whole[:, NUM_FIRST:stop]
         leverage = standardized(torch.stack([key_leverage(window, key) for key in keys]))
         scores = leverage * max(1 - window.tokens_per_head / window.num_tokens, 0.0)
         scores += standardized(attended(window, keys))
@@ -62,18 +64,27 @@ def key_leverage(window: ScoringWindow, keys: Tensor) -> Tensor:
         window: whose rotation is undone.
         keys: `[tokens, head_dim]`, of one head from `NUM_FIRST` on.
     """
-    assert window.rotation is not None
-    sketch, parts, start = gaussian_sketch(keys.shape[1], keys.device), [], NUM_FIRST
-    for block in token_blocks([keys[None]], max(window.max_block_elements // keys.shape[1], 1)):
-        parts.append(window.rotation.undo(block[0], start) @ sketch)
-        start += block.shape[1]
-    sketched = torch.cat(parts).double()
-    sketched -= sketched.mean(dim=0)
-    gram = sketched.T @ sketched
-    gram.diagonal().add_(RIDGE)
+    mean = torch.zeros(SKETCH_SIZE, dtype=torch.float64, device=keys.device)
+    for part in _sketched(window, keys):
+        mean += part.sum(dim=0) / len(keys)
+    gram = torch.diag(torch.full_like(mean, RIDGE))
+    for part in _sketched(window, keys):
+        gram += (part - mean).T @ (part - mean)
     factor = torch.linalg.cholesky_ex(gram).L
-    whitened: Tensor = torch.linalg.solve_triangular(factor, sketched.T, upper=False)
-    return whitened.square().sum(dim=0).float()
+    leverage = []
+    for part in _sketched(window, keys):
+        whitened: Tensor = torch.linalg.solve_triangular(factor, (part - mean).T, upper=False)
+        leverage.append(whitened.square().sum(dim=0).float())
+    return torch.cat(leverage)
+
+
+def _sketched(window: ScoringWindow, keys: Tensor) -> Iterator[Tensor]:
+    """Keys before their rotation times the sketch, in blocks, float64 `[tokens, 48]`; worked out anew at each call."""
+    assert window.rotation is not None
+    sketch, start = gaussian_sketch(keys.shape[1], keys.device), NUM_FIRST
+    for block in torch.split(keys, max(window.max_block_elements // (2 * max(keys.shape[1], SKETCH_SIZE)), 1)):
+        yield (window.rotation.undo(block, start) @ sketch).double()
+        start += len(block)
 
 
 def attended(window: ScoringWindow, keys: Tensor) -> Tensor:
@@ -86,17 +97,17 @@ def attended(window: ScoringWindow, keys: Tensor) -> Tensor:
     assert window.prompt is not None
     stop = NUM_FIRST + keys.shape[1]
     queries = window.prompt.queries[:, :, NUM_FIRST:stop]
-    heads, group, rows, _ = queries.shape
-    num_heads = max(window.max_block_elements // (group * CHUNK_SIZE**2), 1)
-    received = torch.empty(heads, rows, dtype=torch.float32, device=keys.device)
-    for start in range(0, rows, CHUNK_SIZE):
-        for head in range(0, heads, num_heads):
-            some, chunk = slice(head, head + num_heads), slice(start, start + CHUNK_SIZE)
-            own = keys[some, chunk].float()[:, None]
-            paid = torch.softmax(queries[some, :, chunk].float() @ own.transpose(2, 3), dim=-1)
-            received[some, chunk] = paid.sum(dim=2).mean(dim=1) + 1 - own.shape[2] / CHUNK_SIZE
-    values = torch.cat(list(window.values), dim=1)[:, NUM_FIRST:stop]
-    return average_pool(received * values.float().norm(dim=-1), KERNEL_SIZE)
+    heads, group, count, _ = queries.shape
+    num_rows = max(window.max_block_elements // (heads * group * CHUNK_SIZE), 1)
+    received = torch.zeros(heads, count, dtype=torch.float32, device=keys.device)
+    for start in range(0, count, CHUNK_SIZE):
+        chunk = slice(start, start + CHUNK_SIZE)
+        own = keys[:, chunk].float()[:, None].transpose(2, 3)
+        for rows in torch.split(queries[:, :, chunk], num_rows, dim=2):
+            received[:, chunk] += torch.softmax(rows.float() @ own, dim=-1).sum(dim=2).mean(dim=1)
+        received[:, chunk] += 1 - own.shape[3] / CHUNK_SIZE
+    lengths = joined(block.float().norm(dim=-1) for block in window.value_blocks())
+    return average_pool(received * lengths[:, NUM_FIRST:stop], KERNEL_SIZE)
 
 
 def standardized(scores: Tensor) -> Tensor:

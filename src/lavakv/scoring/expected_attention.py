@@ -48,12 +48,15 @@ def expected_attention_score(window: ScoringWindow) -> TieredScores:
 
 def _expected_queries(window: ScoringWindow) -> tuple[Tensor, Tensor]:
     """Mean and covariance of each query head's queries to come, float32 `[H, G, 1, d]` and `[H, G, d, d]`."""
-    mean = torch.stack([part.sum(dim=2, keepdim=True) for part in _unrotated(window)]).sum(dim=0)
+    heads, group, _, size = window.queries.shape
+    mean = torch.zeros(heads, group, 1, size, dtype=torch.float32, device=window.queries.device)
+    for part in _unrotated(window):
+        mean += part.sum(dim=2, keepdim=True)
     mean /= window.num_tokens - NUM_FIRST
-    heads, group, _, size = mean.shape
     products = mean.new_zeros(heads, group, size, size)
     for part in _unrotated(window):
-        products += (part - mean).transpose(2, 3) @ (part - mean)
+        centred = part - mean
+        products += centred.transpose(2, 3) @ centred
     assert window.rotation is not None
     ahead = window.rotation.mean_ahead(NUM_AHEAD)
     covariance = ahead.turn(ahead.turn(products / (window.num_tokens - NUM_FIRST)).transpose(2, 3))

@@ -77,6 +77,28 @@ def vatp_score_naive(window: NaiveWindow) -> list[list[float]]:
     return scores
 
 
+def laprox_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Reference implementation of `laprox_score`."""
+    assert window.output_weight is not None
+    products = []
+    for query_head, (queries, weight) in enumerate(zip(window.queries, window.output_weight, strict=True)):
+        rows = [attention_row_naive(window, query_head, row) for row in range(len(queries))]
+        norms = [math.sqrt(math.fsum(row[i] ** 2 for row in rows)) for i in range(window.num_evictable)]
+        values = window.values[query_head // (len(window.queries) // len(window.keys))]
+        lengths = [_length_behind(value, weight) for value in values]
+        products.append([x * length for x, length in zip(average_pool_naive(norms, 7), lengths, strict=False)])
+    scores = group_mean_naive(window, products)
+    total = math.fsum(score for row in scores for score in row) or 1.0
+    return [[score / total for score in row] for row in scores]
+
+
+def _length_behind(vector: Sequence[float], weight: Rows) -> float:
+    columns = zip(*weight, strict=True)
+    return math.sqrt(
+        math.fsum(math.fsum(x * y for x, y in zip(vector, column, strict=True)) ** 2 for column in columns)
+    )
+
+
 def h2o_score_naive(window: NaiveWindow) -> list[list[float]]:
     """Reference implementation of `h2o_score`: every row of the prompt, one after the other."""
     assert window.prompt_queries is not None
