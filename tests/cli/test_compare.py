@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -170,3 +171,21 @@ def test_budgets_that_hold_the_same_are_marked_and_said(command, capsys, tmp_pat
     assert [each["same_entries_as"] for each in found["runs"]] == [[], [], ["3%"], ["5%"]]
     assert [each["at_minimum"] for each in found["runs"]] == [False, False, True, True]
     assert found["runs"][2]["kept_entries"] == found["runs"][3]["kept_entries"] == 33 * 2 * 3
+
+
+def test_all_leaves_out_what_cannot_serve_the_model_and_names_it(command, model_dir, tmp_path: Path, capsys) -> None:
+    unsuited = tmp_path / "dynamic"
+    shutil.copytree(model_dir, unsuited)
+    config = json.loads((unsuited / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    (unsuited / "config.json").write_text(json.dumps(config))
+    command = [*command[:3], str(unsuited), *command[4:], "--budgets", "50", "--no-text", "--json", "--policies"]
+    assert run([*command, "all"]) == 0
+    told = capsys.readouterr()
+    left_out = ["expected-attention", "compactor"]
+    found = [each["policy"] for each in json.loads(told.out)["runs"][1:]]
+    assert found == [name for name in lavakv.policies() if name not in left_out]
+    assert [line.split("'")[1] for line in told.err.splitlines()] == left_out
+    assert all(line.startswith("Left out: policy") for line in told.err.splitlines())
+    assert run([*command, "compactor"]) == 2
+    assert "policy 'compactor' on model 'llama': expected a rotary" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lavakv.cli.console import notes
 from lavakv.cli.lists import fractions, names, whole_numbers
 from lavakv.cli.loading import load_quietly
-from lavakv.errors import PolicyError
+from lavakv.errors import PolicyError, UnsupportedError
 from lavakv.policy.names import BUILT_IN, plugins, require_policy_name
 
 if TYPE_CHECKING:
@@ -81,13 +81,28 @@ def load_for(
 ) -> tuple[LoadedModel, list[Variant]]:
     """Load a model. Returns it with the variants that can run, in their order.
 
+    Policies of "all" that cannot serve the model are left out, with a note.
+
     Raises:
-        LavaError: it cannot be loaded, or a variant cannot serve it.
+        LavaError: it cannot be loaded or served, or a variant that the user named cannot serve it.
     """
+    from lavakv.hf.geometry import geometry_of
+
     asked = dict.fromkeys(variant.label for variant in variants)
     usable = set(loadable(list(asked), policies))
     kept = [variant for variant in variants if variant.label in usable]
     loaded = load_quietly(model, dtype, device, attention)
+    config, refused = loaded.model.config, {}
+    geometry_of(config)  # a model that no policy can serve is an error
     for variant in kept:
-        variant.new_cache(loaded.model.config)
-    return loaded, kept
+        try:
+            variant.new_cache(config)
+        except UnsupportedError as error:
+            if policies != ALL:
+                raise
+            refused[variant.label] = error
+    for reason in refused.values():
+        notes.print(
+            " ".join(f"Left out: {reason}".split()), style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
+    return loaded, [variant for variant in kept if variant.label not in refused]
