@@ -20,6 +20,7 @@ from lavakv.scoring.rotation import Rotation, rotate_half
 
 _TYPES = ("default", "linear", "llama3", "yarn")  # of those frequencies that do not depend on the prompt's length
 _ROTATE = "apply_rotary_pos_emb"
+_MAY_FOLLOW = ("update", "attention_interface")  # the cache's update, and attention itself
 
 
 def check_rotation(policy: Policy, config: PretrainedConfig, layer_indices: Sequence[int]) -> None:
@@ -133,7 +134,7 @@ def _other_rotation(name: str, forward: Callable[..., Any]) -> str:
 
 
 def _not_last(name: str, function: ast.FunctionDef) -> str:
-    """Whether the top level of a forward rotates both and then leaves them as they are but for the cache; else why."""
+    """Why a forward's top level is not one that rotates both and then only stores and attends to them, or nothing."""
     rotated: set[str] = set()
     for statement in function.body:
         calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
@@ -141,13 +142,16 @@ def _not_last(name: str, function: ast.FunctionDef) -> str:
             if rotated or not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
                 return f"{name}, which rotates in some cases, or queries apart from keys"
             rotated = {target.id for target in statement.targets[0].elts if isinstance(target, ast.Name)}
-        elif rotated:
-            updates = any(isinstance(call.func, ast.Attribute) and call.func.attr == "update" for call in calls)
-            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-            stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-            if stored & rotated and not updates:
+        elif rotated & {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}:
+            if not any(_called_name(call) in _MAY_FOLLOW for call in calls):
                 return f"{name}, which changes queries or keys after their rotation"
     return "" if len(rotated) == 2 else f"{name}, which does not rotate queries and keys"
+
+
+def _called_name(call: ast.Call) -> str:
+    """The last part of the name of what is called."""
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _rotates_by_halves(rotate: Any) -> bool:
