@@ -21,6 +21,7 @@ from lavakv.scoring.lagkv import lagkv_score
 from lavakv.scoring.laprox import laprox_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
+from lavakv.scoring.reach import reach_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
 from lavakv.scoring.residual_max import residual_max_score
@@ -122,6 +123,15 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms"),
+        ),
+        Policy(
+            "reach",
+            "lavakv's own: what any query of the prompt, asked again at its end, could get from an entry",
+            reach_score,
+            "pooled",
+            "pool",
+            floor_share=0.1,
+            needs=("output_weight", "residual_norms", "prompt", "rotation"),
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy(

@@ -25,6 +25,13 @@ def row_weights(residual_norms: Tensor) -> Tensor:
     return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
 
 
+def stream_norm(window: ScoringWindow) -> Tensor:
+    """Root mean square of the residual stream's norms at the window's tokens, zeros left out; NaN where all are."""
+    assert window.residual_norms is not None
+    there = window.residual_norms >= MIN_NORM
+    return (torch.where(there, window.residual_norms, 0.0).square().sum() / there.sum()).sqrt()
+
+
 def grams(window: ScoringWindow) -> Tensor:
     """Gram matrices of the query heads' parts of `W_O`, float32 `[H, G, value_dim, value_dim]`; once a window."""
     return window.remember("grams", lambda: _grams(window))

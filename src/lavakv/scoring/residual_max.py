@@ -7,11 +7,10 @@ output projection, relative to the norm of the residual stream, so that the head
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lavakv.scoring.defensivekv import defensive_attention
-from lavakv.scoring.leave_one_out import MIN_NORM, squared_lengths
+from lavakv.scoring.leave_one_out import squared_lengths, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -21,8 +20,5 @@ def residual_max_score(window: ScoringWindow) -> Tensor:
     `D` is `defensive_attention`, `r` the norms of the residual stream at the window's tokens; rows whose stream is zero
     are left out, and all is NaN where every row's is. Needs the output projection and these norms.
     """
-    assert window.residual_norms is not None
-    there = window.residual_norms >= MIN_NORM
-    scale = (torch.where(there, window.residual_norms, 0.0).square().sum() / there.sum()).sqrt()
     lengths = squared_lengths(window)[..., : window.num_evictable].mean(dim=1).clamp(min=0).sqrt()
-    return window.without_empty(defensive_attention(window) * lengths / scale)
+    return window.without_empty(defensive_attention(window) * lengths / stream_norm(window))

@@ -25,11 +25,20 @@ class Rotation(NamedTuple):
     sin: Tensor
     frequencies: Tensor
 
-    def undo(self, vectors: Tensor, first: int) -> Tensor:
-        """Queries or keys `[..., rows, head_dim]` of the rows from `first` on before their rotation; float32."""
-        rows = slice(first, first + vectors.shape[-2])
+    def undo(self, vectors: Tensor, first: int | Tensor) -> Tensor:
+        """Queries or keys `[..., rows, head_dim]` before their rotation, float32.
+
+        Args:
+            vectors: of some of the prompt's rows.
+            first: the first one, if they follow each other, or int64 `[rows]`, which they are.
+        """
+        rows = slice(first, first + vectors.shape[-2]) if isinstance(first, int) else first
         cos, sin, vectors = self.cos[rows].float(), self.sin[rows].float(), vectors.float()
         return (vectors * cos - rotate_half(vectors) * sin) / (cos.square() + sin.square())
+
+    def at(self, row: int) -> Rotation:
+        """The rotation of one row alone; float32."""
+        return Rotation(self.cos[row].float()[None], self.sin[row].float()[None], self.frequencies)
 
     def mean_ahead(self, num_positions: int) -> Rotation:
         """The mean rotation of so many positions behind the last row, as one row; float32."""

@@ -1,0 +1,63 @@
+"""Reference implementation of `reach`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lavakv.scoring.naive.residual import MIN_NORM, projected_naive
+from lavakv.scoring.naive.rotation import unrotated_naive
+from lavakv.scoring.naive.window import NaiveWindow, attention_row_naive
+
+
+def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
+    """Reference implementation of `reach_score`."""
+    assert window.residual_norms is not None
+    norms = [norm for norm in window.residual_norms if norm >= MIN_NORM]
+    scale = math.sqrt(math.fsum(norm * norm for norm in norms) / len(norms))
+    scores = []
+    for head, largest in enumerate(largest_attention_naive(window)):
+        mean = math.fsum(largest) / max(len(largest), 1)
+        lengths = [length_naive(window, head, place) for place in range(len(largest))]
+        scores.append([max(one, 2 * mean) * length / scale for one, length in zip(largest, lengths, strict=True)])
+    return scores
+
+
+def length_naive(window: NaiveWindow, head: int, place: int) -> float:
+    """Root mean square, over the query heads of the group, of a value's length behind the output projection."""
+    assert window.output_weight is not None
+    outputs = [projected_naive(window.values[head][place], window.output_weight[query]) for query in window.group(head)]
+    return math.sqrt(math.fsum(out * out for output in outputs for out in output) / len(outputs))
+
+
+def largest_attention_naive(window: NaiveWindow) -> list[list[float]]:
+    """The most that any row asked again, of any query head of the group, pays to each evictable position."""
+    largest = []
+    for head in range(len(window.keys)):
+        rows = [row for query in window.group(head) for row in attention_asked_again_naive(window, query)]
+        largest.append([max(row[place] for row in rows) for place in range(window.num_evictable)])
+    return largest
+
+
+def attention_asked_again_naive(window: NaiveWindow, query_head: int) -> list[list[float]]:
+    """Attention of the chosen rows' queries at the prompt's last position to every position, `[rows][N]`."""
+    assert window.prompt_queries is not None
+    assert window.rotation is not None
+    cos, sin, _ = window.rotation
+    count = len(window.keys[0])
+    places = [count - 1 - number * count // min(64, count) for number in range(min(64, count))]
+    rows = [
+        rotated_naive(unrotated_naive(window.prompt_queries[query_head][place], cos[place], sin[place]), cos[-1], sin[-1])
+        for place in places
+    ]
+    queries = [rows if head == query_head else [] for head in range(len(window.queries))]
+    everything = [[True] * count for _ in rows]
+    again = window._replace(queries=queries, visible=everything)
+    return [attention_row_naive(again, query_head, row) for row in range(len(rows))]
+
+
+def rotated_naive(vector: Sequence[float], cos: Sequence[float], sin: Sequence[float]) -> list[float]:
+    """A query or key before its rotation, turned: each pair of channels by its angle."""
+    half = len(vector) // 2
+    pairs = [(vector[i], vector[i + half], cos[i], sin[i]) for i in range(half)]
+    return [x * c - y * s for x, y, c, s in pairs] + [y * c + x * s for x, y, c, s in pairs]

@@ -1,0 +1,76 @@
+"""lavakv's own score for both modes: the most that any query of the prompt, asked again at its end, gets from an entry.
+
+A question that comes later looks for what the window's last tokens do not: which head would look, and where, shows in
+the queries of the whole prompt once they are turned to its last position and see every entry. The scale is that of
+`residual`: the length of the value behind the output projection, relative to the norm of the residual stream, so that
+the heads of all layers can compete. Derivation and measurements: `docs/method.md`, "Queries asked again at the end".
+Expected Attention (arXiv 2510.00636) moves the mean and covariance of the prompt's queries to later positions; the
+largest attention of any row is DefensiveKV's (arXiv 2510.13334), of rows behind the entry KVzip's (arXiv 2505.23416).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lavakv.scoring.blocks import QueryRows, joined, plain_logits, token_blocks
+from lavakv.scoring.leave_one_out import squared_lengths, stream_norm
+from lavakv.scoring.window import ScoringWindow
+
+NUM_ROWS = 64
+MEAN_GAIN = 2.0  # what no row looked at may be looked at later: so many times the mean over the head
+
+
+def reach_score(window: ScoringWindow) -> Tensor:
+    """`max(M[i], 2 mean(M)) * sqrt(mean_q ||V[i] W_O,q||^2) / rms(r)`, float32 `[H, n]`.
+
+    `M` is `largest_attention`, its mean is over the head's candidates, `r` the norms of the residual stream at the
+    window's tokens; all is NaN where every one is zero. Needs the output projection, these norms, the prompt's queries
+    and their rotation. In a later round, which has neither, the window's rows stand for the prompt's.
+    """
+    largest = largest_attention(window)
+    if window.caps is None:
+        mean = largest.mean(dim=1, keepdim=True)
+    else:
+        mean = largest.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
+    lengths = squared_lengths(window)[..., : window.num_evictable].mean(dim=1).clamp(min=0).sqrt()
+    return window.without_empty(torch.maximum(largest, MEAN_GAIN * mean) * lengths / stream_norm(window))
+
+
+def largest_attention(window: ScoringWindow) -> Tensor:
+    """The most that any row and query head pays to each candidate from the prompt's end, float32 `[H, n]`."""
+    if window.prompt is None or window.rotation is None:
+        return window.reduce(lambda rows: rows.amax(dim=(1, 2)))
+    return window.remember("largest_attention", lambda: _largest(window))
+
+
+def asked_again(window: ScoringWindow) -> Tensor:
+    """Queries of at most 64 rows, evenly spread, as they were at the prompt's last position, float32 `[H, G, R, d]`."""
+    assert window.prompt is not None
+    assert window.rotation is not None
+    count = window.num_tokens
+    num_rows = min(NUM_ROWS, count)
+    rows = torch.tensor([count - 1 - number * count // num_rows for number in range(num_rows)])
+    rows = rows.to(window.queries.device, non_blocking=True)
+    queries = window.rotation.undo(window.prompt.queries[:, :, rows], rows)
+    return window.rotation.at(-1).turn(queries)
+
+
+def _largest(window: ScoringWindow) -> Tensor:
+    queries = asked_again(window)
+    heads, group, rows, head_dim = queries.shape
+    block_tokens = max(window.max_block_elements // (heads * max(group * rows, head_dim)), 1)
+
+    def blocks() -> Iterator[Tensor]:
+        for keys in token_blocks(window.keys, block_tokens):
+            yield plain_logits(QueryRows(queries, 0, None), keys, window.scaling, window.softcap)
+
+    kept = list(blocks()) if window.num_tokens <= block_tokens else None  # else worked out twice
+    total = window.sinks.float()[:, :, None] if window.sinks is not None else queries.new_full((1, 1, 1), -torch.inf)
+    for logits in kept or blocks():
+        if logits.shape[-1]:
+            total = torch.logaddexp(total, logits.logsumexp(dim=-1))
+    largest = joined(logits.sub_(total[..., None]).amax(dim=(1, 2)) for logits in kept or blocks())
+    return largest[:, : window.num_evictable].exp()

@@ -1,0 +1,127 @@
+"""`reach` against its reference and by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from hypothesis import assume, given
+from torch import Tensor
+
+from lavakv.scoring.naive.reach import largest_attention_naive, reach_score_naive, rotated_naive
+from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.reach import asked_again, largest_attention, reach_score
+from lavakv.scoring.rotation import Rotation
+from lavakv.scoring.window import ScoringWindow
+from tests.scoring.bounds import EPSILON
+from tests.scoring.cases import alone, full_windows, naive, pairs, ragged_windows
+
+
+def _largest_logit(window: ScoringWindow) -> float:
+    """Bound on a query-key product times the scaling, before any cap: a rotation keeps lengths but for its factor."""
+    assert window.prompt is not None
+    longest = window.prompt.queries.double().norm(dim=-1).max() * window.keys[0].double().norm(dim=-1).max()
+    return float(longest) * window.scaling
+
+
+def _relative_error(window: ScoringWindow) -> float:
+    """Of an attention weight: its logit's and its denominator's error, as `exp` carries them on."""
+    dims = window.queries.shape[-1]
+    logit_error = (dims + 24) * EPSILON * _largest_logit(window)  # a turn back, a turn, a product, scaling, cap
+    return math.expm1(2 * logit_error) + (window.num_tokens + 16) * EPSILON * (1 + _largest_logit(window))
+
+
+@given(pairs(full_windows()))
+def test_the_largest_attention_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
+    assume(pair[0].rotation is not None)
+    exact = torch.tensor(largest_attention_naive(naive(pair[0])), dtype=torch.float64).view(len(pair[0].queries), -1)
+    for window in pair:
+        assert bool(((largest_attention(window).double() - exact).abs() <= _relative_error(pair[0]) * exact).all())
+
+
+@given(pairs(full_windows()))
+def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
+    whole = pair[0]
+    assume(whole.rotation is not None)
+    exact = torch.tensor(reach_score_naive(naive(whole)), dtype=torch.float64).view(len(whole.queries), -1)
+    least, most = _lengths(whole)
+    largest = torch.tensor(largest_attention_naive(naive(whole)), dtype=torch.float64).view(exact.shape)
+    attended = torch.maximum(largest, 2 * largest.mean(dim=1, keepdim=True))
+    assert whole.residual_norms is not None
+    scale = whole.residual_norms.double().square().mean().sqrt()
+    relative = _relative_error(whole) + (exact.shape[1] + len(whole.residual_norms) + 12) * EPSILON
+    for window in pair:
+        score = reach_score(window).double()
+        assert bool((attended * least / scale * (1 - relative) <= score).all())
+        assert bool((score <= attended * most / scale * (1 + relative)).all())
+
+
+def _lengths(window: ScoringWindow) -> tuple[Tensor, Tensor]:
+    """Least and most that the float32 length of a value behind the projection may be, float64 `[H, n]`."""
+    assert window.output_weight is not None
+    values, weight = window.values[0].double()[:, None, : window.num_evictable], window.output_weight.double()
+    squares, terms = (values @ weight).square().sum(dim=-1), (values.abs() @ weight.abs()).square().sum(dim=-1)
+    error = (weight.shape[2] * 2 + weight.shape[3] + weight.shape[1] + 8) * EPSILON * terms
+    return (squares - error).clamp(min=0).mean(dim=1).sqrt(), (squares + error).mean(dim=1).sqrt()
+
+
+@given(ragged_windows())
+def test_a_later_round_takes_the_rows_at_hand_and_scores_each_head_alone(window: ScoringWindow) -> None:
+    score = reach_score(window)
+    assert window.empty is not None
+    assert not bool(score[window.empty].any())
+    for head in range(len(score)):
+        one = reach_score(alone(window, head))[0]
+        torch.testing.assert_close(score[head, : len(one)], one, rtol=1e-4, atol=1e-30)
+
+
+def test_queries_are_those_of_the_last_position() -> None:
+    """A query that is the same before its rotation at every row is the same at the end, whatever row it came from."""
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.arange(100)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    rotation = Rotation(angles.cos(), angles.sin(), torch.tensor([1.0, 0.1]))
+    plain = torch.randn(4, generator=generator)
+    rows = rotation.turn(plain.expand(1, 1, 100, 4))
+    keys, values = torch.randn(1, 100, 4, generator=generator), torch.randn(1, 100, 4, generator=generator)
+    window = ScoringWindow(rows[:, :, 92:], [keys], [values], 0.5, prompt=PromptRows(rows), rotation=rotation)
+    again = asked_again(window)
+    assert again.shape == (1, 1, 64, 4)
+    torch.testing.assert_close(again, rows[:, :, -1:].expand(1, 1, 64, 4), rtol=1e-4, atol=1e-5)
+    expected = rotated_naive(plain.tolist(), angles[-1].cos().tolist(), angles[-1].sin().tolist())
+    torch.testing.assert_close(again[0, 0, 0], torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    paid = (0.5 * keys[0] @ rows[0, 0, -1]).softmax(dim=0)[:92]
+    torch.testing.assert_close(largest_attention(window)[0], paid, rtol=1e-4, atol=1e-6)
+
+
+def test_what_an_early_row_looks_for_is_found_behind_it() -> None:
+    """One row in the middle of the prompt looks for a key that only comes after it; no row of the window does."""
+    keys, queries = torch.zeros(1, 64, 8), torch.zeros(1, 2, 64, 8)
+    keys[0, :, 0], keys[0, 40, 1] = 1.0, 20.0
+    queries[..., 0] = 1.0
+    queries[0, 1, 20, 1] = 1.0
+    still = Rotation(torch.ones(64, 8), torch.zeros(64, 8), torch.zeros(4))
+    window = ScoringWindow(
+        queries[:, :, 60:], [keys], [torch.ones(1, 64, 8)], 1.0, output_weight=torch.ones(1, 2, 8, 3),
+        residual_norms=torch.ones(4), prompt=PromptRows(queries), rotation=still,
+    )  # fmt: skip
+    score = reach_score(window)[0]
+    assert int(score.argmax()) == 40
+    rest = torch.cat([score[:40], score[41:]])
+    torch.testing.assert_close(rest, rest[:1].expand(59))
+
+
+def test_what_nobody_looked_at_counts_by_the_length_of_its_value() -> None:
+    values = torch.ones(1, 20, 2)
+    values[0, 7] = 3.0
+    rows = torch.zeros(1, 1, 20, 2)
+    still = Rotation(torch.ones(20, 2), torch.zeros(20, 2), torch.zeros(1))
+    window = ScoringWindow(
+        rows[:, :, 16:], [torch.zeros(1, 20, 2)], [values], 1.0, output_weight=torch.eye(2)[None, None],
+        residual_norms=torch.tensor([3.0, 4.0, 5.0, 0.0]), prompt=PromptRows(rows), rotation=still,
+    )  # fmt: skip
+    score, scale = reach_score(window)[0], math.sqrt(50 / 3)
+    torch.testing.assert_close(score[7], torch.tensor(2 * 0.05 * math.sqrt(18) / scale))
+    torch.testing.assert_close(score[0], torch.tensor(2 * 0.05 * math.sqrt(2) / scale))
+    doubled = replace(window, residual_norms=2 * window.residual_norms)
+    torch.testing.assert_close(reach_score(doubled)[0], score / 2)
