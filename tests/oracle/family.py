@@ -57,6 +57,7 @@ POLICIES = {
     "residual": Rules(family_residual.residual, "one pool", "one pool"),
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
     "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),
+    "reach": Rules(family_rotation.reach, "one pool", "one pool"),
     "h2o": Rules(scores.h2o, "equal", "equal"),
     "tova": Rules(scores.tova, "equal", "equal"),
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),

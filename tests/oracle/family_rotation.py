@@ -1,4 +1,4 @@
-"""Scores of the family that look before the rotation: Expected Attention, Compactor."""
+"""Scores of the family that look before the rotation: Expected Attention, Compactor, `reach`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from tests.oracle.family_noise import hashed
 from tests.oracle.family_view import Ranking, View
+from tests.oracle.reference import attention_rows
 
 
 def expected_attention(view: View, keep: int, first: int = 4, epsilon: float = 0.01) -> Ranking:
@@ -77,3 +78,30 @@ def _in_chunks(view: View, part: slice, size: int = 256) -> torch.Tensor:
 
 def _standard(scores: torch.Tensor) -> torch.Tensor:
     return (scores - scores.mean()) / scores.std().clamp(min=1e-6)
+
+
+def reach(view: View, keep: int, most: int = 64) -> Ranking:
+    """By the most that a query of the prompt would pay at its last position, and what the value is in the stream."""
+    length, stream = view.keys.shape[1], view.stream_norms.square().mean().sqrt()
+    places = [length - 1 - part * length // min(most, length) for part in range(min(most, length))]
+    ranked = []
+    for head in view.heads:
+        paid, squares = [], []
+        for query in view.queries_of(head):
+            rows = turned_to_the_last(view, view.unrotated(0, query)[places])
+            sink = None if view.capture.sinks is None else view.capture.sinks[query].to(view.dtype)
+            settings = (view.capture.scaling, view.capture.softcap, sink)
+            each = [attention_rows(row[None], view.keys[head], *settings) for row in rows]  # the last row sees all
+            paid.append(torch.cat(each)[:, : view.num_evictable].amax(dim=0))
+            squares.append((view.values[head] @ view.projection_of(query)).square().sum(dim=1))
+        largest = torch.stack(paid).amax(dim=0)
+        lengths = torch.stack(squares).mean(dim=0).sqrt()
+        ranked.append((torch.maximum(largest, 2 * largest.mean()) * lengths / stream).tolist())
+    return Ranking(ranked)
+
+
+def turned_to_the_last(view: View, rows: torch.Tensor) -> torch.Tensor:
+    """Queries as the prompt's last position rotates them."""
+    cos, sin = (part.to(view.dtype) for part in view.capture.last)
+    half = rows.shape[1] // 2
+    return rows * cos + torch.cat([-rows[:, half:], rows[:, :half]], dim=1) * sin

@@ -24,7 +24,8 @@ class Capture:
     `projection` is the weight of the output projection, `[hidden, query heads · head_dim]`, where it is named `o_proj`;
     `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`.
     `unrotated` are queries and keys before their rotation, where the model has one function for both; `ahead` cosines
-    and sines of the next positions, `[positions, head_dim]`, where the model has one embedding for all layers.
+    and sines of the next positions, `[positions, head_dim]`, and `last` of the last one, where the model has one
+    embedding for all layers.
     """
 
     queries: torch.Tensor
@@ -37,6 +38,7 @@ class Capture:
     stream: torch.Tensor | None = None
     unrotated: tuple[torch.Tensor, torch.Tensor] | None = None
     ahead: tuple[torch.Tensor, torch.Tensor] | None = None
+    last: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass
@@ -54,7 +56,8 @@ def capture_prompt(
 ) -> Prompt:
     """Prefill a model as transformers does it and record what every full-attention layer saw."""
     captures: dict[int, Capture] = {}
-    ahead, unrotated = _ahead(model, input_ids.shape[1], num_ahead), []
+    columns = input_ids.shape[1]
+    last, ahead, unrotated = _turns(model, columns - 1, 1), _turns(model, columns, num_ahead), []
 
     def record(plain: Callable, module, query, key, value, mask, **settings):
         if _sees_everything(module, settings):
@@ -62,7 +65,7 @@ def capture_prompt(
             constants = (_scaling(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
             captures[module.layer_idx] = Capture(query, key, value, *constants)
             captures[module.layer_idx].unrotated = unrotated[-1] if unrotated else None
-            captures[module.layer_idx].ahead = ahead
+            captures[module.layer_idx].last, captures[module.layer_idx].ahead = last, ahead
         return plain(module, query, key, value, mask, **settings)
 
     cache = DynamicCache(config=model.config)
@@ -74,12 +77,11 @@ def capture_prompt(
     return Prompt(captures, cache, output.logits[:, -1].argmax(-1, keepdim=True))
 
 
-def _ahead(model, num_columns: int, num_ahead: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _turns(model, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     rotary = getattr(model.model, "rotary_emb", None)
     if not hasattr(rotary, "inv_freq"):
         return None
-    positions = torch.arange(num_columns, num_columns + num_ahead)[None]
-    cos, sin = rotary(torch.zeros(1), positions)
+    cos, sin = rotary(torch.zeros(1), torch.arange(first, first + count)[None])
     return cos[0], sin[0]
 
 
