@@ -18,7 +18,16 @@ from tests.hf.stand_ins import projections
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
 
-POLICIES = ("lava", "criticalkv", "defensivekv", "layer-defensivekv", "residual", "residual-far", "residual-max")
+POLICIES = (
+    "lava",
+    "criticalkv",
+    "defensivekv",
+    "layer-defensivekv",
+    "residual",
+    "residual-far",
+    "residual-max",
+    "reach",
+)
 PROMPT = 60
 ATTENTION = "LlamaAttention"
 

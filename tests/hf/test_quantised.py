@@ -14,7 +14,16 @@ from tests.hf.helpers import feed, lava_cache
 from tests.hf.stand_ins import attentions
 
 PROMPT = 60
-POLICIES = ("lava", "criticalkv", "defensivekv", "layer-defensivekv", "residual", "residual-far", "residual-max")
+POLICIES = (
+    "lava",
+    "criticalkv",
+    "defensivekv",
+    "layer-defensivekv",
+    "residual",
+    "residual-far",
+    "residual-max",
+    "reach",
+)
 SIZES = {"hidden_size": 128, "intermediate_size": 128}  # groups of 32 and 64 divide them
 
 

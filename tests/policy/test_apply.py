@@ -53,6 +53,7 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
         *far,
         ("residual-far", "prompt"),
         *maximum,
+        *[("reach", need) for need in ("output_weight", "residual_norms", "prompt", "rotation")],
         ("h2o", "prompt"),
         *before,
     ] == NEEDS
@@ -65,7 +66,7 @@ def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
     assert_all_parts(caught.value, got="none")
 
 
-@pytest.mark.parametrize("name", ["residual", "residual-far", "residual-max"])
+@pytest.mark.parametrize("name", ["residual", "residual-far", "residual-max", "reach"])
 def test_a_window_whose_hidden_states_are_all_zero_is_named(name: str) -> None:
     """With a zero row beside others all is finite; see `tests/scoring/test_residual.py`."""
     policy = get_policy(name)

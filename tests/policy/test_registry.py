@@ -37,6 +37,7 @@ SOURCES = {
     "residual": "lavakv's own",
     "residual-far": "distant queries",
     "residual-max": "worst case over the window",
+    "reach": "asked again at its end",
     "h2o": "2306.14048",
     "tova": "2401.06104",
     "streaming-llm": "2309.17453",

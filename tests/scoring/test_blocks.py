@@ -67,6 +67,7 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
         "residual",
         "residual-far",
         "residual-max",
+        "reach",
         "laprox",
         "expected-attention",
         "compactor",

@@ -30,6 +30,7 @@ BY_POSITION = (
     "layer-defensivekv",
     "laprox",
     "residual-max",
+    "reach",
     "dropkv",
     "lagkv",
     "curdkv",

@@ -47,7 +47,9 @@ def attention_asked_again_naive(window: NaiveWindow, query_head: int) -> list[li
     count = len(window.keys[0])
     places = [count - 1 - number * count // min(64, count) for number in range(min(64, count))]
     rows = [
-        rotated_naive(unrotated_naive(window.prompt_queries[query_head][place], cos[place], sin[place]), cos[-1], sin[-1])
+        rotated_naive(
+            unrotated_naive(window.prompt_queries[query_head][place], cos[place], sin[place]), cos[-1], sin[-1]
+        )
         for place in places
     ]
     queries = [rows if head == query_head else [] for head in range(len(window.queries))]
