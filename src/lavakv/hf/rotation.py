@@ -142,9 +142,10 @@ def _not_last(name: str, function: ast.FunctionDef) -> str:
             if rotated or not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
                 return f"{name}, which rotates in some cases, or queries apart from keys"
             rotated = {target.id for target in statement.targets[0].elts if isinstance(target, ast.Name)}
-        elif rotated & {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}:
-            if not any(_called_name(call) in _MAY_FOLLOW for call in calls):
-                return f"{name}, which changes queries or keys after their rotation"
+            continue
+        names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        if rotated & names and not any(_called_name(call) in _MAY_FOLLOW for call in calls):
+            return f"{name}, which changes queries or keys after their rotation"
     return "" if len(rotated) == 2 else f"{name}, which does not rotate queries and keys"
 
 
