@@ -30,7 +30,7 @@ from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
 from tests.eviction.engine import Engine
 
-POLICIES = [name for name in lavakv.policies() if "rotation" not in get_policy(name).needs]
+POLICIES = [name for name in lavakv.policies() if not get_policy(name).prompt_only]
 WITHOUT_PROMPT = [name for name in POLICIES if "prompt" not in get_policy(name).needs]
 
 

@@ -80,7 +80,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
     return (scores - scores.mean()) / scores.std().clamp(min=1e-6)
 
 
-def reach(view: View, keep: int, most: int = 64) -> Ranking:
+def reach(view: View, keep: int, most: int = 128) -> Ranking:
     """By the most that a query of the prompt would pay at its last position, and what the value is in the stream."""
     length, stream = view.keys.shape[1], view.stream_norms.square().mean().sqrt()
     places = [length - 1 - part * length // min(most, length) for part in range(min(most, length))]
@@ -96,7 +96,7 @@ def reach(view: View, keep: int, most: int = 64) -> Ranking:
             squares.append((view.values[head] @ view.projection_of(query)).square().sum(dim=1))
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
-        ranked.append((torch.maximum(largest, 2 * largest.mean()) * lengths / stream).tolist())
+        ranked.append((torch.maximum(largest, largest.mean()) * lengths / stream).tolist())
     return Ranking(ranked)
 
 

@@ -67,8 +67,8 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
     keydiff_score: twins.keydiff,
     curdkv_score: twins.curdkv,
 }
-SCORES = {  # several policies share one; those that need the rotation score prompts alone
-    policy.score: name for name, policy in reversed(FAMILY.items()) if "rotation" not in policy.needs
+SCORES = {  # several policies share one; some score whole prompts only
+    policy.score: name for name, policy in reversed(FAMILY.items()) if not policy.prompt_only
 }
 POLICIES = sorted(SCORES.values())
 ORDER_COUNTS = {"tova", "chunkkv", "laprox", "random"}  # heads share a mean or sum, or its number is part of the score

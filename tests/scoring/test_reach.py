@@ -47,7 +47,7 @@ def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -
     exact = torch.tensor(reach_score_naive(naive(whole)), dtype=torch.float64).view(len(whole.queries), -1)
     least, most = _lengths(whole)
     largest = torch.tensor(largest_attention_naive(naive(whole)), dtype=torch.float64).view(exact.shape)
-    attended = torch.maximum(largest, 2 * largest.mean(dim=1, keepdim=True))
+    attended = torch.maximum(largest, largest.mean(dim=1, keepdim=True))
     assert whole.residual_norms is not None
     scale = whole.residual_norms.double().square().mean().sqrt()
     relative = _relative_error(whole) + (exact.shape[1] + len(whole.residual_norms) + 12) * EPSILON
@@ -79,18 +79,18 @@ def test_a_later_round_takes_the_rows_at_hand_and_scores_each_head_alone(window:
 def test_queries_are_those_of_the_last_position() -> None:
     """A query that is the same before its rotation at every row is the same at the end, whatever row it came from."""
     generator = torch.Generator().manual_seed(0)
-    angles = torch.arange(100)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    angles = torch.arange(200)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
     rotation = Rotation(angles.cos(), angles.sin(), torch.tensor([1.0, 0.1]))
     plain = torch.randn(4, generator=generator)
-    rows = rotation.turn(plain.expand(1, 1, 100, 4))
-    keys, values = torch.randn(1, 100, 4, generator=generator), torch.randn(1, 100, 4, generator=generator)
-    window = ScoringWindow(rows[:, :, 92:], [keys], [values], 0.5, prompt=PromptRows(rows), rotation=rotation)
+    rows = rotation.turn(plain.expand(1, 1, 200, 4))
+    keys, values = torch.randn(1, 200, 4, generator=generator), torch.randn(1, 200, 4, generator=generator)
+    window = ScoringWindow(rows[:, :, 192:], [keys], [values], 0.5, prompt=PromptRows(rows), rotation=rotation)
     again = asked_again(window)
-    assert again.shape == (1, 1, 64, 4)
-    torch.testing.assert_close(again, rows[:, :, -1:].expand(1, 1, 64, 4), rtol=1e-4, atol=1e-5)
+    assert again.shape == (1, 1, 128, 4)
+    torch.testing.assert_close(again, rows[:, :, -1:].expand(1, 1, 128, 4), rtol=1e-4, atol=1e-5)
     expected = rotated_naive(plain.tolist(), angles[-1].cos().tolist(), angles[-1].sin().tolist())
     torch.testing.assert_close(again[0, 0, 0], torch.tensor(expected), rtol=1e-4, atol=1e-5)
-    paid = (0.5 * keys[0] @ rows[0, 0, -1]).softmax(dim=0)[:92]
+    paid = (0.5 * keys[0] @ rows[0, 0, -1]).softmax(dim=0)[:192]
     torch.testing.assert_close(largest_attention(window)[0], paid, rtol=1e-4, atol=1e-6)
 
 
@@ -121,7 +121,7 @@ def test_what_nobody_looked_at_counts_by_the_length_of_its_value() -> None:
         residual_norms=torch.tensor([3.0, 4.0, 5.0, 0.0]), prompt=PromptRows(rows), rotation=still,
     )  # fmt: skip
     score, scale = reach_score(window)[0], math.sqrt(50 / 3)
-    torch.testing.assert_close(score[7], torch.tensor(2 * 0.05 * math.sqrt(18) / scale))
-    torch.testing.assert_close(score[0], torch.tensor(2 * 0.05 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[7], torch.tensor(0.05 * math.sqrt(18) / scale))
+    torch.testing.assert_close(score[0], torch.tensor(0.05 * math.sqrt(2) / scale))
     doubled = replace(window, residual_norms=2 * window.residual_norms)
     torch.testing.assert_close(reach_score(doubled)[0], score / 2)

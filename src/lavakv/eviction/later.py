@@ -49,7 +49,7 @@ def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window:
     Raises:
         InputError: not one budget a sequence.
         BudgetError: one that does not exceed the window though more tokens were seen.
-        PolicyError: a policy that needs the rotation of the whole prompt.
+        PolicyError: a policy that judges whole prompts only.
     """
     tokens, padding = columns.tokens_and_padding()
     if len(budgets) != len(tokens):
@@ -58,10 +58,10 @@ def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window:
             fix="Pass policy and budget of every sequence.",
         )  # fmt: skip
     for num_tokens, (policy, tokens_per_head) in zip(tokens, budgets, strict=True):
-        if "rotation" in policy.needs:
+        if policy.prompt_only:
             raise PolicyError(
                 f"policy {policy.name!r}", expected="a policy that scores what an earlier round has left",
-                got="one that needs all rows of the prompt before their rotation", fix="Use another policy here.",
+                got="one that judges all rows of a whole prompt", fix="Use another policy here.",
             )  # fmt: skip
         BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
     rows = zip(tokens, padding, budgets, strict=True)

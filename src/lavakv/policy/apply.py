@@ -94,7 +94,7 @@ def policy_scores(policy: Policy, window: ScoringWindow) -> Tensor | TieredScore
         MemoryError, torch.OutOfMemoryError, torch.AcceleratorError: not the policy's fault, so passed on as they are.
     """
     for need in policy.needs:
-        later = need == "prompt" and window.caps is not None  # a later round judges by the queries at hand
+        later = need in ("prompt", "rotation") and window.caps is not None  # a later round has the queries at hand
         if getattr(window, need) is None and not later:
             fix = "Use another policy for this model."
             raise policy_error(policy, window.layer, _MISSING[need], "none", fix)

@@ -161,6 +161,7 @@ FAMILY = {
             "equal",
             needs=("prompt", "rotation"),
             tiered=True,
+            prompt_only=True,
         ),
         Policy(
             "compactor",
@@ -171,6 +172,7 @@ FAMILY = {
             needs=("tokens_per_head", "prompt", "rotation"),
             across_heads="mean and spread of the scores of all heads of the layer, which takes an all-reduce",
             tiered=True,
+            prompt_only=True,
         ),
         Policy(
             "random",

@@ -36,6 +36,7 @@ class Policy:
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
         tiered: whether the score returns `TieredScores`, so that it cannot be put into another score.
+        prompt_only: whether the score judges all rows of a whole prompt, so that later rounds refuse the policy.
 
     Raises:
         PolicyError: an unknown rule or need, or a floor share outside [0, 1].
@@ -50,6 +51,7 @@ class Policy:
     needs: tuple[Need, ...] = ()
     across_heads: str = ""
     tiered: bool = False
+    prompt_only: bool = False
 
     def __post_init__(self) -> None:
         _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))

@@ -19,16 +19,16 @@ from lavakv.scoring.blocks import QueryRows, joined, plain_logits, token_blocks
 from lavakv.scoring.leave_one_out import squared_lengths, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
-NUM_ROWS = 64
-MEAN_GAIN = 2.0  # what no row looked at may be looked at later: so many times the mean over the head
+NUM_ROWS = 128
 
 
 def reach_score(window: ScoringWindow) -> Tensor:
-    """`max(M[i], 2 mean(M)) * sqrt(mean_q ||V[i] W_O,q||^2) / rms(r)`, float32 `[H, n]`.
+    """`max(M[i], mean(M)) * sqrt(mean_q ||V[i] W_O,q||^2) / rms(r)`, float32 `[H, n]`.
 
-    `M` is `largest_attention`, its mean is over the head's candidates, `r` the norms of the residual stream at the
-    window's tokens; all is NaN where every one is zero. Needs the output projection, these norms, the prompt's queries
-    and their rotation. In a later round, which has neither, the window's rows stand for the prompt's.
+    `M` is `largest_attention`: what no row looked at counts as the mean over the head's candidates. `r` are the norms
+    of the residual stream at the window's tokens; all is NaN where every one is zero. Needs the output projection,
+    these norms, the prompt's queries and their rotation. In a later round, which has neither of the last two, the
+    window's rows stand for the prompt's.
     """
     largest = largest_attention(window)
     if window.caps is None:
@@ -36,7 +36,7 @@ def reach_score(window: ScoringWindow) -> Tensor:
     else:
         mean = largest.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
     lengths = squared_lengths(window)[..., : window.num_evictable].mean(dim=1).clamp(min=0).sqrt()
-    return window.without_empty(torch.maximum(largest, MEAN_GAIN * mean) * lengths / stream_norm(window))
+    return window.without_empty(torch.maximum(largest, mean) * lengths / stream_norm(window))
 
 
 def largest_attention(window: ScoringWindow) -> Tensor:
@@ -47,7 +47,7 @@ def largest_attention(window: ScoringWindow) -> Tensor:
 
 
 def asked_again(window: ScoringWindow) -> Tensor:
-    """Queries of at most 64 rows, evenly spread, as they were at the prompt's last position, float32 `[H, G, R, d]`."""
+    """Queries of at most 128 rows, evenly spread, as they were at the prompt's last position, float32 `[H, G, R, d]`."""
     assert window.prompt is not None
     assert window.rotation is not None
     count = window.num_tokens

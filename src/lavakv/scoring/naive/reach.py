@@ -19,7 +19,7 @@ def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
     for head, largest in enumerate(largest_attention_naive(window)):
         mean = math.fsum(largest) / max(len(largest), 1)
         lengths = [length_naive(window, head, place) for place in range(len(largest))]
-        scores.append([max(one, 2 * mean) * length / scale for one, length in zip(largest, lengths, strict=True)])
+        scores.append([max(one, mean) * length / scale for one, length in zip(largest, lengths, strict=True)])
     return scores
 
 
@@ -45,7 +45,7 @@ def attention_asked_again_naive(window: NaiveWindow, query_head: int) -> list[li
     assert window.rotation is not None
     cos, sin, _ = window.rotation
     count = len(window.keys[0])
-    places = [count - 1 - number * count // min(64, count) for number in range(min(64, count))]
+    places = [count - 1 - number * count // min(128, count) for number in range(min(128, count))]
     rows = [
         rotated_naive(
             unrotated_naive(window.prompt_queries[query_head][place], cos[place], sin[place]), cos[-1], sin[-1]
