@@ -87,7 +87,6 @@ REFUSED = {
     "gpt2": "none at layer 0",
     "gpt_neox": "one of 0.25 of the channels at layer 0",
     "smollm3": "none at layer 2",
-    "gemma2": "a logit softcap of 5.0",
     "gemma4_text": "one of type 'proportional'",
 }
 
@@ -113,6 +112,15 @@ def test_code_that_rotates_otherwise_is_refused_at_the_layer(kind: str) -> None:
     model, ids = lavakv.enable(zoo.tiny(kind)), zoo.prompt(TOKENS)
     cache = lavakv.LavaCache(model.config, budget=24, window=8, policy="expected-attention")
     with pytest.raises(UnsupportedError, match=r"policy 'expected-attention' at layer 1: .* other pairs of"):
+        model(ids, past_key_values=cache)
+    assert cache.get_seq_length() == 0
+
+
+@pytest.mark.parametrize("name", ["expected-attention", "compactor"])
+def test_a_softcap_is_refused_by_formulas_that_have_none(name: str) -> None:
+    model, ids = lavakv.enable(zoo.tiny("gemma2")), zoo.prompt(TOKENS)
+    cache = lavakv.LavaCache(model.config, budget=24, window=8, policy=name)
+    with pytest.raises(UnsupportedError, match=f"policy '{name}' at layer 1: .*, got a logit softcap of 5.0"):
         model(ids, past_key_values=cache)
     assert cache.get_seq_length() == 0
 

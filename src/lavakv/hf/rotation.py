@@ -33,7 +33,7 @@ def check_rotation(policy: Policy, config: PretrainedConfig, layer_indices: Sequ
 
     Raises:
         UnsupportedError: no rotary position embedding in one of these layers, one that turns a part of the channels or
-            depends on the prompt's length, or a logit softcap.
+            depends on the prompt's length.
     """
     if "rotation" not in policy.needs:
         return
@@ -42,7 +42,7 @@ def check_rotation(policy: Policy, config: PretrainedConfig, layer_indices: Sequ
         got = _unsuited(layer_config(text, index), index)
         if got:
             argument = f"policy {policy.name!r} on model {text.model_type!r}"
-            raise _refused(argument, "a rotary position embedding of all channels in every layer, without softcap", got)
+            raise _refused(argument, "a rotary position embedding of all channels in every layer", got)
 
 
 def _unsuited(own: Any, index: int) -> str:
@@ -53,14 +53,13 @@ def _unsuited(own: Any, index: int) -> str:
     without = getattr(own, "no_rope_layers", None)
     kind = rope.get("rope_type", "none")
     share = rope.get("partial_rotary_factor") or getattr(own, "partial_rotary_factor", None) or 1
-    softcap = getattr(own, "attn_logit_softcapping", None)
     if not rope or (without and not without[index]):
         return f"none at layer {index}"
     if kind not in _TYPES:
         return f"one of type {kind!r} at layer {index}"
     if share != 1:
         return f"one of {share} of the channels at layer {index}"
-    return "" if softcap is None else f"a logit softcap of {softcap}"
+    return ""
 
 
 class LayerRotation(NamedTuple):
