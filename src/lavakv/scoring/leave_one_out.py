@@ -55,6 +55,20 @@ def _squared_lengths(window: ScoringWindow) -> Tensor:
     )
 
 
+def mean_lengths(window: ScoringWindow) -> Tensor:
+    """`sqrt(mean_q ||V_h[i] W_O,q||^2)` of every place before the window, float32 `[H, n]`; once a window."""
+    return window.remember("mean_lengths", lambda: _mean_lengths(window))
+
+
+def _mean_lengths(window: ScoringWindow) -> Tensor:
+    mean = grams(window).mean(dim=1)
+    lengths = joined(
+        torch.stack([(values @ gram).mul_(values).sum(dim=-1) for values, gram in zip(block.float(), mean, strict=True)])
+        for block in window.value_blocks()
+    )
+    return lengths[:, : window.num_evictable].clamp(min=0).sqrt()
+
+
 def _squared(values: Tensor, gram: Tensor) -> Tensor:
     """`[G, tokens]`; one query head at a time, as each needs memory for all values again."""
     return torch.stack([(values @ one).mul_(values).sum(dim=-1) for one in gram])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import QueryRows, joined, plain_logits, token_blocks
-from lavakv.scoring.leave_one_out import squared_lengths, stream_norm
+from lavakv.scoring.leave_one_out import mean_lengths, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
 NUM_ROWS = 128
@@ -35,8 +35,7 @@ def reach_score(window: ScoringWindow) -> Tensor:
         mean = largest.mean(dim=1, keepdim=True)
     else:
         mean = largest.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
-    lengths = squared_lengths(window)[..., : window.num_evictable].mean(dim=1).clamp(min=0).sqrt()
-    return window.without_empty(torch.maximum(largest, mean) * lengths / stream_norm(window))
+    return window.without_empty(torch.maximum(largest, mean) * mean_lengths(window) / stream_norm(window))
 
 
 def largest_attention(window: ScoringWindow) -> Tensor:
@@ -67,10 +66,14 @@ def _largest(window: ScoringWindow) -> Tensor:
         for keys in token_blocks(window.keys, block_tokens):
             yield plain_logits(QueryRows(queries, 0, None), keys, window.scaling, window.softcap)
 
-    kept = list(blocks()) if window.num_tokens <= block_tokens else None  # else worked out twice
-    total = window.sinks.float()[:, :, None] if window.sinks is not None else queries.new_full((1, 1, 1), -torch.inf)
-    for logits in kept or blocks():
+    sinks = None if window.sinks is None else window.sinks.float()[:, :, None, None].expand(heads, group, rows, 1)
+    if len(window.keys) == 1 and window.num_tokens <= block_tokens:
+        (logits,) = blocks()
+        paid = torch.softmax(logits if sinks is None else torch.cat([logits, sinks], dim=-1), dim=-1)
+        return paid[..., : window.num_evictable].amax(dim=(1, 2))
+    total = queries.new_full((heads, group, rows), -torch.inf) if sinks is None else sinks[..., 0]
+    for logits in blocks():
         if logits.shape[-1]:
             total = torch.logaddexp(total, logits.logsumexp(dim=-1))
-    largest = joined(logits.sub_(total[..., None]).amax(dim=(1, 2)) for logits in kept or blocks())
+    largest = joined(logits.sub_(total[..., None]).amax(dim=(1, 2)) for logits in blocks())
     return largest[:, : window.num_evictable].exp()

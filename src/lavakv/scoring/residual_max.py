@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lavakv.scoring.defensivekv import defensive_attention
-from lavakv.scoring.leave_one_out import squared_lengths, stream_norm
+from lavakv.scoring.leave_one_out import mean_lengths, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -20,5 +20,4 @@ def residual_max_score(window: ScoringWindow) -> Tensor:
     `D` is `defensive_attention`, `r` the norms of the residual stream at the window's tokens; rows whose stream is zero
     are left out, and all is NaN where every row's is. Needs the output projection and these norms.
     """
-    lengths = squared_lengths(window)[..., : window.num_evictable].mean(dim=1).clamp(min=0).sqrt()
-    return window.without_empty(defensive_attention(window) * lengths / stream_norm(window))
+    return window.without_empty(defensive_attention(window) * mean_lengths(window) / stream_norm(window))
