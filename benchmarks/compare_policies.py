@@ -64,7 +64,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=4096, help="tokens of prompts; data sets' are cut in the middle")
     parser.add_argument("--half", choices=SEEDS, default="reporting")
     parser.add_argument("--kl", type=int, default=16, help="positions to compare distributions at")
-    parser.add_argument("--rows", type=int, default=160, help="policy-budget pairs decoded together")
+    parser.add_argument("--rows", type=int, default=96, help="policy-budget pairs decoded together")
     parser.add_argument(
         "--max-new-tokens", type=int, default=64, help="most tokens of any answer, as long ones cost most"
     )
@@ -124,7 +124,8 @@ def source(options: argparse.Namespace, model: str) -> str:
 def costs(options: argparse.Namespace, model: str, found: list[str]) -> None:
     """Measure what each policy adds to a prefill, once; those that can serve the model are added to `found`."""
     from lavakv.cli.variants import loadable, parse_policies
-    from lavakv.evaluation.policy_costs import measure_costs, read_costs, write_costs
+    from lavakv.evaluation.measure_costs import measure_costs
+    from lavakv.evaluation.policy_costs import read_costs, write_costs
     from lavakv.evaluation.settings import EvalSettings
     from lavakv.evaluation.variant import Variant
     from lavakv.evaluation.workload import workload

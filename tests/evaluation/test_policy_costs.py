@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import lavakv
-from lavakv.evaluation.policy_costs import FILE, PolicyCost, measure_costs, read_costs, write_costs
+from lavakv.evaluation.measure_costs import measure_costs
+from lavakv.evaluation.policy_costs import FILE, PolicyCost, read_costs, write_costs
 from lavakv.evaluation.variant import Variant
 from lavakv.policy.registry import get_policy
 from tests.hf import zoo
