@@ -27,6 +27,7 @@ NIAH = ("single_1", "single_2", "single_3", "multikey_1", "multikey_2", "multike
 OTHERS = ("vt", "cwe", "fwe")
 LONGBENCH = ("qasper", "2wikimqa", "multi_news", "trec", "passage_retrieval_en", "lcc")  # one of each group
 PAGE = Path(__file__).parents[1] / "docs" / "policies-compared.md"
+BASELINE = "residual-max"
 COST_TASK = "ruler_niah_multikey_1"
 
 
@@ -58,7 +59,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-dir", type=Path, help="folder that holds models by these names")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--policies", default="all", help="names, separated by commas")
-    parser.add_argument("--baseline", default="residual-max", help="policy that the page compares the others with")
+    parser.add_argument("--baseline", help=f"policy that the page compares others with; {BASELINE} if it is among them")
     parser.add_argument("--limit", type=int, help="prompts of each task; the part's own number by default")
     parser.add_argument("--tasks", help="tasks of the one part that is named, e.g. ruler_vt,ruler_niah_*")
     parser.add_argument("--length", type=int, default=4096, help="tokens of prompts; data sets' are cut in the middle")
@@ -148,6 +149,7 @@ def costs(options: argparse.Namespace, model: str, found: list[str]) -> None:
         for cost in measure_costs(loaded.model, prompt.context[None], variants):
             known[cost.policy] = cost
             print(f"{model}: {cost.policy} {cost.reason or f'{cost.share:.2%} of the prefill'}", file=sys.stderr)
+        known = {cost.policy: cost for cost in read_costs(folder)} | known  # another process may have added some
         write_costs(folder, list(known.values()))
     for name in names:
         if known[name].reason:
@@ -176,7 +178,10 @@ def main() -> int:
     folders = [file.parent for out in (options.out, *options.also) for file in sorted(out.glob("*/*/records.jsonl"))]
     order = {model: index for index, model in enumerate(MODELS)}
     folders.sort(key=lambda folder: order.get(folder.parent.name, len(order)))
-    return run(["report", *map(str, folders), "--page", str(options.page), "--baseline", options.baseline])
+    has_default = options.policies == "all" or BASELINE in options.policies.split(",")
+    baseline = options.baseline or (BASELINE if has_default else None)
+    named = [] if baseline is None else ["--baseline", baseline]
+    return run(["report", *map(str, folders), "--page", str(options.page), *named])
 
 
 if __name__ == "__main__":
