@@ -72,6 +72,11 @@ KINDS: dict[str, Kind] = {
     "pattern of no task": Kind(("eval", *_MODEL, "--tasks", "long*x", *_OUT), "--tasks"),
     "unknown preset": Kind(("eval", "--preset", "mine", *_OUT), "--preset"),
     "unknown mode": Kind(("eval", *_MODEL, "--tasks", "needle", *_OUT, "--mode", "later"), "--mode"),
+    "unknown half": Kind(("eval", *_MODEL, "--tasks", "needle", *_OUT, "--half", "first"), "--half"),
+    "positions below zero": Kind(("eval", *_MODEL, "--tasks", "needle", *_OUT, "--kl", "-1"), "--kl"),
+    "answers of no token": Kind(
+        ("eval", *_MODEL, "--tasks", "needle", *_OUT, "--max-new-tokens", "0"), "--max-new-tokens"
+    ),
     "lengths of zero": Kind(("eval", *_MODEL, "--tasks", "needle", *_OUT, "--lengths", "0"), "lengths"),
     "depth beyond the prompt": Kind(("eval", *_MODEL, "--tasks", "needle", *_OUT, "--depths", "150"), "depths"),
     "unknown dtype": Kind(("generate", "hi", *_MODEL, "--dtype", "int4"), "--dtype"),
@@ -110,6 +115,9 @@ KINDS: dict[str, Kind] = {
     "nothing to score again": Kind(("eval", "--rescore", "--out", "FOLDER/none"), "--out"),
     "benchmark folder in use": Kind(("bench", "--shape", "tiny", "--tokens", "99", "--out", "FOLDER/bench"), "--out"),
     "run that does not exist": Kind(("report", "FOLDER/none"), "run"),
+    "several runs without a page": Kind(("report", "FOLDER/records", "FOLDER/records"), "run"),
+    "page that is no Markdown": Kind(("report", "FOLDER/records", "--page", "FOLDER/x.html"), "--page"),
+    "page that holds something else": Kind(("report", "FOLDER/records", "--page", "FOLDER/notes.md"), "--page"),
     "record that is broken": Kind(("report", "FOLDER/records"), "records.jsonl, line 1"),
 }
 
@@ -128,6 +136,7 @@ def make_files(folder: Path) -> None:
         (folder / name).mkdir()
         for file, text in files.items():
             (folder / name / file).write_text(text)
+    (folder / "notes.md").write_text("# Notes")
     (folder / "no.gguf").write_bytes(b"PK\x03\x04 a zip")
     (folder / "no.txt").write_bytes(b"\xff\xfe\xff")
 

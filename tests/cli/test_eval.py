@@ -316,3 +316,16 @@ def test_all_tasks_are_listed(capsys) -> None:
     assert {"longbench_lcc", "needle"} <= json.loads(capsys.readouterr().out).keys()
     assert run(["eval", "--list-tasks"]) == 0
     assert "longbench_lcc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["both", "query-agnostic,query-aware"])
+def test_both_modes_at_once(command, mode, tmp_path, capsys) -> None:
+    both = [*command, "--mode", mode, "--kl", "2", "--max-new-tokens", "3", "--json"]
+    assert run(both) == 0
+    told, records = json.loads(capsys.readouterr().out), read_records(tmp_path / "run")
+    assert told["records"] == len(records) == 10
+    assert {cell["row"] for cell in told["scores"]} == {
+        "longbench_lcc, query-aware", "longbench_lcc, query-agnostic",
+    }  # fmt: skip
+    assert all(record["kl_nats"] >= 0 and record["new_tokens"] <= 3 for record in records)
+    assert records[0]["run"]["arguments"]["mode"] == "both"

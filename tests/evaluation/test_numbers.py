@@ -8,12 +8,19 @@ import torch
 
 from lavakv.evaluation.ablation import ablation_summary, task_kind
 from lavakv.evaluation.cost import Forecast, cost_summary
-from lavakv.evaluation.executor import Assignment
+from lavakv.evaluation.executor import Assignment, Part
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.scores import score_summary
 from lavakv.evaluation.variant import Variant
 
-_PROMPT = {"task": "echo", "task_group": "Code completion", "group": "", "length": None, "depth": None}
+_PROMPT = {
+    "task": "echo",
+    "task_group": "Code completion",
+    "group": "",
+    "length": None,
+    "depth": None,
+    "mode": "query-aware",
+}
 _PREFILL = {"a": 4.0, "b": 5.0}
 
 
@@ -62,7 +69,7 @@ def test_the_time_left_follows_what_was_measured() -> None:
         return Prompt(about, torch.zeros(tokens, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 10)
 
     groups = [[Variant(None)], [Variant("lava", budget=1), Variant("lava", budget=2)]]
-    forecast = Forecast([Assignment(prompt("a", 200), groups), Assignment(prompt("b", 100), groups)])
+    forecast = Forecast([Assignment([Part(prompt("a", 200), groups)]), Assignment([Part(prompt("b", 100), groups)])])
     assert forecast.seconds_left is None
     forecast.note(_record("a", "full cache", "all", fill=0.5, decode=1.0, score_seconds=0.5))
     assert forecast.seconds_left == pytest.approx(4.0 * 100 / 200 + 2.0 * 5)

@@ -68,7 +68,7 @@ def test_all_commands_make_the_same_prompt(chat, tokenizer) -> None:
     example = Example("echo", "e0", text, question, ("word1",))
     for mode in ("query-aware", "query-agnostic"):
         settings = EvalSettings(model="m", tasks=("echo",), budgets=(20,), chat=chat, mode=mode)
-        prompt = PromptMaker(settings, tokenizer, config).make(madeup.echo(), example)
+        prompt = PromptMaker(settings, tokenizer, config).make(madeup.echo(), example)[0]
         assert [*prompt.context.tolist(), *prompt.question.tolist()] == generate
     assert token_count(tokenizer, Draft(text, question, ()), chat) == len(generate)
 

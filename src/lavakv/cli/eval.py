@@ -33,7 +33,21 @@ _Limit = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Examples of each task, from the first; all by default.")
 ]
 _DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Local data instead of the hub's.")]
-_Mode = Annotated[str, typer.Option(metavar="MODE", help="query-aware, or query-agnostic: questions come after.")]
+_Mode = Annotated[
+    str, typer.Option(metavar="MODE", help="query-aware, query-agnostic (questions come after), or both: one prefill.")
+]
+_Kl = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Tokens of the full cache's answer to compare distributions over.")
+]
+_MaxNewTokens = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Maximum length of any answer; what the task allows by default.")
+]
+_Half = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="choosing or reporting: half of each data set's examples, by a hash of their text."
+    ),
+]
 _Protocol = Annotated[
     str, typer.Option(metavar="NAME", help="paper, or harness: the prompts of lm-evaluation-harness.")
 ]
@@ -82,6 +96,9 @@ def evaluate(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = None,
+    half: _Half = None,
+    kl: _Kl = 0,
+    max_new_tokens: _MaxNewTokens = None,
     ray: _Ray = False,
     ray_address: _RayAddress = None,
     ray_cpus: _RayCpus = 1,

@@ -60,9 +60,19 @@ def _parsed(name: str, value: Any) -> Any:
         return tuple(whole_numbers(option, value))
     if name == "keep":
         return tuple(fractions(option, value))
+    if name == "mode":
+        return _mode(value)
     if name == "depths":
         return tuple(numbers(option, value))
     return str(value) if isinstance(value, Path) else value
+
+
+def _mode(value: str) -> str:
+    """One mode, or "both" for a list of the two."""
+    from lavakv.evaluation.settings import BOTH_MODES, MODES
+
+    given = names("--mode", value)
+    return BOTH_MODES if set(given) == set(MODES) else value
 
 
 def expanded(tasks: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,12 @@ import typer
 
 from lavakv.cli import options
 from lavakv.cli.console import print_json, results, working
+from lavakv.errors import InputError
 from lavakv.files import require_writable
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Results folder of lavakv eval.")],
+    run: Annotated[list[Path], typer.Argument(help="Results folder of lavakv eval; several with --page.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; the run's own by default.")] = None,
     baseline: Annotated[
         str | None,
@@ -22,23 +24,40 @@ def report(
     failures: Annotated[
         int, typer.Option(metavar="N", min=0, help="Maximum number of changed answers to show of each kind.")
     ] = 24,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare the policies of all runs on one Markdown page instead."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a report of an evaluation as one self-contained page and as Markdown with figures. Needs no model."""
     from lavakv.report.page import require_jinja
-    from lavakv.report.run import HTML, read_run, require_run
+    from lavakv.report.run import HTML, require_run
 
-    require_run(run)
+    for folder in run:
+        require_run(folder)
     require_jinja("lavakv report")
-    require_writable("--out", (run if out is None else out) / HTML, make_folder=True)
+    if page is not None:
+        _compare(run, page, baseline, as_json)
+        return
+    if len(run) > 1:
+        raise InputError("run", expected="one folder", got=str(len(run)), fix="Give one, or --page for all of them.")
+    target = run[0] if out is None else out
+    require_writable("--out", target / HTML, make_folder=True)
+    _report(run[0], target, baseline, failures, as_json)
+
+
+def _report(run: Path, out: Path, baseline: str | None, failures: int, as_json: bool) -> None:
+    """One run's report."""
     with working(f"Reading {run}"):
         from lavakv.report.contents import report_of
+        from lavakv.report.run import read_run
 
         found = report_of(read_run(run), baseline, failures)
     with working("Writing the report"):
         from lavakv.report.writing import write_report
 
-        files = write_report(found, run if out is None else out)
+        files = write_report(found, out)
     if as_json:
         about = {"files": [str(file) for file in files], "findings": found.findings, "cautions": found.cautions}
         print_json({"records": len(found.analysis.run.records), **about})
@@ -46,4 +65,26 @@ def report(
     for sentence in [*found.findings, *found.cautions]:
         results.print(sentence, highlight=False, markup=False)
     for file in files[:2]:
+        results.print(str(file), style="bold", highlight=False, markup=False, soft_wrap=True)
+
+
+def _compare(runs: Sequence[Path], page: Path, baseline: str | None, as_json: bool) -> None:
+    """The page on policies, over all runs."""
+    from lavakv.report.policies.page import require_page, write_page
+
+    require_page("--page", page)
+    require_writable("--page", page, make_folder=True)
+    with working("Reading the runs"):
+        from lavakv.report.policies.contents import policies_page
+        from lavakv.report.policies.runs import read_models
+
+        found = policies_page(read_models(runs, baseline))
+    with working("Writing the page"):
+        files = write_page(found, page)
+    if as_json:
+        print_json({"files": [str(file) for file in files], "cautions": found.cautions})
+        return
+    for line in found.cautions:
+        results.print(line, highlight=False, markup=False)
+    for file in files:
         results.print(str(file), style="bold", highlight=False, markup=False, soft_wrap=True)

@@ -32,10 +32,13 @@ def ablation_summary(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     The gain is `lava`'s score less that of `lava` without these budgets, on the same prompts: the mean over tasks of
     the mean over prompts. Intervals, and when they are unreliable: `lavakv.evaluation.bootstrap`.
     """
+    records = list(records)
+    has_modes = len({record.get("mode") for record in records}) > 1
     scores: dict[tuple[str, str, str], Scores] = {}
     for record in records:
+        budget = f"{record['budget']}, {record['mode']}" if has_modes else record["budget"]
         for kind in (task_kind(record["task_group"], record["task"]), record["task_group"]):
-            tasks = scores.setdefault((record["budget"], kind, record["policy"]), {})
+            tasks = scores.setdefault((budget, kind, record["policy"]), {})
             prompt = (record["example"], record["length"], record["depth"])
             score = math.nan if record["score"] is None else 100 * record["score"]
             tasks.setdefault(record["task"], {})[prompt] = score

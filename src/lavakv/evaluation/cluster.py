@@ -58,13 +58,11 @@ class RayExecutor(Executor):
     def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """See `Executor`; prompts come in the order in which they are done."""
         examined = self._remote(_examined)
-        waiting = {examined.remote(self._model, assignment): assignment.prompt for assignment in assignments}
+        waiting = [examined.remote(self._model, assignment) for assignment in assignments]
         try:
             while waiting:
-                done, _ = self._ray.wait(list(waiting))
-                prompt = waiting.pop(done[0])
-                for measured in self._get(done[0]):
-                    yield prompt, measured
+                done, waiting = self._ray.wait(waiting)
+                yield from self._get(done[0])
         finally:
             for left in waiting:
                 self._ray.cancel(left)
@@ -118,5 +116,5 @@ def _about(model: ModelKey) -> dict[str, Any]:
     return about(_loaded(model).model)
 
 
-def _examined(model: ModelKey, assignment: Assignment) -> list[Measurement]:
-    return list(examine(_loaded(model), assignment.prompt, assignment.groups))
+def _examined(model: ModelKey, assignment: Assignment) -> list[tuple[Prompt, Measurement]]:
+    return list(examine(_loaded(model), assignment))

@@ -57,12 +57,14 @@ def cost_summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds of the prefill and of everything else, and which pairs stay within the goal; ready for JSON.
 
     A prompt's prefill runs once and is noted in each of its records. After an interruption, which repeats it, the
-    longest counts.
+    longest counts. Where one prefill served both modes, it counts for one of them.
     """
     records = list(records)
     prefill: dict[tuple[Any, ...], float] = {}
     for record in records:
-        prompt = (record["task"], record["example"], record["length"], record["depth"])
+        if record.get("shares_prefill"):
+            continue
+        prompt = (PromptKey.of(record), record.get("mode"))
         prefill[prompt] = max(prefill.get(prompt, 0.0), record["seconds"]["prefill"])
     pairs = pair_costs(records)
     added = [pair for pair in pairs if pair.budget != "all"]
@@ -96,10 +98,11 @@ class Forecast:
     """
 
     def __init__(self, waiting: Sequence[Assignment], workers: int = 1) -> None:
-        self._prompts = {prompt.key: prompt.num_tokens for prompt, _ in waiting}
+        parts = [part for assignment in waiting for part in assignment.parts]
+        self._prompts = {(prompt.key, prompt.mode): prompt.num_tokens for prompt, _ in parts}
         self._unread = sum(self._prompts.values())
-        self._unwritten = sum(prompt.max_new_tokens * sum(map(len, groups)) for prompt, groups in waiting)
-        self._limits = {prompt.key: prompt.max_new_tokens for prompt, _ in waiting}
+        self._unwritten = sum(prompt.max_new_tokens * sum(map(len, groups)) for prompt, groups in parts)
+        self._limits = {prompt.key: prompt.max_new_tokens for prompt, _ in parts}
         self._workers = workers
         self._read = self._written = 0
         self._reading = self._writing = 0.0
@@ -107,13 +110,13 @@ class Forecast:
     def note(self, record: Mapping[str, Any]) -> None:
         """Count a finished record."""
         key, seconds = PromptKey.of(record), record["seconds"]
-        tokens = self._prompts.pop(key, 0)
+        tokens = self._prompts.pop((key, record["mode"]), 0)
         if tokens:
             self._read, self._unread = self._read + tokens, self._unread - tokens
-            self._reading += seconds["prefill"]
+            self._reading += 0.0 if record.get("shares_prefill") else seconds["prefill"]
         limit = self._limits[key]
         self._written, self._unwritten = self._written + limit, self._unwritten - limit
-        self._writing += seconds["fill"] + seconds["decode"] + seconds["score"]
+        self._writing += seconds["fill"] + seconds["decode"] + seconds.get("kl", 0.0) + seconds["score"]
 
     @property
     def seconds_left(self) -> float | None:

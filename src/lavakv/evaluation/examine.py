@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from lavakv.errors import UnsupportedError
+from lavakv.evaluation.continuation import continue_greedily
+from lavakv.evaluation.encode import max_answer_tokens
 from lavakv.evaluation.greedy import StopRule
 from lavakv.evaluation.kept import Kept
 from lavakv.evaluation.prompt import Prompt
@@ -15,31 +19,63 @@ from lavakv.evaluation.runner import Answers, PromptRunner
 from lavakv.evaluation.variant import Variant
 from lavakv.models.load import LoadedModel
 
-Group = Sequence[Variant]
+if TYPE_CHECKING:
+    from lavakv.evaluation.executor import Assignment
 
 
-def examine(loaded: LoadedModel, prompt: Prompt, groups: Sequence[Group]) -> Iterator[Measurement]:
-    """Read a prompt once and answer it from one cache after the other.
+def examine(loaded: LoadedModel, assignment: Assignment) -> Iterator[tuple[Prompt, Measurement]]:
+    """Read an example's prompts, once where one begins with the other, and answer from one cache after the other.
 
     Args:
         loaded: model and tokenizer; enabled while it is used.
-        prompt: context, question and when an answer ends.
-        groups: variants to answer it with; those of one group are decoded together.
+        assignment: prompts, the variants to answer each with, and how many positions to compare with the full cache.
 
     Yields:
-        The measured part of a record for each variant, in order. A group's seconds are shared evenly.
+        A prompt and the measured part of a record for each of its variants, in order. A group's seconds are shared
+        evenly.
 
     Raises:
         LavaError: a policy or budget that this model or prompt cannot be served with.
     """
-    runner = PromptRunner(loaded.model, prompt.context[None])
-    question: Tensor | None = prompt.question.long()[None] if len(prompt.question) else None
+    whole: PromptRunner | None = None
+    for prompt, groups in assignment.parts:
+        runner = None if whole is None else _cut(whole, prompt)
+        is_cut, whole = runner is not None, None  # frees what was computed on the whole prompt
+        if runner is None:
+            runner = PromptRunner(loaded.model, prompt.context[None])
+            whole = runner if prompt is not assignment.parts[-1].prompt else None
+        for variant, answers, row in _answers(loaded, runner, prompt, groups, assignment.num_positions):
+            measured = _measured(loaded.tokenizer, runner, variant, answers, row)
+            if is_cut:
+                measured.outcome["shares_prefill"] = True
+            yield prompt, measured
+
+
+def _cut(whole: PromptRunner, prompt: Prompt) -> PromptRunner | None:
+    """A runner of a prompt's context from that of a prompt which begins with it; None where it must be read."""
+    context = prompt.context.to(whole.recording.inputs)
+    if not torch.equal(whole.recording.inputs[0, : len(context)], context):
+        return None
+    try:
+        return whole.prefix(len(context))
+    except UnsupportedError:
+        return None
+
+
+def _answers(
+    loaded: LoadedModel, runner: PromptRunner, prompt: Prompt, groups: Sequence[Sequence[Variant]], num_positions: int
+) -> Iterator[tuple[Variant, Answers, int]]:
+    """Each variant with the answers of its batch and its row there."""
+    question: Tensor | None = prompt.question.long()[None].to(loaded.model.device) if len(prompt.question) else None
+    continuation = None
+    if num_positions and groups:
+        fitting = max_answer_tokens(loaded.model.config, prompt.num_tokens, num_positions)
+        continuation = continue_greedily(runner, question, fitting)
     stop = _stop_rule(loaded.tokenizer, prompt)
     for group in groups:
         for rows in [group] if runner.can_batch else [[variant] for variant in group]:
-            answers = runner.answer(rows, question, prompt.max_new_tokens, stop)
-            for row, variant in enumerate(rows):
-                yield _measured(loaded.tokenizer, runner, variant, answers, row)
+            answers = runner.answer(rows, question, prompt.max_new_tokens, stop, continuation)
+            yield from ((variant, answers, row) for row, variant in enumerate(rows))
 
 
 def _measured(tokenizer: Any, runner: PromptRunner, variant: Variant, answers: Answers, row: int) -> Measurement:
@@ -61,11 +97,16 @@ def _measured(tokenizer: Any, runner: PromptRunner, variant: Variant, answers: A
         "batch_rows": num_rows,
         "batch_steps": max(map(len, answers.tokens)),
     }
+    if answers.distances is not None:
+        kl_nats, top1_agreement = answers.distances[row]
+        outcome |= {"kl_nats": kl_nats, "top1_agreement": top1_agreement}
     seconds: Seconds = {
         "prefill": runner.recording.seconds,
         "fill": answers.fill_seconds / num_rows,
         "decode": (answers.question_seconds + answers.decode_seconds) / num_rows,
     }
+    if answers.distances is not None:
+        seconds["kl"] = answers.distance_seconds / num_rows
     return Measurement(outcome, seconds)
 
 

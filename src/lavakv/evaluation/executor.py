@@ -14,11 +14,23 @@ from lavakv.evaluation.variant import Variant
 from lavakv.models.load import LoadedModel
 
 
-class Assignment(NamedTuple):
+class Part(NamedTuple):
     """A prompt and the variants that still have to answer it; those of one group are decoded together."""
 
     prompt: Prompt
     groups: list[list[Variant]]
+
+
+class Assignment(NamedTuple):
+    """One example's prompts, one for each mode, which share a prefill where they can.
+
+    Attributes:
+        parts: with the variants that are left; a finished one has no groups, and is there for its tokens.
+        num_positions: of the full cache's continuation to compare with; 0 compares nothing.
+    """
+
+    parts: list[Part]
+    num_positions: int = 0
 
 
 class Executor(ABC):
@@ -63,6 +75,5 @@ class SerialExecutor(Executor):
 
     def answers(self, assignments: Sequence[Assignment]) -> Iterator[tuple[Prompt, Measurement]]:
         """See `Executor`."""
-        for prompt, groups in assignments:
-            for measured in examine(self._loaded, prompt, groups):
-                yield prompt, measured
+        for assignment in assignments:
+            yield from examine(self._loaded, assignment)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lavakv.hf.contract import cache_argument
 
+_CROWDED = 0.75  # of a batch's rows are still going at most, and the others leave
+
 
 class Generated(NamedTuple):
     """Generated tokens and their speed.
@@ -51,9 +53,12 @@ def greedy_rows(
 ) -> list[list[int]]:
     """Take each row's likeliest token, one forward a token, until the last row has ended. Returns token ids by row.
 
+    Rows that have ended leave the batch and the cache, in groups because that copies what the others hold.
+
     Args:
         model: an enabled causal language model.
-        cache: a `LavaCache` that holds everything before the first new token, with the rows as its sequences.
+        cache: a `LavaCache` that holds everything before the first new token, with the rows as its sequences. At the
+            end it holds only rows that were still there.
         next_logits: `[rows, vocabulary]`, what the model expects next.
         max_new_tokens: most tokens of each row, at least one.
         stop: what ends an answer besides the model's own end of sequence.
@@ -66,14 +71,18 @@ def greedy_rows(
         next_logits[:, sorted(stops)] = float("-inf")
     latest = next_logits.argmax(dim=-1, keepdim=True)
     rows: list[list[int]] = [[] for _ in latest]
-    going = list(range(len(rows)))
+    batch = going = list(range(len(rows)))
     while True:
-        new = latest.flatten().tolist()
+        new = dict(zip(batch, latest.flatten().tolist(), strict=True))
         for row in going:
             rows[row].append(new[row])
         going = [row for row in going if not _is_whole(rows[row], max_new_tokens, stops, stop)]
         if not going:
             return rows
+        if len(going) <= _CROWDED * len(batch) and cache.can_select:
+            places = [place for place, row in enumerate(batch) if row in going]
+            cache.select(places)
+            batch, latest = going, latest[places]
         latest = model(latest, **cache_argument(model, cache)).logits[:, -1].argmax(dim=-1, keepdim=True)
 
 

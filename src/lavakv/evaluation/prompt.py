@@ -40,6 +40,11 @@ class Prompt:
         return PromptKey.of(self.about)
 
     @property
+    def mode(self) -> str:
+        """query-aware or query-agnostic."""
+        return self.about["mode"]
+
+    @property
     def num_tokens(self) -> int:
         """Context and question."""
         return len(self.context) + len(self.question)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lavakv.errors import InputError
 from lavakv.evaluation.prompt import SHOWN_CHARACTERS, Prompt, prompt_hash
 from lavakv.evaluation.record import PromptPart
-from lavakv.evaluation.settings import EvalSettings
+from lavakv.evaluation.settings import EvalSettings, Mode
 from lavakv.hf.positions import max_positions
 from lavakv.models.chat import ChatTemplate
 from lavakv.tasks.example import Example
@@ -33,8 +33,8 @@ class PromptMaker:
         self._settings, self._tokenizer = settings, tokenizer
         self._positions = max_positions(config.get_text_config(decoder=True))
 
-    def make(self, task: Task, example: Example) -> Prompt:
-        """One example's prompt.
+    def make(self, task: Task, example: Example) -> list[Prompt]:
+        """One example's prompts, one for each mode.
 
         Raises:
             InputError: no answers, no context or question, or more tokens than the model has positions.
@@ -45,8 +45,12 @@ class PromptMaker:
         text = example.context + example.question
         shorter = self._truncated(task, example, text)
         whole = self._wrapped(task, example, shorter)
-        context, question = self._split(what, task, example, whole)
-        self._check_fits(what, example, len(context) + len(question), task.max_new_tokens)
+        return [self._made(what, task, example, whole, mode, shorter != text) for mode in self._settings.modes]
+
+    def _made(self, what: str, task: Task, example: Example, whole: str, mode: Mode, truncated: bool) -> Prompt:
+        context, question = self._split(what, task, example, whole, mode)
+        max_new_tokens = min(task.max_new_tokens, self._settings.max_new_tokens or task.max_new_tokens)
+        self._check_fits(what, example, len(context) + len(question), max_new_tokens)
         about: PromptPart = {
             "task": task.name,
             "task_version": task.version,
@@ -59,15 +63,15 @@ class PromptMaker:
             "depth": example.depth,
             "prompt_hash": prompt_hash(context, question),
             "prompt_tokens": len(context) + len(question),
-            "truncated": shorter != text,
-            "mode": self._settings.mode,
+            "truncated": truncated,
+            "mode": mode,
             "answers": list(example.answers),
             "classes": list(example.classes),
             "prompt_head": whole[:SHOWN_CHARACTERS],
             "prompt_tail": whole[-SHOWN_CHARACTERS:],
         }
         newline = frozenset(self._newline()) if task.stops_at_newline else frozenset()
-        return Prompt(about, context, question, task.max_new_tokens, newline, tuple(task.stop_strings))
+        return Prompt(about, context, question, max_new_tokens, newline, tuple(task.stop_strings))
 
     def _truncated(self, task: Task, example: Example, text: str) -> str:
         """The text without its middle, if it is too long for the protocol; generated prompts stay whole."""
@@ -93,10 +97,10 @@ class PromptMaker:
     def _template(self, task: Task) -> ChatTemplate:
         return ChatTemplate(self._tokenizer, self._settings.uses_chat(task))
 
-    def _split(self, what: str, task: Task, example: Example, whole: str) -> tuple[Tensor, Tensor]:
+    def _split(self, what: str, task: Task, example: Example, whole: str, mode: Mode) -> tuple[Tensor, Tensor]:
         """Ids of context and question. A chat template brings its special tokens itself."""
         template = self._template(task)
-        if self._settings.mode == "query-aware":
+        if mode == "query-aware":
             return _tensor(template.ids(whole)), torch.zeros(0, dtype=torch.int32)
         after = template.around()[1] + example.answer_prefix
         question = example.question if whole.endswith(example.question + after) else example.question.rstrip()

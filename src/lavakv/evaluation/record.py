@@ -35,7 +35,11 @@ class PromptPart(TypedDict):
 
 
 class _Details(TypedDict, total=False):
-    """Fields that no result is computed from; a record may lack them."""
+    """Fields that a record may lack.
+
+    `shares_prefill`: the prompt is the beginning of the other mode's, and was not read again. `kl_nats`,
+    `top1_agreement`: distance from the full cache's next-token distributions over its own greedy continuation.
+    """
 
     tokens_per_head: float | None
     kept_entries: int
@@ -43,6 +47,9 @@ class _Details(TypedDict, total=False):
     estimated_loss: float
     batch_rows: int
     batch_steps: int
+    shares_prefill: bool
+    kl_nats: float
+    top1_agreement: float
 
 
 class OutcomePart(_Details):
@@ -60,11 +67,12 @@ class OutcomePart(_Details):
 
 
 class Seconds(TypedDict, total=False):
-    """What a record took; `prefill` was paid once for all records of a prompt."""
+    """What a record took; `prefill` was paid once for all records of a prompt, `kl` is comparing distributions."""
 
     prefill: float
     fill: float
     decode: float
+    kl: float
     score: float
 
 

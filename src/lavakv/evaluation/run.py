@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import ResultsError
-from lavakv.evaluation.executor import Assignment, Executor
+from lavakv.evaluation.executor import Assignment, Executor, Part
 from lavakv.evaluation.folder import RunFolder
 from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance
 from lavakv.evaluation.record import SCHEMA, Measurement, Provenance, Record, new_record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.evaluation.settings import EvalSettings
-from lavakv.evaluation.variant import batches
+from lavakv.evaluation.variant import Variant, batches
 from lavakv.evaluation.workload import workload
 from lavakv.tasks.task import Task
 
@@ -40,7 +41,7 @@ class Evaluation:
             record of the folder is touched.
 
     Attributes:
-        prompts: all prompts, longest first.
+        prompts: all prompts, longest first; of each example one in each mode.
         skipped: tasks that were left out, with the reason.
         claim: whether the previous run in the folder is resumed or archived.
         finished: records by key.
@@ -59,6 +60,7 @@ class Evaluation:
         self._tasks, self._executor, self._folder = tasks, executor, folder
         self._variants = settings.variants()
         self._groups = list(batches(self._variants, settings.rows))
+        self._num_positions = settings.kl
         for variant in self._variants:
             variant.new_cache(executor.config)  # finds mistakes before a prompt is read
         self.prompts, self.skipped = workload(settings, tasks, executor.tokenizer, executor.config)
@@ -86,13 +88,16 @@ class Evaluation:
         a different batch composition can change rounding and flip a token.
         """
         left = []
-        for prompt in self.prompts:
-            groups = [
-                group for group in self._groups if any(self._key(prompt, each) not in self.finished for each in group)
-            ]
-            if groups:
-                left.append(Assignment(prompt, groups))
+        for _, modes in groupby(self.prompts, key=lambda prompt: prompt.key):
+            parts = [Part(prompt, self._waiting_groups(prompt)) for prompt in modes]
+            while parts and not parts[-1].groups:
+                parts.pop()
+            if parts:
+                left.append(Assignment(parts, self._num_positions))
         return left
+
+    def _waiting_groups(self, prompt: Prompt) -> list[list[Variant]]:
+        return [group for group in self._groups if any(self._key(prompt, each) not in self.finished for each in group)]
 
     def run(self, listener: Listener | None = None) -> list[Record]:
         """Compute and write the missing records. Returns all of them, in the order of the file.
@@ -106,9 +111,7 @@ class Evaluation:
         log = self._folder.log()
         try:
             for prompt, measured in self._executor.answers(self.waiting()):
-                key = RecordKey(
-                    prompt.key, measured.outcome["policy"], measured.outcome["budget"], prompt.about["mode"]
-                )
+                key = RecordKey(prompt.key, measured.outcome["policy"], measured.outcome["budget"], prompt.mode)
                 if key in self.finished:
                     continue
                 record = self._record(prompt, measured)
@@ -136,10 +139,10 @@ class Evaluation:
 
     def _check_finished(self) -> None:
         """Raise ResultsError unless the folder's records answer these prompts by these policies and budgets."""
-        hashes = {prompt.key: prompt.about["prompt_hash"] for prompt in self.prompts}
+        hashes = {(prompt.key, prompt.mode): prompt.about["prompt_hash"] for prompt in self.prompts}
         ours = {self._key(prompt, variant) for prompt in self.prompts for variant in self._variants}
         for key, record in self.finished.items():
-            if hashes.get(key.prompt) != record["prompt_hash"]:
+            if hashes.get((key.prompt, key.mode)) != record["prompt_hash"]:
                 raise ResultsError(
                     str(self._folder.path), expected="records of the same prompts",
                     got=f"another prompt for {_named(key.prompt)}",
@@ -153,8 +156,8 @@ class Evaluation:
                 )  # fmt: skip
 
     @staticmethod
-    def _key(prompt: Prompt, variant: Any) -> RecordKey:
-        return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.about["mode"])
+    def _key(prompt: Prompt, variant: Variant) -> RecordKey:
+        return RecordKey(prompt.key, variant.label, variant.budget_label, prompt.mode)
 
 
 def _described(run: Provenance, tasks: Mapping[str, Task], variants: Sequence[Any]) -> dict[str, Any]:

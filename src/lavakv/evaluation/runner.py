@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.evaluation.continuation import Continuation, distances
+from lavakv.evaluation.distance import Distance
 from lavakv.evaluation.greedy import StopRule, greedy_rows
 from lavakv.evaluation.kept import Kept, kept_by_sequence
 from lavakv.evaluation.variant import Variant, fan_out
@@ -35,7 +37,9 @@ class Answers(NamedTuple):
         fill_seconds: scoring, selecting and copying what is kept.
         question_seconds: reading a question that comes after the prompt.
         decode_seconds: from the first new token to the last.
-        kv_bytes: bytes of keys and values at the end, all variants and layers.
+        kv_bytes: bytes of keys and values at the end, of all layers and of the variants that were still decoding.
+        distances: of each variant from the full cache; None where that was not asked for.
+        distance_seconds: what the comparison took.
     """
 
     tokens: list[list[int]]
@@ -44,6 +48,8 @@ class Answers(NamedTuple):
     question_seconds: float
     decode_seconds: float
     kv_bytes: int
+    distances: list[Distance] | None = None
+    distance_seconds: float = 0.0
 
 
 class PromptRunner:
@@ -127,7 +133,12 @@ class PromptRunner:
         return logits
 
     def answer(
-        self, variants: Sequence[Variant], question: Tensor | None, max_new_tokens: int, stop: StopRule | None = None
+        self,
+        variants: Sequence[Variant],
+        question: Tensor | None,
+        max_new_tokens: int,
+        stop: StopRule | None = None,
+        continuation: Continuation | None = None,
     ) -> Answers:
         """Answer from a compressed prompt, greedily, all variants together.
 
@@ -136,6 +147,7 @@ class PromptRunner:
             question: int64 `[1, tokens]` that comes after the prompt, or None if the prompt holds it.
             max_new_tokens: most tokens of each answer.
             stop: what ends an answer besides the model's own end of sequence.
+            continuation: the full cache's after prompt and question, to compare with; answers are the same without it.
 
         Raises:
             LavaError: as `fill`.
@@ -144,13 +156,13 @@ class PromptRunner:
         cache = self.fill(variants)
         kept = self.kept(cache)
         times.append(time.perf_counter())
-        if question is None:
-            logits = self.recording.next_logits.expand(len(variants), -1)
-        else:
-            logits = self.feed(cache, question.expand(len(variants), -1))[:, -1]
+        asked = None if question is None else self.feed(cache, question.expand(len(variants), -1))[:, -1]
+        logits = self.recording.next_logits.expand(len(variants), -1) if asked is None else asked
+        times.append(time.perf_counter())
+        found = None if continuation is None else distances(self, cache, continuation, asked)
         times.append(time.perf_counter())
         with enabled(self._model), torch.no_grad():
             tokens = greedy_rows(self._model, cache, logits, max_new_tokens, stop)
         times.append(time.perf_counter())
-        filled, asked, decoded = (end - start for start, end in pairwise(times))
-        return Answers(tokens, kept, filled, asked, decoded, cache.nbytes)
+        filled, read, compared, decoded = (end - start for start, end in pairwise(times))
+        return Answers(tokens, kept, filled, read, decoded, cache.nbytes, found, compared)

@@ -35,10 +35,12 @@ def score_summary(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def scores_by_row(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[PolicyBudget, list[float]]]:
-    """Scores, 0 to 1, of every task (and length bucket or length within it) by policy and budget."""
+    """Scores, 0 to 1, of every task (and length bucket, length or mode within it) by policy and budget."""
+    records = list(records)
+    has_modes = len({record.get("mode") for record in records}) > 1
     found: dict[str, dict[PolicyBudget, list[float]]] = {}
     for record in records:
-        row = found.setdefault(row_name(record), {})
+        row = found.setdefault(row_name(record) + (f", {record['mode']}" if has_modes else ""), {})
         row.setdefault((record["policy"], record["budget"]), []).append(record["score"])
     return found
 

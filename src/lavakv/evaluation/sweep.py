@@ -6,12 +6,13 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
+from lavakv.evaluation.continuation import Continuation, continue_greedily
 from lavakv.evaluation.distance import Comparison, Reference, distance, log_probabilities
 from lavakv.evaluation.encode import max_answer_tokens
 from lavakv.evaluation.greedy import Generated
@@ -22,18 +23,6 @@ from lavakv.hf.recording import Recording
 
 DEFAULT_POSITIONS = 32
 _MAX_ROWS = 8
-
-
-class Continuation(NamedTuple):
-    """What the full cache says after a context.
-
-    Attributes:
-        tokens: int64 `[1, tokens]`, what is fed after the context: the question, if it comes later, and greedy tokens.
-        reference: of the next token at the last positions.
-    """
-
-    tokens: Tensor
-    reference: Reference
 
 
 class Sweep:
@@ -64,7 +53,7 @@ class Sweep:
             raise InputError("questions", expected="text in each", got="an empty one", fix="Remove it.")
         self._num_positions = max_answer_tokens(model.config, context.shape[1] + longest, num_positions)
         self._runner = PromptRunner(model, context)
-        self._full = [self._continue_greedily(question) for question in self._questions]
+        self._full = [continue_greedily(self._runner, question, self._num_positions) for question in self._questions]
 
     @property
     def recording(self) -> Recording:
@@ -139,18 +128,3 @@ class Sweep:
         num_tokens = self.num_tokens + (0 if asked is None else asked.shape[1])
         answers = self._runner.answer([variant], asked, max_answer_tokens(self._config, num_tokens, max_new_tokens))
         return Generated(answers.tokens[0], answers.decode_seconds, answers.kv_bytes)
-
-    def _continue_greedily(self, question: Tensor | None) -> Continuation:
-        """What the full cache says after the context and a question."""
-        cache = self.filled(Variant(None))
-        collected: list[Tensor] = []
-        if question is None:
-            fed, logits = [self.recording.inputs[:, :0]], self.recording.next_logits
-        else:
-            fed, logits = [question], self._runner.feed(cache, question)[0, 0]
-            collected.append(logits)
-        while len(collected) < self._num_positions:
-            fed.append(logits.argmax().view(1, 1))
-            logits = self._runner.feed(cache, fed[-1])[0, 0]
-            collected.append(logits)
-        return Continuation(torch.cat(fed, dim=1), Reference(log_probabilities(torch.stack(collected))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -62,6 +64,11 @@ class Columns:
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns."""
         self.length -= num_columns
+
+    def select(self, sequences: Sequence[int]) -> None:
+        """Keep these sequences alone, in this order."""
+        rows = torch.tensor(sequences, device=self.real.device)
+        self._real, self._tokens = self.real.index_select(0, rows), self.tokens.index_select(0, rows)
 
     def restore(self, real: Tensor, tokens: Tensor) -> None:
         """Hold what `real` and `tokens` of another one were, bool and int64 `[B, columns]`."""

@@ -194,6 +194,21 @@ class Session:
             store.truncate(num_columns)
         self.columns.truncate(num_columns)
 
+    @storing()
+    def select(self, sequences: Sequence[int]) -> None:
+        """Hold these sequences alone, in this order, and free what the others hold.
+
+        Raises:
+            CacheStateError: nothing is held, or a forward did not finish.
+        """
+        self._require_prompt()
+        assert self.budgets is not None
+        for store in self.stores:
+            store.select(sequences)
+        self.columns.select(sequences)
+        rows = torch.tensor(sequences, device="cpu")
+        self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
+
     def snapshot(self) -> SessionSnapshot:
         """What the session holds.
 

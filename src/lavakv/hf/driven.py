@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,18 @@ from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
+
+
+class CacheMark(NamedTuple):
+    """A point in a cache's life.
+
+    Attributes:
+        num_columns: columns seen.
+        others: copies of the layers that are not compressed, by index.
+    """
+
+    num_columns: int
+    others: dict[int, Any]
 
 
 class DrivenCache(Cache):
@@ -71,6 +84,40 @@ class DrivenCache(Cache):
         for index, layer in others.items():
             self.layers[index] = layer
         self._apply_reservation()
+
+    def mark(self) -> CacheMark:
+        """A point to come back to by `rewind`: what the layers that are not compressed hold now is copied."""
+        others = {index: layer for index, layer in enumerate(self.layers) if index not in self.layer_indices}
+        return CacheMark(self._state.session.columns.length, copy.deepcopy(others))
+
+    def rewind(self, mark: CacheMark) -> None:
+        """Forget all tokens that came after a mark, which is used up.
+
+        Raises:
+            CacheStateError: the cache's last forward failed.
+        """
+        session = self._state.session
+        session.truncate(session.columns.length - mark.num_columns)
+        for index in self.layer_indices:
+            self.layers[index].num_columns = mark.num_columns
+        for index, layer in mark.others.items():
+            self.layers[index] = layer
+
+    @property
+    def can_select(self) -> bool:
+        """Whether `select` can serve: layers that are not compressed may offer no way to it."""
+        return all(hasattr(layer, "batch_select_indices") for layer in self.layers)
+
+    def select(self, sequences: Sequence[int]) -> None:
+        """Hold some sequences of the batch alone, in the order given; only if `can_select`.
+
+        Raises:
+            CacheStateError: the cache holds no prompt, or its last forward failed.
+        """
+        self._state.session.select(sequences)
+        for index, layer in enumerate(self.layers):
+            if index not in self.layer_indices:
+                layer.batch_select_indices(torch.tensor(sequences, device="cpu"))
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""

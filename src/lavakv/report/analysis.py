@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lavakv.errors import InputError
 from lavakv.evaluation.ablation import ABLATED, FULL
 from lavakv.evaluation.bootstrap import Estimate, Resampled, estimate
+from lavakv.evaluation.record import Record
 from lavakv.report.board import TaskBoard, boards_of, with_differences
 from lavakv.report.configuration import Configuration, configurations_of
 from lavakv.report.run import Run
@@ -21,6 +22,13 @@ class Analysis:
 
     Raises:
         InputError: the run has no such policy.
+
+    Attributes:
+        run: its records.
+        configurations: policies, budgets and modes.
+        baseline: the policy that others are compared with, or None.
+        boards: scores by task.
+        resampled: the boards' rows and those of pairs, resampled, by task.
     """
 
     def __init__(self, run: Run, baseline: str | None = None) -> None:
@@ -33,8 +41,11 @@ class Analysis:
         self._rows = {configuration: row for row, configuration in enumerate(self.configurations.all)}
         pairs = self._pairs()
         self._pair_rows = {pair: len(self._rows) + index for index, pair in enumerate(pairs)}
+        self._records: dict[Configuration, list[Record]] = {}
+        for record in run.records:
+            self._records.setdefault(Configuration.of(record), []).append(record)
         indices = [(self._rows[first], self._rows[second]) for first, second in pairs]
-        self._resampled = {board.task: with_differences(board, indices) for board in self.boards}
+        self.resampled = {board.task: with_differences(board, indices) for board in self.boards}
 
     @property
     def num_examples(self) -> int:
@@ -56,6 +67,15 @@ class Analysis:
         row = self._pair_rows.get((first, second))
         return None if row is None else estimate(self._of(boards), row)
 
+    def pair_to_baseline(self, configuration: Configuration) -> int | None:
+        """The resampled row of the baseline's score minus a configuration's; None where they are not compared."""
+        baseline = self.baseline_of(configuration)
+        return None if baseline is None else self._pair_rows[baseline, configuration]
+
+    def records_of(self, configuration: Configuration) -> list[Record]:
+        """A configuration's records, in file order."""
+        return self._records.get(configuration, [])
+
     def full_of(self, configuration: Configuration) -> Configuration | None:
         """The full cache in the same mode, if the run has it."""
         return next((full for full in self.configurations.full if full.mode == configuration.mode), None)
@@ -73,7 +93,7 @@ class Analysis:
         return complete if configuration.policy in ABLATED and complete in self._rows else None
 
     def _of(self, boards: Sequence[TaskBoard] | None) -> list[Resampled]:
-        return [self._resampled[board.task] for board in (self.boards if boards is None else boards)]
+        return [self.resampled[board.task] for board in (self.boards if boards is None else boards)]
 
     def _pairs(self) -> list[tuple[Configuration, Configuration]]:
         pairs = []

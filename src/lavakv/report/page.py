@@ -34,6 +34,7 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from lavakv.report import filters, numbers
+    from lavakv.report.policies import cells
 
     environment = Environment(
         loader=PackageLoader("lavakv.report"),
@@ -42,7 +43,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for module in (filters, numbers):
+    for module in (filters, numbers, cells):
         environment.filters |= {
             name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
         }

@@ -65,6 +65,19 @@ class StoreSnapshot(NamedTuple):
     tail_values: Tensor
     num_columns: int
 
+    def of_sequences(self, sequences: Sequence[int]) -> StoreSnapshot:
+        """What some of the sequences hold, in the order given."""
+        heads = self.past_counts.shape[1]
+        offsets = [0, *self.past_counts.flatten().cumsum(0).tolist()]
+        spans = [slice(offsets[row * heads], offsets[(row + 1) * heads]) for row in sequences]
+        past = [
+            torch.cat([part[span] for span in spans]) for part in (self.past_keys, self.past_values, self.past_columns)
+        ]
+        rows = torch.tensor(sequences, device=self.tail_keys.device)
+        tail = [part.index_select(0, rows) for part in (self.tail_keys, self.tail_values)]
+        counts = self.past_counts[torch.tensor(sequences, device="cpu")]
+        return StoreSnapshot(past[0], past[1], past[2], counts, tail[0], tail[1], self.num_columns)
+
 
 class LayerStore(ABC):
     """Keys and values of one layer, all sequences of a batch. Words and axes: `layout.md`.
@@ -167,6 +180,10 @@ class LayerStore(ABC):
     @abstractmethod
     def restore(self, snapshot: StoreSnapshot) -> None:
         """Hold what a snapshot of this or another kind of store holds, and nothing else."""
+
+    def select(self, sequences: Sequence[int]) -> None:
+        """Hold these sequences alone, in this order, and free what the others hold. After `keep`."""
+        self.restore(self.snapshot().of_sequences(sequences))
 
     @property
     @abstractmethod

@@ -20,6 +20,7 @@ class Example:
         group: a bucket within the task (LongBench-E: of lengths), or empty.
         length: requested prompt tokens, of generated examples.
         depth: of the needle, in percent of the haystack.
+        source: the data set's own context, without the task's words around it; empty where there is no such text.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Example:
     group: str = ""
     length: int | None = None
     depth: float | None = None
+    source: str = ""
 
     @property
     def prompt(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lavakv.errors import TaskError
 
+Half = Literal["choosing", "reporting"]
 Protocol = Literal["paper", "harness"]
 
 
@@ -25,6 +26,7 @@ class TaskSettings:
         tokenizer: the model's, for generated examples.
         haystack: folder of .txt files; None generates text.
         skip_broken: skip broken data lines instead of raising.
+        half: `choosing` or `reporting` for half of each data set's examples, see `lavakv.tasks.halves`; None for all.
         chat: generated examples leave space for the model's chat template, if it has one.
     """
 
@@ -38,6 +40,7 @@ class TaskSettings:
     haystack: Path | None = None
     skip_broken: bool = False
     chat: bool = True
+    half: Half | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "harness"):

@@ -57,7 +57,7 @@ def sheet_svg(kind: str, title: str, page: Sheet) -> str:
     """A sheet as a self-contained SVG document.
 
     Args:
-        kind: of its pictures: `charts`, `needle` or `budgets`.
+        kind: of its pictures: `charts`, `scatter`, `needle` or `budgets`.
         title: what the pictures show, for readers who do not see them.
         page: the sheet.
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from typing_extensions import override
 from lavakv.errors import TaskError
 from lavakv.tasks.data import read_lines, read_records, strings
 from lavakv.tasks.example import Example
+from lavakv.tasks.halves import chosen_examples
 from lavakv.tasks.harness.configurable import as_on_the_hub, configurable_task, local_file, metric_values
 from lavakv.tasks.harness.descriptions import description_of, task_config
 from lavakv.tasks.harness.prompt import split_after
@@ -55,7 +55,7 @@ class HarnessTask(Task):
             return self._example(made, dict(record), index)
 
         found = read_records(made.eval_docs, self.name, parse, skip_broken=settings.skip_broken)
-        return islice(found, settings.limit)
+        return chosen_examples(found, settings)
 
     def _example(self, made: Any, record: dict[str, Any], index: int) -> Example:
         prompt = made.fewshot_context(record, made.config.num_fewshot or 0, gen_prefix=made.doc_to_prefix(record))

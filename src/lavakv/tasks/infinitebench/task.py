@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from typing_extensions import override
 
 from lavakv.tasks.data import read_lines, text
 from lavakv.tasks.example import Example
+from lavakv.tasks.halves import chosen_examples
 from lavakv.tasks.harness.prompt import split_after
 from lavakv.tasks.hub import hub_file
 from lavakv.tasks.infinitebench.prompt import prompt_of
@@ -53,7 +53,7 @@ class InfiniteBenchTask(Task):
                 classes=tuple(str(option) for option in record.get("options") or ()),
             )
 
-        return islice(read_lines(path, parse, skip_broken=settings.skip_broken), settings.limit)
+        return chosen_examples(read_lines(path, parse, skip_broken=settings.skip_broken), settings)
 
     @override
     def score(self, answers: Sequence[str], classes: Sequence[str], prediction: str) -> float:

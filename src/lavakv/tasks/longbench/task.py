@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from typing_extensions import override
 
 from lavakv.tasks.data import Parse, read_lines, read_records, strings, text
 from lavakv.tasks.example import Example
+from lavakv.tasks.halves import chosen_examples
 from lavakv.tasks.harness.descriptions import task_config
 from lavakv.tasks.harness.prompt import fill_template, split_after
 from lavakv.tasks.hub import hub_records
@@ -68,7 +68,7 @@ class LongBenchTask(Task):
         def parse(record: dict[str, Any], index: int) -> Example:
             return self._example(template, record, index)
 
-        return islice(self._parsed(settings, parse), settings.limit)
+        return chosen_examples(self._parsed(settings, parse), settings)
 
     def _parsed(self, settings: TaskSettings, parse: Parse[Example]) -> Iterator[Example]:
         if settings.data_dir is not None:
@@ -89,6 +89,7 @@ class LongBenchTask(Task):
             task=self.name,
             name=str(record.get("_id") or index),
             context=before,
+            source=context,
             question=after,
             answers=answers,
             classes=classes,

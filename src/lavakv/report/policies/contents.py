@@ -1,0 +1,212 @@
+"""All that the page on policies shows, computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from lavakv.report.analysis import Analysis
+from lavakv.report.numbers import TIED
+from lavakv.report.policies.disagreement import Disagreement, disagreement
+from lavakv.report.policies.runs import ModelRuns
+from lavakv.report.policies.standing import Standing, group_name, standings
+from lavakv.report.sections.tables import by_group
+
+MODE_NAMES = {"query-aware": "Question in the prompt", "query-agnostic": "Question later"}
+Cell = tuple[str, str]  # mode and budget
+
+
+class Budget(NamedTuple):
+    """A kept fraction.
+
+    Attributes:
+        label: as in the records, e.g. "6.2%".
+        name: for readers, e.g. "6.25 %".
+        bytes_share: mean bytes of keys and values over the full cache's, in percent.
+    """
+
+    label: str
+    name: str
+    bytes_share: float
+
+
+class ModelPart(NamedTuple):
+    """One model's own tables.
+
+    Attributes:
+        name: the model's.
+        about: prompts, tokens and how it ran, as lines of text.
+        full: the full cache's score in each mode and group, in points.
+        standings: by mode and budget.
+    """
+
+    name: str
+    about: list[str]
+    full: dict[str, dict[str, float]]
+    standings: dict[Cell, list[Standing]]
+
+
+class PoliciesPage(NamedTuple):
+    """Everything on the page.
+
+    Attributes:
+        models: each with its own tables.
+        modes: in the order of the page.
+        budgets: from large to small.
+        baseline: the policy that others are compared with, or None.
+        groups: of tasks, in order.
+        standings: over all models, by mode and budget.
+        order: policies by their mean share over all budgets, best first, by mode.
+        disagreements: of divergence and score, by mode and budget.
+        costs: added seconds over the prefill's, by policy and model; None where unknown.
+        left_out: policies that cannot serve a model, with the reason.
+        cautions: limits of the results.
+        options: how prompts and answers were limited, as a sentence; or empty.
+    """
+
+    models: list[ModelPart]
+    modes: list[str]
+    budgets: list[Budget]
+    baseline: str | None
+    groups: list[str]
+    standings: dict[Cell, list[Standing]]
+    order: dict[str, list[str]]
+    disagreements: dict[Cell, Disagreement | None]
+    costs: dict[str, dict[str, float | None]]
+    left_out: list[tuple[str, str, str]]
+    cautions: list[str]
+    options: str
+
+    def cost(self, policy: str) -> float:
+        """Mean over the models that it was measured with, in percent of the prefill; NaN if unknown."""
+        known = [each for each in self.costs.get(policy, {}).values() if each is not None]
+        return 100 * fmean(known) if known else math.nan
+
+
+def policies_page(models: Sequence[ModelRuns]) -> PoliciesPage:
+    """Compute the page.
+
+    Args:
+        models: with their runs, at least one.
+    """
+    analyses = [model.analysis for model in models]
+    modes = [mode for mode in MODE_NAMES if any(mode in one.configurations.modes for one in analyses)]
+    budgets = _budgets(analyses)
+    cells = [(mode, budget.label) for mode in modes for budget in budgets]
+    together = {cell: standings(models, cell[1], cell[0]) for cell in cells}
+    return PoliciesPage(
+        [_part(model, cells, modes) for model in models],
+        modes,
+        budgets,
+        analyses[0].baseline,
+        list(dict.fromkeys(group_name(own) for one in analyses for own in by_group(one.boards))),
+        together,
+        {mode: _order([together[mode, budget.label] for budget in budgets]) for mode in modes},
+        {cell: disagreement(found) for cell, found in together.items()},
+        _costs(models),
+        [(model.name, cost.policy, cost.reason) for model in models for cost in model.costs.values() if cost.reason],
+        [line for model in models for line in _cautions(model)],
+        _options(analyses),
+    )
+
+
+def _budgets(analyses: Sequence[Analysis]) -> list[Budget]:
+    """All kept fractions, from large to small; their names are those that were asked for."""
+    asked: dict[str, str] = {}
+    shares: dict[str, list[float]] = {}
+    for analysis in analyses:
+        for record in analysis.run.records:
+            keep = (record["run"].get("arguments") or {}).get("keep") or []
+            asked |= {f"{each:.1%}".replace(".0%", "%"): f"{100 * each:g}{TIED}%" for each in keep}
+            if record["budget"] != "all" and record["full_kv_bytes"]:
+                share = 100 * record["kv_bytes"] / record["full_kv_bytes"]
+                shares.setdefault(record["budget"], []).append(share)
+    names = {label: asked.get(label, label.replace("%", f"{TIED}%")) for label in shares}
+    found = [Budget(label, names[label], fmean(each)) for label, each in shares.items()]
+    return sorted(found, key=lambda budget: -budget.bytes_share)
+
+
+def _part(model: ModelRuns, cells: Sequence[Cell], modes: Sequence[str]) -> ModelPart:
+    analysis = model.analysis
+    full = {
+        one.mode: {group_name(own): analysis.score(one, own).mean for own in by_group(analysis.boards)}
+        for one in analysis.configurations.full
+    }
+    found = {cell: standings([model], cell[1], cell[0]) for cell in cells if cell[0] in modes}
+    return ModelPart(model.name, _about(analysis), full, found)
+
+
+def _about(analysis: Analysis) -> list[str]:
+    about, prompts = analysis.run.about, []
+    for own in by_group(analysis.boards):
+        tasks = ", ".join(f"{board.short} {len(board.examples)}" for board in own)
+        prompts.append(f"{group_name(own)}: {tasks}")
+    tokens = [record["prompt_tokens"] for record in analysis.run.records]
+    versions = about.get("versions") or {}
+    how = ", ".join(f"{name} {versions[name]}" for name in ("lavakv", "torch", "transformers") if versions.get(name))
+    return [
+        f"{analysis.num_examples} prompts of {min(tokens):,} to {max(tokens):,} tokens ({'; '.join(prompts)})",
+        f"{about.get('dtype', 'unknown dtype')} on {about.get('device', 'an unknown device')}, {how}",
+    ]
+
+
+def _order(found: Sequence[Sequence[Standing]]) -> list[str]:
+    """Policies by their mean share over budgets, those that lack one last."""
+    shares: dict[str, list[float]] = {}
+    for own in found:
+        for one in own:
+            shares.setdefault(one.policy, []).append(one.share.mean)
+    most = max(map(len, shares.values()), default=0)
+    return sorted(shares, key=lambda policy: (len(shares[policy]) < most, -fmean(shares[policy])))
+
+
+def _costs(models: Sequence[ModelRuns]) -> dict[str, dict[str, float | None]]:
+    found: dict[str, dict[str, float | None]] = {}
+    for model in models:
+        for policy in model.analysis.configurations.policies:
+            cost = model.costs.get(policy)
+            found.setdefault(policy, {})[model.name] = None if cost is None else cost.share
+    return found
+
+
+def _cautions(model: ModelRuns) -> list[str]:
+    analysis, run = model.analysis, model.analysis.run
+    expected = len(analysis.configurations.all) * analysis.num_examples
+    found = []
+    if len(run.records) < expected:
+        found.append(
+            f"{model.name}: unfinished, or policies differ between parts ({len(run.records):,} of {expected:,} "
+            "records); tables leave out policies that a task lacks."
+        )
+    for full in analysis.configurations.full:
+        for own in by_group(analysis.boards):
+            if analysis.score(full, own).mean < 5:
+                found.append(
+                    f"{model.name}, {full.mode}: the full cache scores {analysis.score(full, own).mean:.1f} on "
+                    f"{group_name(own)}, so shares there mean little."
+                )
+    return found
+
+
+_OPTIONS = {
+    "lengths": "generated prompts of {} tokens",
+    "max_prompt_tokens": "data sets' prompts cut in the middle to {} tokens",
+    "max_new_tokens": "answers of at most {} tokens",
+    "kl": "divergence over {} positions",
+}
+
+
+def _options(analyses: Sequence[Analysis]) -> str:
+    """Limits that the runs were given by hand."""
+    found: dict[str, set[str]] = {}
+    for analysis in analyses:
+        for record in analysis.run.records:
+            arguments, passed = record["run"].get("arguments") or {}, record["run"].get("passed") or []
+            for name in _OPTIONS.keys() & arguments.keys() & set(passed):
+                value = arguments[name]
+                own = value if isinstance(value, list) else [value]
+                found.setdefault(name, set()).add(" and ".join(f"{each:,}" for each in own))
+    parts = [text.format(" or ".join(sorted(found[name]))) for name, text in _OPTIONS.items() if name in found]
+    return f"{'; '.join(parts)}.".capitalize() if parts else ""
