@@ -31,9 +31,9 @@ def lava_attention(
 
     The prompt gets the delegate's dense attention and is then evicted; later tokens attend to what is held.
     """
-    if not isinstance(key, PendingKeyValues):
+    if type(key) is not PendingKeyValues:  # a replay's are another attention's
         return delegate(module, query, key, value, attention_mask, *args, **kwargs)
-    settings = _settings(query, **kwargs)
+    settings = attention_settings(query, **kwargs)
     _check_arguments(args, kwargs)
     if key.layer.num_columns:
         output = key.layer.append(query, key.keys, key.values, attention_mask, settings)
@@ -48,7 +48,7 @@ def lava_attention(
 INTERCEPTOR = Interceptor(lava_attention, lava_mask)
 
 
-def _settings(
+def attention_settings(
     query: Tensor,
     scaling: float | None = None,
     softcap: float | None = None,

@@ -224,6 +224,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         self._watch = TailWatch(budgets, tokens, real.shape[1])
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
+        self._check_replay(plans)
         self._state.session.plan(plans, ranker)
 
     @storing()

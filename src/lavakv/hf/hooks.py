@@ -91,7 +91,7 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     enabled_decoders.add(decoder)
     if not cache.get_seq_length():
         check_weights_loaded(decoder)
-    cache.begin(decoder, inputs, given.get("attention_mask"))
+    cache.begin(decoder, inputs, given.get("attention_mask"), given.get("position_ids"))
     interface.start(_token(decoder, cache), INTERCEPTOR)
 
 

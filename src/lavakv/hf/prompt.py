@@ -21,11 +21,14 @@ class PromptStep:
 
     Attributes:
         real: bool `[B, columns]`, which columns are no padding.
+        inputs: token ids `[B, columns]` or embeddings `[B, columns, hidden]`.
+        position_ids: int `[B or 1, columns]` that the caller gave, or None.
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
     """
 
-    def __init__(self, real: Tensor) -> None:
-        self.real = real
+    def __init__(self, real: Tensor, inputs: Tensor, position_ids: Tensor | None = None) -> None:
+        self.real, self.inputs = real, inputs
+        self.position_ids = position_ids if position_ids is not None and position_ids.ndim == 2 else None
         self.hidden_states: Tensor | None = None
         self._window_rows: Tensor | None = None
         self._mask: Any = None

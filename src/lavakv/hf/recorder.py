@@ -75,4 +75,4 @@ def record(model: Any, input_ids: Tensor) -> Recording:
             layers[index] = layer.recorded
         else:
             others[index] = layer
-    return Recording(decoder_of(model), input_ids, layers, others, next_logits, seconds, {}, {})
+    return Recording(decoder_of(model), input_ids, layers, others, next_logits, seconds, {}, {}, {})

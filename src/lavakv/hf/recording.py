@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.held_prompt import PromptState
 from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.replay import run_replay
 from lavakv.policy.apply import ScoredLayer, score_layer
+from lavakv.policy.replay import Replay
 from lavakv.policy.rules import Policy
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
+from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.window import ScoringWindow
 
 _MAX_BLOCK_ELEMENTS = (
@@ -68,6 +74,18 @@ class RecordedPrompt(LayerPrompt):
         return replace(self, **{name: part.expand(count, -1, -1, -1) for name, part in parts.items()})
 
 
+class Replayed(NamedTuple):
+    """What a replay of a recorded prompt gave.
+
+    Attributes:
+        layers: maxima by index of the layer.
+        seconds: what it took.
+    """
+
+    layers: dict[int, ReplayMaxima]
+    seconds: float
+
+
 class Recording(NamedTuple):
     """A prompt that a model has read once.
 
@@ -80,6 +98,7 @@ class Recording(NamedTuple):
         seconds: what the prefill took.
         scored: scores worked out so far.
         ranked: rankings worked out so far.
+        replays: replays run so far, by their settings.
     """
 
     decoder: nn.Module
@@ -90,6 +109,7 @@ class Recording(NamedTuple):
     seconds: float
     scored: dict[Hashable, ScoredLayer]
     ranked: dict[Hashable, RankedLayer]
+    replays: dict[Replay, Replayed]
 
     def prefix(self, num_tokens: int) -> Recording:
         """The first tokens alone, as if nothing had followed them; what the model expects after them is not known.
@@ -103,7 +123,8 @@ class Recording(NamedTuple):
                 got="sliding or recurrent ones, or flex attention", fix="Record the context alone.",
             )  # fmt: skip
         layers = {index: prompt.prefix(num_tokens) for index, prompt in self.layers.items()}
-        return self._replace(inputs=self.inputs[:, :num_tokens], layers=layers, scored={}, ranked={})
+        inputs = self.inputs[:, :num_tokens]
+        return self._replace(inputs=inputs, layers=layers, scored={}, ranked={}, replays={})
 
     @property
     def can_repeat(self) -> bool:
@@ -132,12 +153,23 @@ class Recording(NamedTuple):
                 layer.batch_repeat_interleave(num_rows)
         cache.begin(self.decoder, self.inputs.expand(num_rows, -1), None)
         try:
-            cache.take_recorded(layers, others, self._rank)
+            cache.take_recorded(layers, others, self._rank, lambda replay: self.replayed(replay).layers)
         except BaseException:
             cache.end(succeeded=False)
             raise
         cache.end(succeeded=True)
         return cache
+
+    def replayed(self, replay: Replay) -> Replayed:
+        """What a replay of the prompt gives; run once for all policies and budgets that need it."""
+        if replay not in self.replays:
+            start = time.perf_counter()
+            held = {index: (prompt.keys, prompt.values) for index, prompt in self.layers.items()}
+            tokens = self.inputs[0]
+            state = PromptState(tokens, torch.ones_like(tokens, dtype=torch.bool), None, held, self.other_layers)
+            found = run_replay(self.decoder, state, replay)
+            self.replays[replay] = Replayed(found, time.perf_counter() - start)
+        return self.replays[replay]
 
     def _rank(
         self, policy: Policy, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
@@ -146,7 +178,8 @@ class Recording(NamedTuple):
         assert caps is None
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
         budget = window.tokens_per_head if "tokens_per_head" in policy.needs else None
-        key = (policy.score, rule, budget, window.layer, window.queries.shape[2])
+        replay = policy.replay if "replay" in policy.needs else None
+        key = (policy.score, rule, budget, replay, window.layer, window.queries.shape[2])
         if key not in self.scored:
             self.scored[key] = score_layer(policy, window)
         own = (*key, min_entries_per_head)

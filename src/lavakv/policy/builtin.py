@@ -15,6 +15,7 @@ from lavakv.scoring.dropkv import dropkv_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
+from lavakv.scoring.kvzip import kvzip_plus_score, kvzip_score
 from lavakv.scoring.lagkv import lagkv_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
@@ -109,6 +110,24 @@ FAMILY = {
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms"),
+        ),
+        Policy(
+            "kvzip",
+            "KVzip: attention of a repetition of the prompt (arXiv 2505.23416)",
+            kvzip_score,
+            "pooled",
+            "pool",
+            floor_share=0.0,
+            needs=("replay",),
+        ),
+        Policy(
+            "kvzip+",
+            "KVzip+: the same times the projected value, over the residual stream (arXiv 2601.07891)",
+            kvzip_plus_score,
+            "pooled",
+            "pool",
+            floor_share=0.0,
+            needs=("replay", "output_weight", "residual_norms"),
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy(

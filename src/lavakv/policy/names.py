@@ -11,7 +11,8 @@ ENTRY_POINTS = "lavakv.policies"
 BUILT_IN = (
     "lava", "lava-uniform-layers", "lava-uniform-heads", "snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv",
     "chunkkv", "cake", "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "caote", "dropkv", "residual",
-    "residual-far", "residual-max", "h2o", "tova", "streaming-llm", "knorm", "keydiff", "lagkv", "curdkv", "random",
+    "residual-far", "residual-max", "kvzip", "kvzip+", "h2o", "tova", "streaming-llm", "knorm", "keydiff", "lagkv",
+    "curdkv", "random",
 )  # fmt: skip
 
 

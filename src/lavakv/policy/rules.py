@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from lavakv.errors import PolicyError
+from lavakv.policy.replay import Replay
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
 HeadRule = Literal["pooled", "equal"]
 LayerRule = Literal["entropy", "equal", "pyramid", "pool"]
-Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms"]
+Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Policy:
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
         tiered: whether the score returns `TieredScores`, so that it cannot be put into another score.
+        replay: how the prompt is repeated, for a score that needs a replay.
 
     Raises:
         PolicyError: an unknown rule or need, or a floor share outside [0, 1].
@@ -50,6 +52,7 @@ class Policy:
     needs: tuple[Need, ...] = ()
     across_heads: str = ""
     tiered: bool = False
+    replay: Replay = field(default_factory=Replay)
 
     def __post_init__(self) -> None:
         _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
+from lavakv.scoring.prompt import ReplayMaxima
 
 
 def require_shapes(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -91,6 +92,24 @@ def require_residual(residual_norms: Tensor | None, num_rows: int) -> None:
             expected=f"a norm for each of the window's {num_rows} queries, non-negative, at least one positive",
             got=f"shape {tuple(residual_norms.shape)}",
             fix="Pass the L2 norms of the layer's input at these tokens.",
+        )
+
+
+def require_replay(replay: ReplayMaxima | None, shape: tuple[int, int, int]) -> None:
+    """Check for maxima of every position for each query head, `shape` being `[H, G, N]`.
+
+    Raises:
+        InputError: something else than `ReplayMaxima`, or another shape.
+    """
+    if replay is None:
+        return
+    parts = [part for part in replay if part is not None] if isinstance(replay, ReplayMaxima) else []
+    if not parts or any(not isinstance(part, Tensor) or tuple(part.shape) != shape for part in parts):
+        raise InputError(
+            "replay",
+            expected=f"ReplayMaxima of shape {shape}",
+            got=" and ".join(str(tuple(part.shape)) for part in parts) or type(replay).__name__,
+            fix="Join what `chunk_maxima` gives for the chunks along the tokens.",
         )
 
 

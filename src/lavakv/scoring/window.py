@@ -14,7 +14,7 @@ from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS, WindowRows, empty_places, 
 from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class ScoringWindow:
             candidates of head `h`, the others are empty. None means that all hold one.
         positions: int64 `[H, n]` on the queries' device, the original position of each candidate, ascending in each
             head; anything in empty places. None means `0` to `n - 1` in each head.
+        replay: what rows that repeat the prompt looked at, or None. Only where no place is empty.
     """
 
     queries: Tensor
@@ -63,6 +64,7 @@ class ScoringWindow:
     max_block_elements: int = MAX_BLOCK_ELEMENTS
     caps: Tensor | None = None
     positions: Tensor | None = None
+    replay: ReplayMaxima | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_needs(self, tokens_per_head: int, output_weight: Tensor | None) -> ScoringWindow:
@@ -75,6 +77,12 @@ class ScoringWindow:
         window = copy.copy(self)
         object.__setattr__(window, "tokens_per_head", tokens_per_head)
         object.__setattr__(window, "output_weight", output_weight)
+        return window
+
+    def with_replay(self, replay: ReplayMaxima) -> ScoringWindow:
+        """The same window with what a replay gave; what was computed on this one is shared."""
+        window = copy.copy(self)
+        object.__setattr__(window, "replay", replay)
         return window
 
     @property
