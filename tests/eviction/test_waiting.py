@@ -22,6 +22,7 @@ from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.policy.registry import get_policy
+from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
@@ -91,6 +92,7 @@ def test_no_number_of_the_newest_layer_is_read(name: str, blocks: int | None) ->
         for layer, store in enumerate(stores):
             prompt, earlier = _prompt(), waits.started
             window = prompt.window(0, plans[0], None, layer)
+            window = window.with_replay(ReplayMaxima(*_empty(2, HEADS, GROUP, TOKENS)))
             window = window if blocks is None else replace(window, max_block_elements=blocks)
             store.hold(prompt.keys, prompt.values)
             budgets = eviction.add_layer([window, None])

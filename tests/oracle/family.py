@@ -13,6 +13,7 @@ from tests.oracle import (
     family_changes,
     family_neighbours,
     family_noise,
+    family_replay,
     family_residual,
     family_residual_far,
     family_residual_max,
@@ -55,6 +56,8 @@ POLICIES = {
     "residual": Rules(family_residual.residual, "one pool", "one pool"),
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
     "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),
+    "kvzip": Rules(family_replay.kvzip, "one pool", "one pool, nothing sure"),
+    "kvzip+": Rules(family_replay.kvzip_plus, "one pool", "one pool, nothing sure"),
     "h2o": Rules(scores.h2o, "equal", "equal"),
     "tova": Rules(scores.tova, "equal", "equal"),
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),
@@ -78,8 +81,8 @@ def survivors(layers: Sequence[View], policy: str, budget: int) -> list[list[lis
         return [[list(range(evictable + window)) for _ in view.heads] for view in layers]
     keep = budget - window
     rankings = [rules.score(view, keep) for view in layers]
-    if rules.layers == "one pool":
-        places = one_pool(rankings, keep)
+    if rules.layers.startswith("one pool"):
+        places = one_pool(rankings, keep, GUARANTEED if rules.layers == "one pool" else Fraction(0))
     else:
         total = keep * sum(len(view.heads) for view in layers)
         weights = layer_weights(rules.layers, layers, rankings, keep)
@@ -134,9 +137,9 @@ def within_layer(ranking: Ranking, total: int, rule: str) -> list[list[int]]:
     return [ranking.best_first(head)[:count] for head, count in zip(heads, counts, strict=True)]
 
 
-def one_pool(rankings: Sequence[Ranking], keep: int) -> list[list[list[int]]]:
-    """Positions by layer and head where all heads of all layers compete, a tenth of the mean part guaranteed."""
-    sure = math.floor(GUARANTEED * keep)
+def one_pool(rankings: Sequence[Ranking], keep: int, guaranteed: Fraction = GUARANTEED) -> list[list[list[int]]]:
+    """Positions by layer and head where all heads of all layers compete, a part of the mean guaranteed to each."""
+    sure = math.floor(guaranteed * keep)
     everyone = []
     for layer, ranking in enumerate(rankings):
         for head in range(len(ranking.scores)):

@@ -9,7 +9,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
@@ -22,7 +22,8 @@ class Capture:
     """What one layer's attention saw of the prompt: `[batch, heads, columns, head_dim]` and its constants.
 
     `projection` is the weight of the output projection, `[hidden, query heads · head_dim]`, where it is named `o_proj`;
-    `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`.
+    `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`. `repeated`
+    is what `repetition.py` adds.
     """
 
     queries: torch.Tensor
@@ -33,6 +34,7 @@ class Capture:
     sinks: torch.Tensor | None
     projection: torch.Tensor | None = None
     stream: torch.Tensor | None = None
+    repeated: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -50,15 +52,15 @@ def capture_prompt(model, input_ids: torch.Tensor, attention_mask: torch.Tensor 
     captures: dict[int, Capture] = {}
 
     def record(plain: Callable, module, query, key, value, mask, **settings):
-        if _sees_everything(module, settings):
+        if sees_everything(module, settings):
             projection = getattr(getattr(module, "o_proj", None), "weight", None)
-            constants = (_scaling(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
+            constants = (scaling_of(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
             captures[module.layer_idx] = Capture(query, key, value, *constants)
         return plain(module, query, key, value, mask, **settings)
 
     cache = DynamicCache(config=model.config)
     arguments = {"past_key_values": cache, "logits_to_keep": 1, "output_hidden_states": True}
-    with _attention(model, record):
+    with own_attention(model, record):
         output = model(input_ids, attention_mask=attention_mask, **arguments)
     for layer, capture in captures.items():
         capture.stream = output.hidden_states[layer]  # transformers lists them before each layer, and after the last
@@ -92,7 +94,7 @@ def masked_greedy(
         return _decode_row(query, key, value, hidden[module.layer_idx], settings), None
 
     generated = [prompt.next_token]
-    with _attention(model, attend):
+    with own_attention(model, attend):
         while len(generated) < num_new_tokens:
             logits = model(generated[-1], past_key_values=cache).logits
             generated.append(logits[:, -1].argmax(-1, keepdim=True))
@@ -110,7 +112,7 @@ def _hidden_columns(heads: list[list[int]], input_ids: torch.Tensor) -> torch.Te
 def _decode_row(query, key, value, hidden: torch.Tensor, settings: dict) -> torch.Tensor:
     """Attention output `[1, 1, query heads, head_dim]` of one new token; `hidden` as `_hidden_columns` makes it."""
     groups = query.reshape(len(hidden), -1, query.shape[-1])  # [KV heads, query heads of one, head_dim]
-    logits = groups @ key[0].mT * _scaling(query, settings)
+    logits = groups @ key[0].mT * scaling_of(query, settings)
     if settings.get("softcap"):
         logits = settings["softcap"] * torch.tanh(logits / settings["softcap"])
     logits[..., : hidden.shape[1]].masked_fill_(hidden[:, None], float("-inf"))
@@ -121,17 +123,17 @@ def _decode_row(query, key, value, hidden: torch.Tensor, settings: dict) -> torc
     return (weights @ value[0]).reshape(1, 1, query.shape[1], -1)
 
 
-def _scaling(query: torch.Tensor, settings: dict) -> float:
+def scaling_of(query: torch.Tensor, settings: dict) -> float:
     return settings["scaling"] if settings.get("scaling") is not None else query.shape[-1] ** -0.5
 
 
-def _sees_everything(module, settings: dict) -> bool:
+def sees_everything(module, settings: dict) -> bool:
     reach = settings.get("sliding_window")
     return reach is None or reach >= module.config.max_position_embeddings
 
 
 @contextmanager
-def _attention(model, function: Callable) -> Iterator[None]:
+def own_attention(model, function: Callable) -> Iterator[None]:
     """Let `function(plain, module, query, key, value, mask, ...)` attend; `plain` is what the model had before."""
     before = model.config._attn_implementation
 

@@ -36,6 +36,8 @@ SOURCES = {
     "residual": "lavakv's own",
     "residual-far": "distant queries",
     "residual-max": "worst case over the window",
+    "kvzip": "2505.23416",
+    "kvzip+": "2601.07891",
     "h2o": "2306.14048",
     "tova": "2401.06104",
     "streaming-llm": "2309.17453",

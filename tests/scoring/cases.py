@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.naive.window import NaiveWindow
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.window import ScoringWindow
 
 
@@ -75,6 +75,7 @@ def full_windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
             (lambda start, stop: visible[start:stop]) if draw(st.booleans()) else None,
         ),
         residual_norms=10 ** (4 * torch.rand(rows, generator=generator) - 1),
+        replay=ReplayMaxima(*torch.rand(2, heads, group, window.num_tokens, generator=generator)),
     )
 
 
@@ -90,7 +91,13 @@ def ragged_windows(draw: st.DrawFn) -> ScoringWindow:
     if visible is not None and draw(st.booleans()):
         visible = torch.rand(heads, 1, rows, window.num_tokens, generator=generator) < 0.6
         visible[..., torch.arange(rows), count + torch.arange(rows)] = True
-    settings = {"caps": caps, "positions": draw(st.sampled_from([None, positions])), "prompt": None, "layer": 3}
+    settings = {
+        "caps": caps,
+        "positions": draw(st.sampled_from([None, positions])),
+        "prompt": None,
+        "replay": None,
+        "layer": 3,
+    }
     return with_garbage(replace(window, visible=visible, **settings), draw(st.sampled_from([0.0, 1.0, 1e30, 3e38])))
 
 

@@ -68,7 +68,7 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
     curdkv_score: twins.curdkv,
 }
 SCORES = {policy.score: name for name, policy in reversed(FAMILY.items())}  # several policies share one
-POLICIES = sorted(SCORES.values())
+POLICIES = sorted(name for name in SCORES.values() if "replay" not in FAMILY[name].needs)  # later rounds have none
 ORDER_COUNTS = {"tova", "chunkkv", "random"}  # heads share a mean, or the head's number is part of the score
 pieces = pairs(ragged_windows())
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import lavakv
 from lavakv import BudgetError, InputError, PolicyError
 from lavakv.policy.numbers import Readback
 from lavakv.policy.rules import Policy
+from lavakv.scoring.prompt import ReplayMaxima
 from tests.errors import assert_all_parts
 
 QUERIES, KEYS, VALUES = torch.randn(4, 3, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 6)
@@ -192,7 +195,7 @@ def test_a_rule_that_is_a_function_needs_its_weights_given() -> None:
 def test_scores_that_are_no_numbers_are_refused_by_every_rule(name: str) -> None:
     layers = [torch.rand(2, 20), torch.rand(2, 20)]
     layers[1][0, 3] = torch.nan
-    with pytest.raises(PolicyError, match=f"policy '{name}' at layer 1: expected finite scores"):
+    with pytest.raises(PolicyError, match=f"policy '{re.escape(name)}' at layer 1: expected finite scores"):
         lavakv.select(name, layers, budget=12, window=4, layer_weights=[1.0, 1.0])
 
 
@@ -202,7 +205,8 @@ def test_a_model_s_own_weights_may_be_passed(policy: str) -> None:
     torch.manual_seed(0)
     queries, keys, values = torch.randn(4, 180, 8), torch.randn(2, 180, 8), torch.randn(2, 180, 8)
     weight = torch.nn.Parameter(torch.randn(4, 8, 12))
-    more = {"tokens_per_head": 20, "residual_norms": torch.ones(8)}
+    replay = ReplayMaxima(*torch.rand(2, 2, 2, 180))
+    more = {"tokens_per_head": 20, "residual_norms": torch.ones(8), "replay": replay}
     plain, learning = (
         lavakv.scores(policy, q[:, -8:], keys, values, prompt_queries=q, output_weight=w, **more)
         for q, w in ((queries, weight.detach()), (queries.clone().requires_grad_(), weight))

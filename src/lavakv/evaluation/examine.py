@@ -66,6 +66,9 @@ def _measured(tokenizer: Any, runner: PromptRunner, variant: Variant, answers: A
         "fill": answers.fill_seconds / num_rows,
         "decode": (answers.question_seconds + answers.decode_seconds) / num_rows,
     }
+    replay = runner.replay_seconds(variant)
+    if replay is not None:
+        seconds["replay"] = replay
     return Measurement(outcome, seconds)
 
 

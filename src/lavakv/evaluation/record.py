@@ -60,9 +60,10 @@ class OutcomePart(_Details):
 
 
 class Seconds(TypedDict, total=False):
-    """What a record took; `prefill` was paid once for all records of a prompt."""
+    """What a record took; `prefill` was paid once for all records of a prompt, `replay` once for all that need one."""
 
     prefill: float
+    replay: float
     fill: float
     decode: float
     score: float

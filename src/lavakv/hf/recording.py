@@ -160,6 +160,11 @@ class Recording(NamedTuple):
         cache.end(succeeded=True)
         return cache
 
+    @property
+    def replay_seconds(self) -> float:
+        """What all replays so far took."""
+        return sum(replayed.seconds for replayed in self.replays.values())
+
     def replayed(self, replay: Replay) -> Replayed:
         """What a replay of the prompt gives; run once for all policies and budgets that need it."""
         if replay not in self.replays:

@@ -26,6 +26,7 @@ from lavakv.hf.interface import Interceptor, Token
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer, PendingKeyValues
 from lavakv.hf.memory import STATELESS
 from lavakv.policy.replay import Replay, ReplayChunk
+from lavakv.policy.rules import Policy
 from lavakv.scoring.blocks import joined
 from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.replay import ReplayRows, chunk_maxima
@@ -93,23 +94,34 @@ def check_replay(
                 policy, expected="full attention or sliding windows in all layers, as it replays the prompt",
                 got=type(layer).__name__, fix="Use another policy for this model.",
             )  # fmt: skip
-    vocabulary = getattr(config.get_text_config(decoder=True), "vocab_size", None)
     for plan in due:
-        _check_rows(plan, vocabulary, max_positions)
+        check_fits(plan.policy, plan.num_tokens, config, max_positions)
 
 
-def _check_rows(plan: SequencePlan, vocabulary: int | None, max_positions: int | None) -> None:
-    replay, policy = plan.policy.replay, f"replay of policy {plan.policy.name!r}"
+def check_fits(policy: Policy, num_tokens: int, config: Any, max_positions: int | None) -> None:
+    """Check that a model can read what a policy's replay feeds it behind a prompt.
+
+    Args:
+        policy: one that needs a replay.
+        num_tokens: length of the prompt.
+        config: the model's.
+        max_positions: tokens that its positions reach, or None.
+
+    Raises:
+        InputError: unknown ids in a request, or more rows than the model has positions for.
+    """
+    replay, name = policy.replay, f"replay of policy {policy.name!r}"
     largest = max((*replay.first_request, *replay.later_request, *replay.answer_start), default=0)
+    vocabulary = getattr(config.get_text_config(decoder=True), "vocab_size", None)
     if vocabulary is not None and largest >= vocabulary:
         fix = "Encode the request with this model's tokenizer."
-        raise InputError(policy, expected=f"token ids below {vocabulary}", got=str(largest), fix=fix)
-    rows = replay.max_rows(plan.num_tokens)
-    if max_positions is not None and plan.num_tokens + rows > max_positions:
+        raise InputError(name, expected=f"token ids below {vocabulary}", got=str(largest), fix=fix)
+    rows = replay.max_rows(num_tokens)
+    if max_positions is not None and num_tokens + rows > max_positions:
         raise InputError(
-            policy,
+            name,
             expected=f"at most {max_positions} tokens, the model's positions",
-            got=f"{plan.num_tokens} of the prompt and {rows} that repeat a chunk of it",
+            got=f"{num_tokens} of the prompt and {rows} that repeat a chunk of it",
             fix="Shorten the prompt, give the policy a `replay` of smaller chunks, or use another policy.",
         )
 

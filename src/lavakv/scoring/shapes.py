@@ -108,7 +108,7 @@ def require_replay(replay: ReplayMaxima | None, shape: tuple[int, int, int]) -> 
         raise InputError(
             "replay",
             expected=f"ReplayMaxima of shape {shape}",
-            got=" and ".join(str(tuple(part.shape)) for part in parts) or type(replay).__name__,
+            got=" and ".join(str(tuple(getattr(part, "shape", ()))) for part in parts) or type(replay).__name__,
             fix="Join what `chunk_maxima` gives for the chunks along the tokens.",
         )
 
