@@ -6,7 +6,7 @@ from tests.oracle.family_view import Ranking, View
 
 
 def kvzip(view: View, keep: int) -> Ranking:
-    """The largest attention of any repeated token and query head; the first four positions before all."""
+    """The largest attention of any repeated token and query head; the first four positions before all, in turn."""
     return _ranked([view.repeated[0, list(view.queries_of(head))].amax(dim=0).tolist() for head in view.heads])
 
 
@@ -24,4 +24,6 @@ def kvzip_plus(view: View, keep: int) -> Ranking:
 
 
 def _ranked(scores: list[list[float]]) -> Ranking:
-    return Ranking([[2.0**64 if place < 4 else score for place, score in enumerate(row)] for row in scores])
+    return Ranking(
+        [[2.0**64 * (4 - place) if place < 4 else score for place, score in enumerate(row)] for row in scores]
+    )

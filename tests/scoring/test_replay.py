@@ -139,6 +139,8 @@ def test_the_first_four_positions_come_first_in_all_layers() -> None:
         kept = lavakv.select(name, layers, budget=6, window=2)
         assert kept.counts.tolist() == [[6, 6]] * 3
         assert all(rows.tolist() == [0, 1, 2, 3, 28, 29] for layer in kept.positions for rows in layer)
+        few = lavakv.select(name, layers, budget=4, window=2)
+        assert all(rows[:4].tolist() == [0, 1, 28, 29] for layer in few.positions for rows in layer)
 
 
 @pytest.mark.parametrize("bad", [ReplayMaxima(torch.rand(2, 2, 29)), ReplayMaxima(torch.rand(2, 2, 30), torch.rand(2)),

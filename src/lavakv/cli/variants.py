@@ -58,7 +58,7 @@ def _note_left_out(error: LavaError) -> None:
 
 
 def fitting(variants: Sequence[Variant], given: str, config: Any, num_tokens: int) -> list[Variant]:
-    """The variants whose policies can read a prompt; what "all" names and needs more positions is left out, with a note.
+    """The variants whose policies can read a prompt; what "all" names and does not fit is left out, with a note.
 
     Args:
         variants: that can run.

@@ -9,13 +9,13 @@ from lavakv.scoring.leave_one_out import squared_lengths
 from lavakv.scoring.replay import NUM_FIRST
 from lavakv.scoring.window import ScoringWindow
 
-_FIRST = 2.0**64  # above every score, and its sums are finite
+_FIRST = 2.0**64  # above every score, and sums of a few times that are finite
 
 
 def kvzip_score(window: ScoringWindow) -> Tensor:
     """Largest attention of any replayed row and query head of the group, float32 `[H, n]`. Needs the replay.
 
-    The first four positions come first.
+    The first four positions come first, the earliest ahead.
     """
     assert window.replay is not None
     return _first_first(window.replay.attention[..., : window.num_evictable].amax(dim=1))
@@ -25,7 +25,7 @@ def kvzip_plus_score(window: ScoringWindow) -> Tensor:
     """`max_{j, q} A_q[j, i] ||V[i] W_O,q||_2 / ||h_j||` over replayed rows, float32 `[H, n]`.
 
     `h_j` is the residual stream that entered the layer at the row. Needs the replay with these norms, and the output
-    projection. The first four positions come first.
+    projection. The first four positions come first, the earliest ahead.
 
     Raises:
         InputError: a replay without the norms.
@@ -42,5 +42,6 @@ def kvzip_plus_score(window: ScoringWindow) -> Tensor:
 
 
 def _first_first(scores: Tensor) -> Tensor:
-    scores[:, :NUM_FIRST] = _FIRST
+    for position in range(min(NUM_FIRST, scores.shape[1])):
+        scores[:, position] = _FIRST * (NUM_FIRST - position)
     return scores

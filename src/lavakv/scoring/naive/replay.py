@@ -82,4 +82,4 @@ def kvzip_plus_naive(per_norm: Sequence[Rows], lengths: Sequence[Rows]) -> list[
 
 
 def _score(place: int, largest: float) -> float:
-    return FIRST_SCORE if place < 4 else largest
+    return FIRST_SCORE * (4 - place) if place < 4 else largest
