@@ -16,7 +16,7 @@ from tests.hf import zoo
 from tests.hf.helpers import feed, kept, lava_cache
 from tests.hf.stand_ins import Casting, Dequantised, LowRank, ScaledFloat8, projections, replace_projections
 
-POLICIES = ("criticalkv", "defensivekv", "layer-defensivekv", "residual", "residual-far", "residual-max")
+POLICIES = ("criticalkv", "defensivekv", "layer-defensivekv", "residual", "residual-far", "residual-max", "kvzip+")
 PROMPT = 60
 
 
