@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lavakv.policy.chunked import chunked
+from lavakv.policy.facts import with_facts
 from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.caote import caote_score
@@ -31,9 +32,8 @@ _LAVA = "arXiv 2509.09754"
 _SNAPKV = Policy("snapkv", "SnapKV: window attention (arXiv 2404.14469)", snapkv_score, "equal", "equal")
 _TWO_STAGES: tuple[Need, ...] = ("tokens_per_head", "output_weight")
 
-FAMILY = {
-    policy.name: policy
-    for policy in (
+FAMILY = with_facts(
+    (
         Policy("lava", f"LAVa: dynamic head and layer budgets ({_LAVA})", lava_score),
         Policy("lava-uniform-layers", f"LAVa without layer budgets ({_LAVA})", lava_score, layer_rule="equal"),
         Policy("lava-uniform-heads", f"LAVa without head budgets ({_LAVA})", lava_score, head_rule="equal"),
@@ -158,4 +158,4 @@ FAMILY = {
             across_heads="the number of each head in the layer",
         ),
     )
-}
+)
