@@ -40,8 +40,8 @@ def lava_attention(
         return output.transpose(1, 2).contiguous(), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
     projection = cache(partial(OutputProjection.of, module, key.values, query.shape[1]))  # most policies never ask
-    hidden = key.layer.hidden_states()
-    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden))
+    seen = key.layer.hidden_states(), key.layer.attention_inputs()
+    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, *seen))
     return output
 
 

@@ -23,6 +23,7 @@ from lavakv.hf.replay import check_replay, one_row, run_replay
 from lavakv.hf.state import CacheState, Replayed
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
+from lavakv.policy.rules import Need
 
 
 class DrivenCache(Cache):
@@ -47,6 +48,10 @@ class DrivenCache(Cache):
     @abstractmethod
     def _needs_itemsize(self) -> bool:
         """Whether budgets are in bytes, so that the dtype of keys and values must be known first."""
+
+    @abstractmethod
+    def _needs(self, need: Need) -> bool:
+        """Whether a policy of this cache needs something."""
 
     @abstractmethod
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
@@ -108,6 +113,16 @@ class DrivenCache(Cache):
         check_brought_back(self._state.session.columns.brought_back)
         check_batch(sent, self.batch_size)
         continuation.check_continues(self._state.session.columns, sent, mask, embed)
+
+    def wants_attention_inputs(self) -> bool:
+        """Whether a prompt is under way that a policy judges by what each layer's attention is given."""
+        return isinstance(self._state.step, PromptStep) and self._needs("hidden_states")
+
+    def note_attention_inputs(self, hidden_states: Tensor) -> None:
+        """Note what the attention of a layer of the prompt's forward is given (called by an enabled model)."""
+        step = self._state.step
+        if isinstance(step, PromptStep):
+            step.attention_inputs = hidden_states
 
     def note_hidden_states(self, hidden_states: Tensor) -> None:
         """Note what enters a layer of the prompt's forward (called by an enabled model)."""

@@ -9,8 +9,9 @@ from transformers import PretrainedConfig
 
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.geometry import check_policy
 from lavakv.policy.registry import get_policy
-from lavakv.policy.rules import Policy
+from lavakv.policy.rules import Need, Policy
 
 
 class FanOutCache(LavaCache):
@@ -32,6 +33,8 @@ class FanOutCache(LavaCache):
     ) -> None:
         self._specs, self._policies = list(specs), [get_policy(policy) for policy in policies]
         super().__init__(config, None, policies[0], specs[0].window, store)
+        for policy in self._policies:
+            check_policy(policy, config, self._geometry)
 
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """See `LavaCache.tokens_per_head`; each row's budget is that of the row alone."""
@@ -41,6 +44,9 @@ class FanOutCache(LavaCache):
     @property
     def _needs_itemsize(self) -> bool:
         return any(spec.max_bytes is not None for spec in self._specs)
+
+    def _needs(self, need: Need) -> bool:
+        return any(need in policy.needs for policy in self._policies)
 
     def _row_policies(self, num_sequences: int) -> list[Policy]:
         assert num_sequences == len(self._policies)

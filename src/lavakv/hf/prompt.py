@@ -24,12 +24,14 @@ class PromptStep:
         inputs: token ids `[B, columns]` or embeddings `[B, columns, hidden]`.
         position_ids: int `[B or 1, columns]` that the caller gave, or None.
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
+        attention_inputs: `[B, columns, hidden]`, what its attention was given, or None.
     """
 
     def __init__(self, real: Tensor, inputs: Tensor, position_ids: Tensor | None = None) -> None:
         self.real, self.inputs = real, inputs
         self.position_ids = position_ids if position_ids is not None and position_ids.ndim == 2 else None
         self.hidden_states: Tensor | None = None
+        self.attention_inputs: Tensor | None = None
         self._window_rows: Tensor | None = None
         self._mask: Any = None
 
@@ -37,6 +39,11 @@ class PromptStep:
         """What entered the layer under way, once: kept by reference until its attention is done."""
         hidden_states, self.hidden_states = self.hidden_states, None
         return hidden_states
+
+    def pop_attention_inputs(self) -> Tensor | None:
+        """What the attention of the layer under way was given, once."""
+        inputs, self.attention_inputs = self.attention_inputs, None
+        return inputs
 
     def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
@@ -61,6 +68,7 @@ class LayerPrompt:
         settings: scaling, softcap and sinks.
         projection: gives the output projection, the same one at each call, or None; only policies that need it ask.
         hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
+        attention_inputs: `[B, columns, hidden]`, what the attention was given, where a policy needs it, or None.
     """
 
     queries: Tensor
@@ -70,6 +78,7 @@ class LayerPrompt:
     settings: AttentionSettings
     projection: Callable[[], OutputProjection] | None = None
     hidden_states: Tensor | None = None
+    attention_inputs: Tensor | None = None
 
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
@@ -96,6 +105,7 @@ class LayerPrompt:
             output_weight=self.output_weight(plan, layer),
             prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
             residual_norms=self.residual_norms(sequence, columns - plan.window),
+            hidden_states=self.inputs_of(sequence, plan),
         )
 
     def output_weight(self, plan: SequencePlan, layer: int) -> Tensor | None:
@@ -108,6 +118,12 @@ class LayerPrompt:
             return None
         weight = self.projection().weight(f"policy {plan.policy.name!r} at layer {layer}").detach()
         return weight.view(self.keys.shape[1], -1, *weight.shape[1:])
+
+    def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
+        """What the attention was given for one sequence's tokens, or None where the plan's policy does not need it."""
+        if self.attention_inputs is None or "hidden_states" not in plan.policy.needs:
+            return None
+        return self.attention_inputs[sequence, plan.num_padding :].detach()
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:
         """L2 norms of one sequence's residual stream from a column on, float32 `[columns - first]`."""

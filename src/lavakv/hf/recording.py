@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -37,16 +37,18 @@ class RecordedPrompt(LayerPrompt):
     Attributes:
         norms: float32 `[columns]`, of the residual stream, in place of the hidden states, or None.
         windows: by their size.
+        read_inputs: gives what the attention was given, `[columns, hidden]`; reads the prompt again at first.
     """
 
     norms: Tensor | None = None
     windows: dict[int, ScoringWindow] = field(default_factory=dict)
+    read_inputs: Callable[[], Tensor | None] | None = None
 
     @classmethod
     def of(cls, prompt: LayerPrompt) -> RecordedPrompt:
         """Take a layer's prompt over, all but the hidden states."""
         parts = {name: getattr(prompt, name) for name in LayerPrompt.__dataclass_fields__}
-        return cls(**{**parts, "hidden_states": None}, norms=prompt.residual_norms(0, 0))
+        return cls(**{**parts, "hidden_states": None, "attention_inputs": None}, norms=prompt.residual_norms(0, 0))
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:
         """See `LayerPrompt.residual_norms`."""
@@ -55,9 +57,17 @@ class RecordedPrompt(LayerPrompt):
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
-            window = replace(super().window(sequence, plan, visible, layer), output_weight=None)
+            window = replace(super().window(sequence, plan, visible, layer), output_weight=None, hidden_states=None)
             self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
-        return self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer))
+        window = self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer))
+        return window.with_hidden_states(self.inputs_of(sequence, plan))
+
+    def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
+        """See `LayerPrompt.inputs_of`; nothing is kept of them that no policy needs."""
+        if self.read_inputs is None or "hidden_states" not in plan.policy.needs:
+            return None
+        inputs = self.read_inputs()
+        return None if inputs is None else inputs[: self.keys.shape[2]]
 
     def prefix(self, num_tokens: int) -> RecordedPrompt:
         """The first columns alone; nothing is copied."""

@@ -22,6 +22,7 @@ _MISSING = {
     "prompt": "the queries of the whole prompt",
     "residual_norms": "the norms of the residual stream",
     "replay": "a replay of the prompt",
+    "hidden_states": "what each token's attention was given",
 }
 
 
@@ -122,8 +123,8 @@ def require_needs(policy: Policy, window: ScoringWindow, besides: Sequence[Need]
         later = need == "prompt" and window.caps is not None  # a later round judges by the queries at hand
         if getattr(window, need) is None and not later and need not in besides:
             fix = "Use another policy for this model."
-            if need == "replay":
-                fix = "Use another policy where nothing replays the prompt, as in later rounds."
+            if need in ("replay", "hidden_states") and window.caps is not None:
+                fix = "Use another policy for later rounds, which have no more of the prompt than keys and values."
             raise policy_error(policy, window.layer, _MISSING[need], "none", fix)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -17,8 +17,26 @@ from lavakv.scoring.window import ScoringWindow
 
 HeadRule = Literal["pooled", "equal"]
 LayerRule = Literal["entropy", "equal", "pyramid", "pool"]
-Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms", "replay"]
+Need = Literal["tokens_per_head", "output_weight", "prompt", "residual_norms", "replay", "hidden_states"]
 ScoredBy = Literal["window", "all queries", "replay", "entries"]
+
+
+class ModelShape(NamedTuple):
+    """What a policy can be made for.
+
+    Attributes:
+        model_type: transformers' name of the architecture.
+        num_layers: all layers, those that are not compressed included.
+        layer_indices: those that are.
+        num_heads: KV heads of each of these.
+        hidden_size: numbers of a hidden state.
+    """
+
+    model_type: str
+    num_layers: int
+    layer_indices: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    hidden_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,7 @@ class Policy:
         relative_cost: seconds of scoring and selecting, and of a replay, over those of reading the prompt, as measured;
             None if not.
         trained: whether the score uses weights that were learned for one model.
+        check_model: raises a `LavaError` for a model that the policy was not made for, or None if it serves any.
 
     Raises:
         PolicyError: an unknown rule, need or `scored_by`, or a floor share outside [0, 1].
@@ -63,6 +82,7 @@ class Policy:
     scored_by: ScoredBy | None = None
     relative_cost: float | None = None
     trained: bool = False
+    check_model: Callable[[ModelShape], None] | None = None
 
     def __post_init__(self) -> None:
         _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))

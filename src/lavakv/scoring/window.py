@@ -47,6 +47,8 @@ class ScoringWindow:
         positions: int64 `[H, n]` on the queries' device, the original position of each candidate, ascending in each
             head; anything in empty places. None means `0` to `n - 1` in each head.
         replay: what rows that repeat the prompt looked at, or None. Only where no place is empty.
+        hidden_states: `[N, hidden]`, what the layer's attention was given for each token, behind the norm ahead of it,
+            or None where it is not known. Only where no place is empty.
     """
 
     queries: Tensor
@@ -65,6 +67,7 @@ class ScoringWindow:
     caps: Tensor | None = None
     positions: Tensor | None = None
     replay: ReplayMaxima | None = None
+    hidden_states: Tensor | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_needs(self, tokens_per_head: int, output_weight: Tensor | None) -> ScoringWindow:
@@ -77,6 +80,12 @@ class ScoringWindow:
         window = copy.copy(self)
         object.__setattr__(window, "tokens_per_head", tokens_per_head)
         object.__setattr__(window, "output_weight", output_weight)
+        return window
+
+    def with_hidden_states(self, hidden_states: Tensor | None) -> ScoringWindow:
+        """The same window with what the layer's attention was given; what was computed on this one is shared."""
+        window = copy.copy(self)
+        object.__setattr__(window, "hidden_states", hidden_states)
         return window
 
     def with_replay(self, replay: ReplayMaxima) -> ScoringWindow:
