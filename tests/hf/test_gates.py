@@ -90,27 +90,7 @@ def test_the_best_of_all_heads_and_layers_stay(kind: str, tmp_path: Path) -> Non
     tensors = {"linear": linear_tensors, "two layers": mlp_tensors, "fast": fast_tensors}[kind]()
     policy = (fast_kvzip if kind == "fast" else kvzap)(saved(tensors, tmp_path))
     model, ids = tiny("llama"), prompt(60)
-    scores = []
-    for index, states in enumerate(attention_inputs(model, ids)):
-        if kind == "linear":
-            scores.append((states @ tensors[f"layers.{index}.weight"].T + tensors[f"layers.{index}.bias"]).T)
-        elif kind == "two layers":
-            width = torch.nn.functional.gelu(
-                states @ tensors[f"layers.{index}.0.weight"].T + tensors[f"layers.{index}.0.bias"]
-            )
-            scores.append((width @ tensors[f"layers.{index}.2.weight"].T + tensors[f"layers.{index}.2.bias"]).T)
-        else:
-            scores.append(
-                _shares(
-                    states,
-                    {
-                        name.split(".", 2)[2]: one
-                        for name, one in tensors.items()
-                        if name.startswith(f"layers.{index}.")
-                    },
-                )
-            )
-            scores[-1][:, :4] = torch.tensor([4.0, 3, 2, 1]) + 1
+    scores = [_scores(kind, tensors, index, states) for index, states in enumerate(attention_inputs(model, ids))]
     flat = torch.cat(scores)[:, : 60 - WINDOW]
     expected: list[list[int]] = [[] for _ in range(6)]
     for place in flat.flatten().topk(6 * 12).indices.tolist():
@@ -133,6 +113,20 @@ def test_the_best_of_all_heads_and_layers_stay(kind: str, tmp_path: Path) -> Non
     assert kept(rows, 0) == expected
     assert kept(rows, 1) != expected
     assert kept(PromptRunner(model, torch.cat([ids, prompt(9)], dim=1)).prefix(60).fill(variants[:1])) == expected
+
+
+def _scores(kind: str, tensors: dict[str, Tensor], index: int, states: Tensor) -> Tensor:
+    """Of one layer, `[H, tokens]`."""
+    start = f"layers.{index}."
+    own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    if kind == "linear":
+        return (states @ own["weight"].T + own["bias"]).T
+    if kind == "two layers":
+        width = torch.nn.functional.gelu(states @ own["0.weight"].T + own["0.bias"])
+        return (width @ own["2.weight"].T + own["2.bias"]).T
+    shares = _shares(states, own)
+    shares[:, :4] = torch.tensor([4.0, 3, 2, 1]) + 1
+    return shares
 
 
 def _shares(states: Tensor, gate: dict[str, Tensor]) -> Tensor:

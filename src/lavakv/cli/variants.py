@@ -70,7 +70,7 @@ def fitting(variants: Sequence[Variant], given: str, config: Any, num_tokens: in
         InputError: the prompt and what repeats it are longer than the model's positions reach.
     """
     from lavakv.hf.geometry import geometry_of
-    from lavakv.hf.replay import check_fits
+    from lavakv.hf.replay_checks import check_fits
     from lavakv.policy.registry import get_policy
 
     positions, too_long = geometry_of(config).max_positions, set()

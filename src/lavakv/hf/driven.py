@@ -19,7 +19,8 @@ from lavakv.hf.checks import check_batch
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.held_prompt import is_due
 from lavakv.hf.prompt import LayerPrompt, PromptStep
-from lavakv.hf.replay import check_replay, one_row, run_replay
+from lavakv.hf.replay import one_row, run_replay
+from lavakv.hf.replay_checks import check_replay
 from lavakv.hf.state import CacheState, Replayed
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
