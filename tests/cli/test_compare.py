@@ -15,6 +15,7 @@ import pytest
 import lavakv
 from lavakv.cli.console import results
 from lavakv.cli.main import run
+from lavakv.policy.registry import get_policy
 
 POLICIES = "lava,lava-uniform-heads"
 
@@ -81,8 +82,20 @@ def test_fractions_are_the_default_and_text_can_be_left_out(command, capsys) -> 
 
 
 def test_all_is_every_policy(command, capsys) -> None:
-    runs = _runs([*command, "--policies", "all", "--budgets", "50", "--no-text"], capsys)
-    assert [r["policy"] for r in runs[1:]] == list(lavakv.policies())
+    """But for those that read the prompt twice, of which half fills the model's positions."""
+    assert run([*command, "--policies", "all", "--budgets", "50", "--no-text", "--json"]) == 0
+    printed = capsys.readouterr()
+    replayed = [name for name in lavakv.policies() if "replay" in get_policy(name).needs]
+    runs = json.loads(printed.out)["runs"]
+    assert [r["policy"] for r in runs[1:]] == [name for name in lavakv.policies() if name not in replayed]
+    for name in replayed:
+        assert f"Left out: replay of policy '{name}': expected at most 256 tokens" in printed.err
+
+
+def test_a_replay_that_does_not_fit_is_named_before_the_prompt_is_read(command, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("lavakv.evaluation.runner.record", None)
+    assert run([*command, "--policies", "lava,kvzip", "--budgets", "50"]) == 2
+    assert "replay of policy 'kvzip': expected at most 256 tokens" in capsys.readouterr().err
 
 
 def test_csv_and_plot(command, capsys, tmp_path: Path) -> None:

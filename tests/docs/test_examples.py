@@ -1,4 +1,4 @@
-"""The Python of CONTRIBUTING.md, docs/usage.md and docs/api.md runs as it stands."""
+"""The Python of CONTRIBUTING.md, docs/usage.md, docs/api.md and parts of docs/policies.md runs as it stands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import lavakv
 from lavakv.models.load import load
@@ -97,3 +98,33 @@ def test_the_reference_scores_layer_by_layer_and_keeps_what_select_keeps() -> No
     assert len(defined["kept"]) == len(num_heads)
     for kept, flat in zip(defined["kept"], expected.flat_positions, strict=True):
         assert torch.equal(kept, flat)
+
+
+def test_the_policies_page_repeats_a_prompt_behind_a_request(names: dict[str, Any]) -> None:
+    (block,) = [block for block in blocks("docs/policies.md") if "Replay.asking" in block]
+    defined = {**names, "lavakv": lavakv}
+    exec(block, defined)
+    ids = names["tokenizer"](names["text"], return_tensors="pt").input_ids[:, :80]
+    for policy in (defined["asking"], defined["small"]):
+        cache = lavakv.LavaCache(names["model"].config, budget=48, policy=policy)
+        with lavakv.enabled(names["model"]), torch.no_grad():
+            names["model"](ids, past_key_values=cache)
+        assert int(cache.lengths().sum()) == 48 * cache.lengths().numel()
+
+
+def test_the_policies_page_reads_gates(names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file of that name with weights of that method's names for the model at hand."""
+    (block,) = [block for block in blocks("docs/policies.md") if "kvzap(" in block]
+    config, folder = names["model"].config, tmp_path / "KVzap-mlp-Qwen3-8B"
+    folder.mkdir()
+    shapes = {"weight": (config.num_key_value_heads, config.hidden_size), "bias": (config.num_key_value_heads,)}
+    layers = range(config.num_hidden_layers)
+    weights = {f"layers.{layer}.{name}": torch.randn(shape) for layer in layers for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    defined = dict(names)
+    exec(block, defined)
+    ids = names["tokenizer"](names["text"], return_tensors="pt").input_ids[:, :80]
+    with lavakv.enabled(names["model"]), torch.no_grad():
+        names["model"](ids, past_key_values=defined["cache"])
+    assert defined["cache"].get_seq_length() == ids.shape[1]

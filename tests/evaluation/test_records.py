@@ -107,7 +107,7 @@ def test_records_of_earlier_versions_and_other_writers_are_read(found, tmp_path)
 def test_every_field_of_a_run_s_records_is_declared(found) -> None:
     """What a run writes is what the type says, no more and no less, but for what it writes on request."""
     assert found[0].keys() == get_type_hints(Record).keys() - {"kl_nats", "top1_agreement", "shares_prefill"}
-    assert found[0]["seconds"].keys() == get_type_hints(Seconds).keys() - {"kl"}
+    assert found[0]["seconds"].keys() == get_type_hints(Seconds).keys() - {"kl", "replay"}
     assert found[0]["run"].keys() == get_type_hints(Provenance).keys()
 
 

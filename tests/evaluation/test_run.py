@@ -105,3 +105,14 @@ def test_stop_rules_end_answers(model_dir, tmp_path) -> None:
     stopped = madeup.run(madeup.settings(model_dir), tmp_path / "strings", madeup.echo(stop_strings=(stop,)))
     assert stopped[0]["new_tokens"] == 3
     assert plain[0]["prediction"].startswith(stopped[0]["prediction"])
+
+
+def test_a_record_says_what_a_replay_of_its_prompt_took(model_dir, tmp_path) -> None:
+    """Once for both budgets; policies without one say nothing of it."""
+    madeup.run(madeup.settings(model_dir, policies=("lava", "kvzip")), tmp_path, madeup.echo(num_examples=1))
+    records = read_records(tmp_path)
+    assert [record["policy"] for record in records] == ["full cache", "lava", "lava", "kvzip", "kvzip"]
+    replays = [record["seconds"].get("replay") for record in records]
+    assert replays[:3] == [None] * 3
+    assert replays[3] == replays[4] > 0
+    assert records[3]["kept_entries"] == records[1]["kept_entries"]

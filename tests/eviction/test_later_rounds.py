@@ -28,9 +28,11 @@ from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
 from lavakv.store.ragged import RaggedStore
+from tests.errors import assert_all_parts
 from tests.eviction.engine import Engine
 
-POLICIES = [name for name in lavakv.policies() if not get_policy(name).prompt_only]
+REPLAYED = [name for name in lavakv.policies() if "replay" in get_policy(name).needs]
+POLICIES = [name for name in lavakv.policies() if not get_policy(name).prompt_only and name not in REPLAYED]
 WITHOUT_PROMPT = [name for name in POLICIES if "prompt" not in get_policy(name).needs]
 
 
@@ -109,6 +111,19 @@ def test_a_prompt_is_the_round_whose_past_is_empty(
                zip(layer, later.padding, strict=True) for positions in row)  # fmt: skip
     later.evict()
     assert later.kept() == engine.kept()
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_policy_that_needs_a_replay_judges_no_later_round(name: str) -> None:
+    engine = Engine(get_policy("lava"), [2, 1], 8, 2, [0])
+    engine.read(14)
+    engine.read(9)
+    before = engine.kept()
+    with pytest.raises(PolicyError, match="a replay of the prompt, got none") as caught:
+        engine.evict(policy=get_policy(name))
+    assert_all_parts(caught.value, got="none")
+    assert engine.kept() == before
+    engine.evict()
 
 
 def _scores(window: ScoringWindow) -> Tensor:

@@ -23,6 +23,7 @@ from lavakv.hf.projection import OutputProjection
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.rotation import LayerRotation
 from lavakv.policy.registry import get_policy
+from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
@@ -99,6 +100,7 @@ def test_no_number_of_the_newest_layer_is_read(name: str, blocks: int | None) ->
         for layer, store in enumerate(stores):
             prompt, earlier = _prompt(), waits.started
             window = prompt.window(0, plans[0], None, layer)
+            window = window.with_replay(ReplayMaxima(*_empty(2, HEADS, GROUP, TOKENS)))
             window = window if blocks is None else replace(window, max_block_elements=blocks)
             store.hold(prompt.keys, prompt.values)
             budgets = eviction.add_layer([window, None])

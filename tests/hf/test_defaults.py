@@ -12,6 +12,7 @@ from torch import Tensor
 import lavakv
 from lavakv.attention import native as decode
 from lavakv.hf import LavaCache, enabled
+from lavakv.scoring.prompt import ReplayMaxima
 from tests.hf import zoo
 from tests.scoring.cases import made_up_rotation
 
@@ -80,6 +81,7 @@ def test_the_core_does_not_either(policy) -> None:
     queries, keys, values = torch.randn(4, 180, 16), torch.randn(2, 180, 16), torch.randn(2, 180, 16)
     more = {"output_weight": torch.randn(4, 16, 32), "prompt_queries": queries, "tokens_per_head": 20}
     more["residual_norms"], more["rotation"] = torch.rand(8) + 1, made_up_rotation(180, 16, torch.default_generator)
+    more["replay"] = ReplayMaxima(*torch.rand(2, 2, 2, 180))
     for budget in (20, 180):
         selections = []
         for defaults in (nullcontext, lambda: torch.device("meta"), double):

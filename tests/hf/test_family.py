@@ -16,6 +16,7 @@ from tests.hf.zoo import prompt, tiny
 from tests.oracle import family, reference
 from tests.oracle.family_neighbours import in_chunks
 from tests.oracle.family_view import View
+from tests.oracle.repetition import capture_twice
 
 WINDOW, LENGTH, PADDING = 8, 85, 5
 PARTITIONS = 420  # two partitions are scored
@@ -43,7 +44,7 @@ def _batch(kind: str, length: int) -> Batch:
     padding = torch.zeros(1, PADDING, dtype=torch.int64)
     ids = torch.cat([torch.cat([padding, prompt(length - PADDING)], dim=1), prompt(length, seed=3)])
     mask = (ids != 0).long()
-    captures = reference.capture_prompt(model, ids, mask).captures
+    captures = capture_twice(model, ids, mask).captures
     columns = enumerate([PADDING, 0])
     views = [family.views(captures, WINDOW, sequence=row, num_padding=padding) for row, padding in columns]
     return Batch(model, ids, mask, views)

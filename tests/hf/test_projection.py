@@ -25,6 +25,7 @@ POLICIES = (
     "residual-far",
     "residual-max",
     "reach",
+    "kvzip+",
 )
 PROMPT = 60
 

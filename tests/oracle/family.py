@@ -13,6 +13,7 @@ from tests.oracle import (
     family_changes,
     family_neighbours,
     family_noise,
+    family_replay,
     family_residual,
     family_residual_far,
     family_residual_max,
@@ -58,6 +59,8 @@ POLICIES = {
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
     "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),
     "reach": Rules(family_rotation.reach, "one pool", "one pool"),
+    "kvzip": Rules(family_replay.kvzip, "one pool", "one pool, nothing sure"),
+    "kvzip+": Rules(family_replay.kvzip_plus, "one pool", "one pool, nothing sure"),
     "h2o": Rules(scores.h2o, "equal", "equal"),
     "tova": Rules(scores.tova, "equal", "equal"),
     "streaming-llm": Rules(scores.streaming_llm, "equal", "equal"),
@@ -140,7 +143,7 @@ def within_layer(ranking: Ranking, total: int, rule: str) -> list[list[int]]:
 
 
 def one_pool(rankings: Sequence[Ranking], keep: int, guaranteed: Fraction = GUARANTEED) -> list[list[list[int]]]:
-    """Positions by layer and head where all heads of all layers compete, a part of the mean guaranteed."""
+    """Positions by layer and head where all heads of all layers compete, a part of the mean guaranteed to each."""
     sure = math.floor(guaranteed * keep)
     everyone = []
     for layer, ranking in enumerate(rankings):

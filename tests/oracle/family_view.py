@@ -61,6 +61,11 @@ class View:
         return self._own(self.capture.unrotated[kind])[head]
 
     @property
+    def repeated(self) -> torch.Tensor:
+        """Largest attention of repeated tokens by query head, and over their streams, `[2, query heads, evictable]`."""
+        return self.capture.repeated[self.sequence][..., : self.num_evictable].to(self.dtype)
+
+    @property
     def num_evictable(self) -> int:
         return self.keys.shape[1] - self.window
 

@@ -9,7 +9,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
@@ -25,7 +25,8 @@ class Capture:
     `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`.
     `unrotated` are queries and keys before their rotation, where the model has one function for both; `ahead` cosines
     and sines of the next positions, `[positions, head_dim]`, and `last` of the last one, where the model has one
-    embedding for all layers.
+    embedding for all layers. `repeated` is
+    what `repetition.py` adds.
     """
 
     queries: torch.Tensor
@@ -39,6 +40,7 @@ class Capture:
     unrotated: tuple[torch.Tensor, torch.Tensor] | None = None
     ahead: tuple[torch.Tensor, torch.Tensor] | None = None
     last: tuple[torch.Tensor, torch.Tensor] | None = None
+    repeated: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -60,9 +62,9 @@ def capture_prompt(
     last, ahead, unrotated = _turns(model, columns - 1, 1), _turns(model, columns, num_ahead), []
 
     def record(plain: Callable, module, query, key, value, mask, **settings):
-        if _sees_everything(module, settings):
+        if sees_everything(module, settings):
             projection = getattr(getattr(module, "o_proj", None), "weight", None)
-            constants = (_scaling(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
+            constants = (scaling_of(query, settings), settings.get("softcap"), settings.get("s_aux"), projection)
             captures[module.layer_idx] = Capture(query, key, value, *constants)
             captures[module.layer_idx].unrotated = unrotated[-1] if unrotated else None
             captures[module.layer_idx].last, captures[module.layer_idx].ahead = last, ahead
@@ -70,7 +72,7 @@ def capture_prompt(
 
     cache = DynamicCache(config=model.config)
     arguments = {"past_key_values": cache, "logits_to_keep": 1, "output_hidden_states": True}
-    with _attention(model, record), _rotations(model, unrotated):
+    with own_attention(model, record), _rotations(model, unrotated):
         output = model(input_ids, attention_mask=attention_mask, **arguments)
     for layer, capture in captures.items():
         capture.stream = output.hidden_states[layer]  # transformers lists them before each layer, and after the last
@@ -131,7 +133,7 @@ def masked_greedy(
         return _decode_row(query, key, value, hidden[module.layer_idx], settings), None
 
     generated = [prompt.next_token]
-    with _attention(model, attend):
+    with own_attention(model, attend):
         while len(generated) < num_new_tokens:
             logits = model(generated[-1], past_key_values=cache).logits
             generated.append(logits[:, -1].argmax(-1, keepdim=True))
@@ -149,7 +151,7 @@ def _hidden_columns(heads: list[list[int]], input_ids: torch.Tensor) -> torch.Te
 def _decode_row(query, key, value, hidden: torch.Tensor, settings: dict) -> torch.Tensor:
     """Attention output `[1, 1, query heads, head_dim]` of one new token; `hidden` as `_hidden_columns` makes it."""
     groups = query.reshape(len(hidden), -1, query.shape[-1])  # [KV heads, query heads of one, head_dim]
-    logits = groups @ key[0].mT * _scaling(query, settings)
+    logits = groups @ key[0].mT * scaling_of(query, settings)
     if settings.get("softcap"):
         logits = settings["softcap"] * torch.tanh(logits / settings["softcap"])
     logits[..., : hidden.shape[1]].masked_fill_(hidden[:, None], float("-inf"))
@@ -160,17 +162,17 @@ def _decode_row(query, key, value, hidden: torch.Tensor, settings: dict) -> torc
     return (weights @ value[0]).reshape(1, 1, query.shape[1], -1)
 
 
-def _scaling(query: torch.Tensor, settings: dict) -> float:
+def scaling_of(query: torch.Tensor, settings: dict) -> float:
     return settings["scaling"] if settings.get("scaling") is not None else query.shape[-1] ** -0.5
 
 
-def _sees_everything(module, settings: dict) -> bool:
+def sees_everything(module, settings: dict) -> bool:
     reach = settings.get("sliding_window")
     return reach is None or reach >= module.config.max_position_embeddings
 
 
 @contextmanager
-def _attention(model, function: Callable) -> Iterator[None]:
+def own_attention(model, function: Callable) -> Iterator[None]:
     """Let `function(plain, module, query, key, value, mask, ...)` attend; `plain` is what the model had before."""
     before = model.config._attn_implementation
 

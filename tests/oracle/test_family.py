@@ -11,6 +11,7 @@ from tests.hf.zoo import prompt, tiny
 from tests.oracle import family, family_changes, family_noise, reference
 from tests.oracle.family_scores import max_pool, mean_pool
 from tests.oracle.family_view import Ranking, View
+from tests.oracle.repetition import capture_twice
 
 LENGTH, WINDOW = 80, 8
 EVICTABLE = LENGTH - WINDOW
@@ -23,7 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def captures(model):
-    return reference.capture_prompt(model, prompt(LENGTH)).captures
+    return capture_twice(model, prompt(LENGTH)).captures
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +59,8 @@ def test_lava_is_the_first_reference(captures, layers, policy: str, rules: dict[
 def test_padding_on_the_left_changes_nothing(policy: str) -> None:
     model, ids = tiny("llama", dtype=torch.float64, attention="sdpa"), prompt(LENGTH)
     padded = torch.cat([torch.zeros(1, 5, dtype=ids.dtype), ids], dim=1)
-    alone = family.views(reference.capture_prompt(model, ids).captures, WINDOW)
-    beside = reference.capture_prompt(model, padded, (padded != 0).long()).captures
+    alone = family.views(capture_twice(model, ids).captures, WINDOW)
+    beside = capture_twice(model, padded, (padded != 0).long()).captures
     beside = family.views(beside, WINDOW, num_padding=5)
     assert family.survivors(beside, policy, 24) == family.survivors(alone, policy, 24)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -14,7 +15,7 @@ from lavakv.policy.apply import LayerWeight, policy_scores
 from lavakv.policy.numbers import score_weight
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Need, Policy
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.errors import assert_all_parts
@@ -32,6 +33,7 @@ WINDOW = ScoringWindow(
     prompt=PromptRows(QUERIES),
     residual_norms=torch.rand(3) + 1,
     rotation=made_up_rotation(10, 8, torch.Generator().manual_seed(0)),
+    replay=ReplayMaxima(torch.rand(2, 2, 10), torch.rand(2, 2, 10)),
 )
 GOOD = torch.rand(2, 7)
 NEEDS = [(name, need) for name in lavakv.policies() for need in get_policy(name).needs]
@@ -44,6 +46,8 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
         [(name, need) for need in ("output_weight", "residual_norms")]
         for name in ("residual", "residual-far", "residual-max")
     )
+    plus = [("kvzip+", need) for need in ("replay", "output_weight", "residual_norms")]
+    replays = [("kvzip", "replay"), *plus]
     before = [("expected-attention", need) for need in ("prompt", "rotation")]
     before += [("compactor", need) for need in ("tokens_per_head", "prompt", "rotation")]
     assert [
@@ -54,6 +58,7 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
         ("residual-far", "prompt"),
         *maximum,
         *[("reach", need) for need in ("output_weight", "residual_norms", "prompt", "rotation")],
+        *replays,
         ("h2o", "prompt"),
         *before,
     ] == NEEDS
@@ -61,7 +66,9 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
 
 @pytest.mark.parametrize(("name", "need"), NEEDS)
 def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
-    with pytest.raises(PolicyError, match=f"policy '{name}' at layer 5: expected the .*, got none") as caught:
+    with pytest.raises(
+        PolicyError, match=f"policy '{re.escape(name)}' at layer 5: expected (the|a) .*, got none"
+    ) as caught:
         policy_scores(get_policy(name), replace(WINDOW, **{need: None}))
     assert_all_parts(caught.value, got="none")
 

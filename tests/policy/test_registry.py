@@ -38,6 +38,8 @@ SOURCES = {
     "residual-far": "distant queries",
     "residual-max": "worst case over the window",
     "reach": "asked again at its end",
+    "kvzip": "2505.23416",
+    "kvzip+": "2601.07891",
     "h2o": "2306.14048",
     "tova": "2401.06104",
     "streaming-llm": "2309.17453",

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import lavakv
-from tests.oracle import family, reference
+from tests.oracle import family
 from tests.oracle.family_view import View
+from tests.oracle.repetition import capture_twice
 from tests.real import texts
 from tests.real.test_oracle import differences, held_positions
 
@@ -32,7 +33,7 @@ class Text:
 @pytest.fixture(scope="module")
 def text(model, tokenizer) -> Text:
     ids = tokenizer(texts.docstrings(), return_tensors="pt").input_ids[:, :NUM_TOKENS].clone()
-    captures = reference.capture_prompt(model, ids).captures
+    captures = capture_twice(model, ids).captures
     return Text(ids, family.views(captures), family.views(captures, dtype=torch.float64))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.naive.window import NaiveWindow
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 
@@ -77,6 +77,7 @@ def full_windows(draw: st.DrawFn, min_evictable: int = 0) -> ScoringWindow:
         ),
         residual_norms=10 ** (4 * torch.rand(rows, generator=generator) - 1),
         rotation=None if head_dim % 2 else made_up_rotation(window.num_tokens, head_dim, generator),
+        replay=ReplayMaxima(*torch.rand(2, heads, group, window.num_tokens, generator=generator)),
     )
 
 
@@ -105,6 +106,7 @@ def ragged_windows(draw: st.DrawFn) -> ScoringWindow:
         "positions": draw(st.sampled_from([None, positions])),
         "prompt": None,
         "rotation": None,
+        "replay": None,
         "layer": 3,
     }
     return with_garbage(replace(window, visible=visible, **settings), draw(st.sampled_from([0.0, 1.0, 1e30, 3e38])))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import lavakv
 from lavakv.policy.apply import LayerWeight, policy_scores
 from lavakv.policy.registry import get_policy
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
@@ -36,6 +36,8 @@ BY_POSITION = (
     "curdkv",
     "expected-attention",
     "compactor",
+    "kvzip",
+    "kvzip+",
 )
 
 
@@ -50,8 +52,9 @@ def _flat(tokens: int = 30, rows: int = 4) -> ScoringWindow:
     prompt, weight = PromptRows(torch.ones(2, 2, tokens, 4)), torch.ones(2, 2, 4, 3)
     queries = prompt.queries[:, :, tokens - rows :]
     rotation = Rotation(torch.ones(tokens, 4), torch.zeros(tokens, 4), torch.zeros(2))
+    replay = ReplayMaxima(*torch.full((2, 2, 2, tokens), 0.5))
     extras = {"output_weight": weight, "prompt": prompt, "residual_norms": torch.ones(rows), "rotation": rotation}
-    return ScoringWindow(queries, [chunk], [chunk + 1], 1.0, tokens_per_head=12, **extras)
+    return ScoringWindow(queries, [chunk], [chunk + 1], 1.0, tokens_per_head=12, replay=replay, **extras)
 
 
 @given(full_windows(), names)
@@ -123,6 +126,7 @@ def test_heads_are_scored_apart_but_for_those_that_compare_them(name: str) -> No
 def _first_head(window: ScoringWindow) -> ScoringWindow:
     assert window.output_weight is not None
     assert window.prompt is not None
+    assert window.replay is not None
     return replace(
         window,
         queries=window.queries[:1],
@@ -130,4 +134,5 @@ def _first_head(window: ScoringWindow) -> ScoringWindow:
         values=[window.values[0][:1]],
         output_weight=window.output_weight[:1],
         prompt=PromptRows(window.prompt.queries[:1]),
+        replay=ReplayMaxima(*(part[:1] for part in window.replay if part is not None)),
     )

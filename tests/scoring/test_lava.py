@@ -12,6 +12,7 @@ from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
 from lavakv.scoring.lava import eviction_loss, lava_score
 from lavakv.scoring.naive.family import eviction_loss_naive, lava_score_naive
 from lavakv.scoring.naive.window import max_pool_naive, mean_attention_naive
+from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.cases import chunked, largest_difference, made_up_rotation, naive, plain_attention_error, windows
@@ -81,6 +82,7 @@ def test_scaling_defaults_to_the_head_size(policy: str) -> None:
             "prompt_queries": prompt,
             "residual_norms": torch.ones(3),
             "rotation": made_up_rotation(20, 16, torch.Generator().manual_seed(0)),
+            "replay": ReplayMaxima(*torch.rand(2, 2, 2, 20, generator=torch.Generator().manual_seed(0))),
         }
         score = lavakv.scores(policy, prompt[:, 17:], keys, values, **extras, **scaling)
         return tuple(score) if isinstance(score, TieredScores) else (score,)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import lavakv
 from lavakv import BudgetError, InputError, PolicyError
 from lavakv.policy.numbers import Readback
 from lavakv.policy.rules import Policy
+from lavakv.scoring.prompt import ReplayMaxima
 from tests.errors import assert_all_parts
 from tests.scoring.cases import made_up_rotation
 
@@ -193,7 +196,7 @@ def test_a_rule_that_is_a_function_needs_its_weights_given() -> None:
 def test_scores_that_are_no_numbers_are_refused_by_every_rule(name: str) -> None:
     layers = [torch.rand(2, 20), torch.rand(2, 20)]
     layers[1][0, 3] = torch.nan
-    with pytest.raises(PolicyError, match=f"policy '{name}' at layer 1: expected finite scores"):
+    with pytest.raises(PolicyError, match=f"policy '{re.escape(name)}' at layer 1: expected finite scores"):
         lavakv.select(name, layers, budget=12, window=4, layer_weights=[1.0, 1.0])
 
 
@@ -205,6 +208,7 @@ def test_a_model_s_own_weights_may_be_passed(policy: str) -> None:
     weight = torch.nn.Parameter(torch.randn(4, 8, 12))
     more = {"tokens_per_head": 20, "residual_norms": torch.ones(8)}
     more["rotation"] = made_up_rotation(180, 8, torch.default_generator)
+    more["replay"] = ReplayMaxima(*torch.rand(2, 2, 2, 180))
     plain, learning = (
         lavakv.scores(policy, q[:, -8:], keys, values, prompt_queries=q, output_weight=w, **more)
         for q, w in ((queries, weight.detach()), (queries.clone().requires_grad_(), weight))

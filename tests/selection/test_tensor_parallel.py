@@ -9,7 +9,7 @@ import lavakv
 from lavakv import InputError, PolicyError
 from lavakv.policy.apply import policy_scores
 from lavakv.policy.registry import get_policy
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.selection.ranking import rank
@@ -44,6 +44,7 @@ def _window(heads: slice) -> ScoringWindow:
         prompt=PromptRows(queries),
         residual_norms=torch.rand(ROWS, generator=generator) + 1,
         rotation=made_up_rotation(queries.shape[2], queries.shape[3], generator),
+        replay=ReplayMaxima(*torch.rand(2, HEADS, 2, TOKENS, generator=generator)[:, heads]),
     )
 
 

@@ -15,7 +15,7 @@ from lavakv.cli.comparison import print_comparison, write_csv
 from lavakv.cli.console import print_json, progress, working
 from lavakv.cli.loading import starting
 from lavakv.cli.prompts import read_prompt
-from lavakv.cli.variants import load_for, parse_variants
+from lavakv.cli.variants import fitting, load_for, parse_variants
 from lavakv.errors import InputError
 from lavakv.files import require_writable
 
@@ -60,6 +60,7 @@ def compare(
 
     loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
+    variants = fitting(variants, policies, loaded.model.config, ids.shape[1])
     with working(f"Reading {ids.shape[1]} tokens"):
         comparer = Comparer(loaded, ids, asked, positions, max_new_tokens if text else 0)
     with progress() as bar:

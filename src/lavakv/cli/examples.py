@@ -36,6 +36,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "lavakv bench --shape llama-3.2-1b --tokens 8192 --no-masked --out bench1",
     ),
     "models": ("lavakv models", "lavakv models --fetch"),
+    "policies": ("lavakv policies", "lavakv policies --json"),
     "demo": ("lavakv demo", "lavakv demo --seed 7 --tokens 2000"),
     "doctor": ("lavakv doctor", "lavakv doctor --json > lavakv.json"),
 }

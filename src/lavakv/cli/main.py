@@ -19,6 +19,7 @@ from lavakv.cli.generate import generate
 from lavakv.cli.guard import guarded
 from lavakv.cli.inspect import inspect
 from lavakv.cli.models import models
+from lavakv.cli.policies import policies
 from lavakv.cli.report import report
 
 app = typer.Typer(name="lavakv", epilog=epilog("lavakv"), pretty_exceptions_enable=False, add_completion=False)
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "bench": bench,
     "models": models,
+    "policies": policies,
     "demo": demo,
     "doctor": doctor,
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lavakv.cli.console import notes
 from lavakv.cli.lists import fractions, names, whole_numbers
 from lavakv.cli.loading import load_quietly
-from lavakv.errors import PolicyError, UnsupportedError
+from lavakv.errors import InputError, LavaError, PolicyError, UnsupportedError
 from lavakv.policy.names import BUILT_IN, plugins, require_policy_name
 
 if TYPE_CHECKING:
@@ -48,9 +48,43 @@ def loadable(policies: Sequence[str], given: str) -> list[str]:
         except PolicyError as error:
             if given != ALL:
                 raise
-            line = " ".join(f"Left out: {error}".split())
-            notes.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            _note_left_out(error)
     return found
+
+
+def _note_left_out(error: LavaError) -> None:
+    line = " ".join(f"Left out: {error}".split())
+    notes.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def fitting(variants: Sequence[Variant], given: str, config: Any, num_tokens: int) -> list[Variant]:
+    """The variants whose policies can read a prompt; what "all" names and does not fit is left out, with a note.
+
+    Args:
+        variants: that can run.
+        given: value of `--policies`.
+        config: the model's.
+        num_tokens: length of the prompt.
+
+    Raises:
+        InputError: the prompt and what repeats it are longer than the model's positions reach.
+    """
+    from lavakv.hf.geometry import geometry_of
+    from lavakv.hf.replay_checks import check_fits
+    from lavakv.policy.registry import get_policy
+
+    positions, too_long = geometry_of(config).max_positions, set()
+    for name in dict.fromkeys(variant.policy for variant in variants if variant.policy is not None):
+        policy = get_policy(name)
+        try:
+            if "replay" in policy.needs:
+                check_fits(policy, num_tokens, config, positions)
+        except InputError as error:
+            if given != ALL:
+                raise
+            _note_left_out(error)
+            too_long.add(name)
+    return [variant for variant in variants if variant.policy not in too_long]
 
 
 def parse_variants(policies: str, budgets: str | None, keep: str | None, default: str, window: int) -> list[Variant]:

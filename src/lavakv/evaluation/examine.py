@@ -107,6 +107,9 @@ def _measured(tokenizer: Any, runner: PromptRunner, variant: Variant, answers: A
     }
     if answers.distances is not None:
         seconds["kl"] = answers.distance_seconds / num_rows
+    replay = runner.replay_seconds(variant)
+    if replay is not None:
+        seconds["replay"] = replay
     return Measurement(outcome, seconds)
 
 

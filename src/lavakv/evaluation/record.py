@@ -67,9 +67,13 @@ class OutcomePart(_Details):
 
 
 class Seconds(TypedDict, total=False):
-    """What a record took; `prefill` was paid once for all records of a prompt, `kl` is comparing distributions."""
+    """What a record took; `prefill` was paid once for all records of a prompt, `replay` once for all that need one.
+
+    `kl` is comparing distributions.
+    """
 
     prefill: float
+    replay: float
     fill: float
     decode: float
     kl: float

@@ -26,6 +26,7 @@ from lavakv.hf.contract import cache_argument
 from lavakv.hf.memory import layer_bytes
 from lavakv.hf.recorder import record
 from lavakv.hf.recording import Recording
+from lavakv.policy.registry import get_policy
 
 
 class Answers(NamedTuple):
@@ -34,7 +35,7 @@ class Answers(NamedTuple):
     Attributes:
         tokens: of each variant, the token that ended the answer included if one came.
         kept: of each variant, right after the prompt.
-        fill_seconds: scoring, selecting and copying what is kept.
+        fill_seconds: scoring, selecting and copying what is kept, without a replay of the prompt.
         question_seconds: reading a question that comes after the prompt.
         decode_seconds: from the first new token to the last.
         kv_bytes: bytes of keys and values at the end, of all layers and of the variants that were still decoding.
@@ -114,6 +115,13 @@ class PromptRunner:
         with enabled(self._model), torch.no_grad():
             return self.recording.fill(cache, len(variants))
 
+    def replay_seconds(self, variant: Variant) -> float | None:
+        """What replaying the prompt took for a variant's policy, once for all that need it; None where none was run."""
+        policy = None if variant.policy is None else get_policy(variant.policy)
+        if policy is None or "replay" not in policy.needs or policy.replay not in self.recording.replays:
+            return None
+        return self.recording.replays[policy.replay].seconds
+
     def kept(self, cache: LavaCache) -> list[Kept]:
         """What each sequence of a cache, filled and nothing else, holds of the prompt."""
         return kept_by_sequence(cache, self._model.config, self.num_tokens)
@@ -152,9 +160,10 @@ class PromptRunner:
         Raises:
             LavaError: as `fill`.
         """
-        times = [time.perf_counter()]
+        times, replayed = [time.perf_counter()], self.recording.replay_seconds
         cache = self.fill(variants)
         kept = self.kept(cache)
+        replayed = self.recording.replay_seconds - replayed
         times.append(time.perf_counter())
         asked = None if question is None else self.feed(cache, question.expand(len(variants), -1))[:, -1]
         logits = self.recording.next_logits.expand(len(variants), -1) if asked is None else asked
@@ -165,4 +174,4 @@ class PromptRunner:
             tokens = greedy_rows(self._model, cache, logits, max_new_tokens, stop)
         times.append(time.perf_counter())
         filled, read, compared, decoded = (end - start for start, end in pairwise(times))
-        return Answers(tokens, kept, filled, read, decoded, cache.nbytes, found, compared)
+        return Answers(tokens, kept, filled - replayed, read, decoded, cache.nbytes, found, compared)

@@ -31,25 +31,24 @@ def lava_attention(
 
     The prompt gets the delegate's dense attention and is then evicted; later tokens attend to what is held.
     """
-    if not isinstance(key, PendingKeyValues):
+    if type(key) is not PendingKeyValues:  # a replay's are another attention's
         return delegate(module, query, key, value, attention_mask, *args, **kwargs)
-    settings = _settings(query, **kwargs)
+    settings = attention_settings(query, **kwargs)
     _check_arguments(args, kwargs)
     if key.layer.num_columns:
         output = key.layer.append(query, key.keys, key.values, attention_mask, settings)
         return output.transpose(1, 2).contiguous(), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
     projection = cache(partial(OutputProjection.of, module, key.values, query.shape[1]))  # most policies never ask
-    hidden, rotation = key.layer.hidden_states(), key.layer.rotation(module)
-    taken = LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, hidden, rotation)
-    key.layer.take_prompt(taken)
+    seen = key.layer.hidden_states(), key.layer.rotation(module), key.layer.attention_inputs()
+    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, *seen))
     return output
 
 
 INTERCEPTOR = Interceptor(lava_attention, lava_mask)
 
 
-def _settings(
+def attention_settings(
     query: Tensor,
     scaling: float | None = None,
     softcap: float | None = None,

@@ -19,7 +19,7 @@ from lavakv.eviction.shares import SequencePlan
 from lavakv.hf import memory
 from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.driven import DrivenCache
-from lavakv.hf.geometry import geometry_of, stock_layers
+from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
@@ -27,7 +27,7 @@ from lavakv.hf.rotation import check_rotation
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy.registry import get_policy
-from lavakv.policy.rules import Policy
+from lavakv.policy.rules import Need, Policy
 from lavakv.store.base import LayerStore
 from lavakv.store.growing import storing
 from lavakv.store.masked import MaskedStore
@@ -79,6 +79,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         self._reserved = 0 if max_new_tokens is None else check_reserved(max_new_tokens)
         self._config, self._geometry = config, geometry_of(config)
         check_rotation(self._policy, config, self._geometry.layer_indices)
+        check_policy(self._policy, config, self._geometry)
         super().__init__(layers=[])
         self.reset()
 
@@ -216,6 +217,9 @@ class LavaCache(CacheRefusals, DrivenCache):
             fixed = memory.other_layers_bytes(self.layers, self._config, len(num_tokens), columns, itemsize)
         return spec.tokens_per_head(num_tokens, fixed, token)
 
+    def _needs(self, need: Need) -> bool:
+        return need in self._policy.needs
+
     @property
     def _needs_itemsize(self) -> bool:
         return self._spec.max_bytes is not None
@@ -226,6 +230,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         self._watch = TailWatch(budgets, tokens, real.shape[1])
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
+        self._check_replay(plans)
         self._state.session.plan(plans, ranker)
 
     @storing()

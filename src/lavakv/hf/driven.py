@@ -14,13 +14,18 @@ from transformers import Cache
 from lavakv.errors import UnsupportedError
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.round import Ranker
+from lavakv.eviction.shares import SequencePlan
 from lavakv.hf import continuation, memory
 from lavakv.hf.checks import check_batch
 from lavakv.hf.given_mask import check_brought_back
+from lavakv.hf.held_prompt import is_due
 from lavakv.hf.prompt import LayerPrompt, PromptStep
-from lavakv.hf.state import CacheState
+from lavakv.hf.replay import one_row, run_replay
+from lavakv.hf.replay_checks import check_replay
+from lavakv.hf.state import CacheState, Replayed
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
+from lavakv.policy.rules import Need
 
 
 class CacheMark(NamedTuple):
@@ -59,6 +64,10 @@ class DrivenCache(Cache):
         """Whether budgets are in bytes, so that the dtype of keys and values must be known first."""
 
     @abstractmethod
+    def _needs(self, need: Need) -> bool:
+        """Whether a policy of this cache needs something."""
+
+    @abstractmethod
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         """Work out what each sequence of a prompt may keep."""
 
@@ -66,19 +75,22 @@ class DrivenCache(Cache):
     def _apply_reservation(self) -> None:
         """Reserve capacity for the new tokens that were announced."""
 
-    def take_recorded(self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker) -> None:
+    def take_recorded(
+        self, prompts: Mapping[int, LayerPrompt], others: Mapping[int, Any], ranker: Ranker, replayed: Replayed
+    ) -> None:
         """Take a recorded prompt in place of a forward (called by `Recording.fill`).
 
         Args:
             prompts: compressed layers by index.
             others: the layers that are not compressed, by index; taken over as they are.
             ranker: what ranks a layer's entries.
+            replayed: what a replay of the prompt gives.
         """
         step = self._state.announced_step()
         assert isinstance(step, PromptStep)
         self._plan(step.real, next(iter(prompts.values())).keys.itemsize, ranker)
         self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
-        self._state.take_prompts(prompts)
+        self._state.take_prompts(prompts, replayed)
         for index in self.layer_indices:
             self.layers[index].num_columns = step.real.shape[1]
         for index, layer in others.items():
@@ -119,12 +131,12 @@ class DrivenCache(Cache):
             if index not in self.layer_indices:
                 layer.batch_select_indices(torch.tensor(sequences, device="cpu"))
 
-    def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
+    def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
         if self._watch is not None and inputs.shape[1] > 1:  # first: a warning may be made an error
             announced = max(self._announced, self._reserved)
             self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
-        self._state.begin(model, inputs, mask)
+        self._state.begin(model, inputs, mask, position_ids)
         if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
             try:
                 self._plan(self._state.step.real)
@@ -150,6 +162,16 @@ class DrivenCache(Cache):
         check_batch(sent, self.batch_size)
         continuation.check_continues(self._state.session.columns, sent, mask, embed)
 
+    def wants_attention_inputs(self) -> bool:
+        """Whether a prompt is under way that a policy judges by what each layer's attention is given."""
+        return isinstance(self._state.step, PromptStep) and self._needs("hidden_states")
+
+    def note_attention_inputs(self, hidden_states: Tensor) -> None:
+        """Note what the attention of a layer of the prompt's forward is given (called by an enabled model)."""
+        step = self._state.step
+        if isinstance(step, PromptStep):
+            step.attention_inputs = hidden_states
+
     def note_hidden_states(self, hidden_states: Tensor) -> None:
         """Note what enters a layer of the prompt's forward (called by an enabled model)."""
         step = self._state.step
@@ -164,8 +186,10 @@ class DrivenCache(Cache):
 
     def end(self, succeeded: bool) -> None:
         """Close a forward (called by an enabled model). A failed prompt leaves the cache as it was, empty."""
-        was_prompt = self._state.end(succeeded)
         unused = [i for i in self.layer_indices if self.layers[i].num_columns != self._state.session.columns.length]
+        if succeeded and not unused:
+            self._finish_held()
+        was_prompt = self._state.end(succeeded)
         if succeeded and unused:
             num_compressed = len(self.layer_indices)
             self.reset()
@@ -177,6 +201,31 @@ class DrivenCache(Cache):
             self._apply_reservation()
         elif was_prompt:
             self.reset()
+
+    def _check_replay(self, plans: Sequence[SequencePlan]) -> None:
+        """Check that the prompt under way can be replayed where a policy needs that; see `check_replay`."""
+        step, positions = self._state.step, self._state.max_positions
+        if isinstance(step, PromptStep):
+            check_replay(plans, step.inputs, self._state.decoder.config, positions, self.layers)
+
+    def _finish_held(self) -> None:
+        """Replay a prompt that was held for that, then score and store it; a failure leaves the cache empty."""
+        held, step = self._state.held, self._state.step
+        if held is None or not isinstance(step, PromptStep):
+            return
+        try:
+            memory.release_views(self.layers)
+            own = [index for index in range(len(self.layers)) if index not in self.layer_indices]
+            found = []
+            for row, plan in enumerate(held.plans):
+                others = {index: one_row(self.layers[index], row, len(held.plans)) for index in own}
+                state = held.state(row, step, others)
+                found.append(run_replay(self._state.decoder, state, plan.policy.replay) if is_due(plan) else None)
+            self._state.session.take_all(held.layers(found))
+        except BaseException:
+            self._state.end(succeeded=False)
+            self.reset()
+            raise
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Take one layer's new keys and values; see `LavaLayer.update`.

@@ -9,9 +9,10 @@ from transformers import PretrainedConfig
 
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.geometry import check_policy
 from lavakv.hf.rotation import check_rotation
 from lavakv.policy.registry import get_policy
-from lavakv.policy.rules import Policy
+from lavakv.policy.rules import Need, Policy
 
 
 class FanOutCache(LavaCache):
@@ -35,6 +36,7 @@ class FanOutCache(LavaCache):
         super().__init__(config, None, policies[0], specs[0].window, store)
         for policy in self._policies:
             check_rotation(policy, config, self.layer_indices)
+            check_policy(policy, config, self._geometry)
 
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """See `LavaCache.tokens_per_head`; each row's budget is that of the row alone."""
@@ -44,6 +46,9 @@ class FanOutCache(LavaCache):
     @property
     def _needs_itemsize(self) -> bool:
         return any(spec.max_bytes is not None for spec in self._specs)
+
+    def _needs(self, need: Need) -> bool:
+        return any(need in policy.needs for policy in self._policies)
 
     def _row_policies(self, num_sequences: int) -> list[Policy]:
         assert num_sequences == len(self._policies)

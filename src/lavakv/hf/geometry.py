@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 
 from lavakv.errors import InputError, LavaError, NothingToCompressError, UnsupportedError
 from lavakv.hf.positions import max_positions
+from lavakv.policy.rules import ModelShape, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,18 @@ def _read(config: PretrainedConfig) -> Geometry:
         max_positions=max_positions(text),
         other_full_layers=bool(set(full) & shared),
     )
+
+
+def check_policy(policy: Policy, config: PretrainedConfig, geometry: Geometry) -> None:
+    """Check that a policy can serve a model, if it was made for one alone.
+
+    Raises:
+        LavaError: as the policy's `check_model` raises it.
+    """
+    if policy.check_model is not None:
+        text = config.get_text_config(decoder=True)
+        own = (geometry.model_type, geometry.num_layers, geometry.layer_indices, geometry.num_heads, text.hidden_size)
+        policy.check_model(ModelShape(*own))
 
 
 def layer_config(text: PretrainedConfig, index: int) -> Any:

@@ -91,7 +91,7 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     enabled_decoders.add(decoder)
     if not cache.get_seq_length():
         check_weights_loaded(decoder)
-    cache.begin(decoder, inputs, given.get("attention_mask"))
+    cache.begin(decoder, inputs, given.get("attention_mask"), given.get("position_ids"))
     interface.start(_token(decoder, cache), INTERCEPTOR)
 
 
@@ -100,8 +100,24 @@ def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     hidden_states = args[0] if args else kwargs.get("hidden_states")
     if cache is not None and isinstance(hidden_states, Tensor) and hidden_states.ndim == 3:  # Gemma 3n's are several
         cache.note_hidden_states(hidden_states)
+        if cache.wants_attention_inputs():
+            _watch_attention(_layer, cache)
     if cache is not None:
         cache.note_rotation(kwargs.get("position_embeddings"))
+
+
+def _watch_attention(layer: nn.Module, cache: LavaCache) -> None:
+    """Note what a layer's attention is given the next time, and only then."""
+
+    def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        handle.remove()
+        given = args[0] if args else kwargs.get("hidden_states")
+        if isinstance(given, Tensor) and given.ndim == 3:
+            cache.note_attention_inputs(given)
+
+    attentions = [part for part in layer.modules() if isinstance(getattr(part, "is_causal", None), bool)]
+    if attentions:
+        handle = attentions[0].register_forward_pre_hook(note, with_kwargs=True)
 
 
 def _after_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

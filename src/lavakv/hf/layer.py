@@ -108,6 +108,11 @@ class LavaLayer(LayerRefusals, CacheLayerMixin):
             return None
         return LayerRotation(embeddings, attention, self._state.decoder, self.index)
 
+    def attention_inputs(self) -> Tensor | None:
+        """What the attention of the layer under way was given, `[B, columns, hidden]`, once; None if not seen."""
+        assert isinstance(self._state.step, PromptStep)
+        return self._state.step.pop_attention_inputs()
+
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""
         self._state.take_prompt(self.index, prompt)

@@ -14,7 +14,7 @@ from lavakv.errors import UnsupportedError
 from lavakv.hf.geometry import head_dim, layer_config
 from lavakv.hf.layer import LavaLayer
 
-_STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
+STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
 _RECURRENT = ("conv_states", "recurrent_states")
 _STATES = ("keys", "values", "indexer_keys", *_RECURRENT)
 
@@ -67,7 +67,7 @@ def other_layers_bytes(layers: Sequence[Any], config: PretrainedConfig, batch: i
     total = 0
     for index, layer in enumerate(layers):
         recurrent = isinstance(layer, LinearAttentionLayer)
-        if isinstance(layer, _STATELESS) or (isinstance(layer, LavaLayer) and not recurrent):
+        if isinstance(layer, STATELESS) or (isinstance(layer, LavaLayer) and not recurrent):
             continue
         if not isinstance(layer, CacheLayerMixin) or recurrent or index in cross:
             raise UnsupportedError(

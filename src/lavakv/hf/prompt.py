@@ -23,14 +23,19 @@ class PromptStep:
 
     Attributes:
         real: bool `[B, columns]`, which columns are no padding.
+        inputs: token ids `[B, columns]` or embeddings `[B, columns, hidden]`.
+        position_ids: int `[B or 1, columns]` that the caller gave, or None.
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
         position_embeddings: cosines and sines that the layer under way rotates by, as the model passed them, or None.
+        attention_inputs: `[B, columns, hidden]`, what its attention was given, or None.
     """
 
-    def __init__(self, real: Tensor) -> None:
-        self.real = real
+    def __init__(self, real: Tensor, inputs: Tensor, position_ids: Tensor | None = None) -> None:
+        self.real, self.inputs = real, inputs
+        self.position_ids = position_ids if position_ids is not None and position_ids.ndim == 2 else None
         self.hidden_states: Tensor | None = None
         self.position_embeddings: Any = None
+        self.attention_inputs: Tensor | None = None
         self._window_rows: Tensor | None = None
         self._mask: Any = None
 
@@ -43,6 +48,11 @@ class PromptStep:
         """What the layer under way rotates by, once."""
         embeddings, self.position_embeddings = self.position_embeddings, None
         return embeddings
+
+    def pop_attention_inputs(self) -> Tensor | None:
+        """What the attention of the layer under way was given, once."""
+        inputs, self.attention_inputs = self.attention_inputs, None
+        return inputs
 
     def visible(self, mask: Any, sequence: int, plan: SequencePlan) -> Tensor | None:
         """What one sequence's window sees, bool `[w, N]`, from the model's mask; None means causal."""
@@ -68,6 +78,7 @@ class LayerPrompt:
         projection: gives the output projection, the same one at each call, or None; only policies that need it ask.
         hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
         rotation: how the layer rotates queries and keys, or None; only policies that need it ask.
+        attention_inputs: `[B, columns, hidden]`, what the attention was given, where a policy needs it, or None.
     """
 
     queries: Tensor
@@ -78,6 +89,7 @@ class LayerPrompt:
     projection: Callable[[], OutputProjection] | None = None
     hidden_states: Tensor | None = None
     rotation: LayerRotation | None = None
+    attention_inputs: Tensor | None = None
 
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
@@ -105,6 +117,7 @@ class LayerPrompt:
             prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
             residual_norms=self.residual_norms(sequence, columns - plan.window),
             rotation=self.rotation_of(sequence, plan, layer),
+            hidden_states=self.inputs_of(sequence, plan),
         )
 
     def output_weight(self, plan: SequencePlan, layer: int) -> Tensor | None:
@@ -129,6 +142,12 @@ class LayerPrompt:
         columns = slice(plan.num_padding, self.keys.shape[2])
         argument = f"policy {plan.policy.name!r} at layer {layer}"
         return self.rotation.of_sequence(sequence, columns, self.keys.shape[3], argument)
+
+    def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
+        """What the attention was given for one sequence's tokens, or None where the plan's policy does not need it."""
+        if self.attention_inputs is None or "hidden_states" not in plan.policy.needs:
+            return None
+        return self.attention_inputs[sequence, plan.num_padding :].detach()
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:
         """L2 norms of one sequence's residual stream from a column on, float32 `[columns - first]`."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
 from lavakv.eviction.records import RankedLayer
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.held_prompt import PromptState
 from lavakv.hf.prompt import LayerPrompt
+from lavakv.hf.replay import run_replay
 from lavakv.policy.apply import ScoredLayer, score_layer
+from lavakv.policy.replay import Replay
 from lavakv.policy.rules import Policy
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
+from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.window import ScoringWindow
 
 _MAX_BLOCK_ELEMENTS = (
@@ -31,16 +37,18 @@ class RecordedPrompt(LayerPrompt):
     Attributes:
         norms: float32 `[columns]`, of the residual stream, in place of the hidden states, or None.
         windows: by their size.
+        read_inputs: gives what the attention was given, `[columns, hidden]`; reads the prompt again at first.
     """
 
     norms: Tensor | None = None
     windows: dict[int, ScoringWindow] = field(default_factory=dict)
+    read_inputs: Callable[[], Tensor | None] | None = None
 
     @classmethod
     def of(cls, prompt: LayerPrompt) -> RecordedPrompt:
         """Take a layer's prompt over, all but the hidden states."""
         parts = {name: getattr(prompt, name) for name in LayerPrompt.__dataclass_fields__}
-        return cls(**{**parts, "hidden_states": None}, norms=prompt.residual_norms(0, 0))
+        return cls(**{**parts, "hidden_states": None, "attention_inputs": None}, norms=prompt.residual_norms(0, 0))
 
     def residual_norms(self, sequence: int, first: int) -> Tensor | None:
         """See `LayerPrompt.residual_norms`."""
@@ -49,10 +57,19 @@ class RecordedPrompt(LayerPrompt):
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
-            window = replace(super().window(sequence, plan, visible, layer), output_weight=None, rotation=None)
+            window = super().window(sequence, plan, visible, layer)
+            window = replace(window, output_weight=None, rotation=None, hidden_states=None)
             self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
-        rotation = self.rotation_of(sequence, plan, layer)
-        return self.windows[plan.window].with_needs(plan.tokens_per_head, self.output_weight(plan, layer), rotation)
+        weight, rotation = self.output_weight(plan, layer), self.rotation_of(sequence, plan, layer)
+        window = self.windows[plan.window].with_needs(plan.tokens_per_head, weight, rotation)
+        return window.with_hidden_states(self.inputs_of(sequence, plan))
+
+    def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
+        """See `LayerPrompt.inputs_of`; nothing is kept of them that no policy needs."""
+        if self.read_inputs is None or "hidden_states" not in plan.policy.needs:
+            return None
+        inputs = self.read_inputs()
+        return None if inputs is None else inputs[: self.keys.shape[2]]
 
     def prefix(self, num_tokens: int) -> RecordedPrompt:
         """The first columns alone; nothing is copied."""
@@ -69,6 +86,18 @@ class RecordedPrompt(LayerPrompt):
         return replace(self, **{name: part.expand(count, -1, -1, -1) for name, part in parts.items()})
 
 
+class Replayed(NamedTuple):
+    """What a replay of a recorded prompt gave.
+
+    Attributes:
+        layers: maxima by index of the layer.
+        seconds: what it took.
+    """
+
+    layers: dict[int, ReplayMaxima]
+    seconds: float
+
+
 class Recording(NamedTuple):
     """A prompt that a model has read once.
 
@@ -81,6 +110,7 @@ class Recording(NamedTuple):
         seconds: what the prefill took.
         scored: scores worked out so far.
         ranked: rankings worked out so far.
+        replays: replays run so far, by their settings.
     """
 
     decoder: nn.Module
@@ -91,6 +121,7 @@ class Recording(NamedTuple):
     seconds: float
     scored: dict[Hashable, ScoredLayer]
     ranked: dict[Hashable, RankedLayer]
+    replays: dict[Replay, Replayed]
 
     def prefix(self, num_tokens: int) -> Recording:
         """The first tokens alone, as if nothing had followed them; what the model expects after them is not known.
@@ -112,7 +143,7 @@ class Recording(NamedTuple):
 
     def _anew(self, layers: dict[int, RecordedPrompt]) -> Recording:
         """With these layers, and with nothing that was computed on the earlier ones."""
-        return self._replace(layers=layers, scored={}, ranked={})
+        return self._replace(layers=layers, scored={}, ranked={}, replays={})
 
     @property
     def can_repeat(self) -> bool:
@@ -141,12 +172,28 @@ class Recording(NamedTuple):
                 layer.batch_repeat_interleave(num_rows)
         cache.begin(self.decoder, self.inputs.expand(num_rows, -1), None)
         try:
-            cache.take_recorded(layers, others, self._rank)
+            cache.take_recorded(layers, others, self._rank, lambda replay: self.replayed(replay).layers)
         except BaseException:
             cache.end(succeeded=False)
             raise
         cache.end(succeeded=True)
         return cache
+
+    @property
+    def replay_seconds(self) -> float:
+        """What all replays so far took."""
+        return sum(replayed.seconds for replayed in self.replays.values())
+
+    def replayed(self, replay: Replay) -> Replayed:
+        """What a replay of the prompt gives; run once for all policies and budgets that need it."""
+        if replay not in self.replays:
+            start = time.perf_counter()
+            held = {index: (prompt.keys, prompt.values) for index, prompt in self.layers.items()}
+            tokens = self.inputs[0]
+            state = PromptState(tokens, torch.ones_like(tokens, dtype=torch.bool), None, held, self.other_layers)
+            found = run_replay(self.decoder, state, replay)
+            self.replays[replay] = Replayed(found, time.perf_counter() - start)
+        return self.replays[replay]
 
     def _rank(
         self, policy: Policy, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
@@ -155,7 +202,8 @@ class Recording(NamedTuple):
         assert caps is None
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
         budget = window.tokens_per_head if "tokens_per_head" in policy.needs else None
-        key = (policy.score, rule, budget, window.layer, window.queries.shape[2])
+        replay = policy.replay if "replay" in policy.needs else None
+        key = (policy.score, rule, budget, replay, window.layer, window.queries.shape[2])
         if key not in self.scored:
             self.scored[key] = score_layer(policy, window)
         own = (*key, min_entries_per_head)

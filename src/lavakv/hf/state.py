@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
+from lavakv.eviction.round import Windows
 from lavakv.eviction.session import Phase, Session
 from lavakv.hf.checks import check_batch, check_inputs, check_model, not_announced
 from lavakv.hf.continuation import tokens_of
 from lavakv.hf.geometry import Geometry
 from lavakv.hf.given_mask import real_columns, shows_padding
+from lavakv.hf.held_prompt import HeldPrompt, due_replays, is_due, with_replays
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.step import AppendStep
 from lavakv.hf.versions import changed
+from lavakv.policy.replay import Replay
+from lavakv.scoring.prompt import ReplayMaxima
 from lavakv.scoring.window import ScoringWindow
+
+Replayed = Callable[[Replay], Mapping[int, ReplayMaxima]]
 
 
 class CacheState:
@@ -26,6 +32,7 @@ class CacheState:
     Attributes:
         session: phases, columns, stores and budgets.
         step: the forward under way, or None.
+        held: the prompt under way, where it has to be replayed before anything is evicted, or None.
         noted_ids: `[B, q]`, the ids that the model around the decoder was called with, or None.
     """
 
@@ -34,14 +41,16 @@ class CacheState:
         self.step: PromptStep | AppendStep | None = None
         self.noted_ids: Tensor | None = None
         self._model: weakref.ref[nn.Module] | None = None
+        self.held: HeldPrompt | None = None
 
-    def begin(self, model: nn.Module, inputs: Tensor, mask: Any) -> None:
+    def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
         """Start a forward of `model`.
 
         Args:
             model: the decoder.
             inputs: ids `[B, q]` or embeddings `[B, q, hidden]`.
             mask: its `attention_mask`.
+            position_ids: its positions, if it was given any.
 
         Raises:
             LavaError: whatever can be found wrong before a layer runs; the cache is unchanged.
@@ -59,12 +68,27 @@ class CacheState:
         ids = noted if noted is not None and noted.shape == inputs.shape[:2] else inputs
         session.begin(real, mask is None, tokens_of(ids).to(inputs.device))
         columns.note_brought_back(brought_back)
-        self.step = PromptStep(real) if is_prompt else AppendStep(inputs.shape[1], columns, mask is not None)
+        if is_prompt:
+            self.step = PromptStep(real, inputs, position_ids)
+        else:
+            self.step = AppendStep(inputs.shape[1], columns, mask is not None)
         self._model = weakref.ref(model)
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that the model's positions reach, or None."""
+        return self._geometry.max_positions
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model whose forward is under way, or that filled the cache."""
+        decoder = None if self._model is None else self._model()
+        assert decoder is not None
+        return decoder
 
     def end(self, succeeded: bool) -> bool:
         """Close the forward. Returns whether it was one that brought the prompt."""
-        step, self.step = self.step, None
+        step, self.step, self.held = self.step, None, None
         self.session.end(succeeded)
         return isinstance(step, PromptStep)
 
@@ -75,11 +99,6 @@ class CacheState:
     def filled_by(self, other: CacheState) -> None:
         """Let the model that filled another state be the one that filled this copy of it."""
         self._model = other._model
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        """The model whose forward is under way, or that filled the cache, while it exists."""
-        return None if self._model is None else self._model()
 
     def announced_step(self) -> PromptStep | AppendStep:
         """The forward under way.
@@ -95,19 +114,39 @@ class CacheState:
 
     def take_prompt(self, index: int, prompt: LayerPrompt) -> None:
         """Score and store a layer's prompt, right after its dense attention."""
-        expected = self._geometry.layer_indices[self.session.num_taken]
+        plans = self.session.plans
+        assert plans is not None
+        if self.held is None and due_replays(plans):
+            self.held = HeldPrompt(plans)
+        expected = self._geometry.layer_indices[self.session.num_taken if self.held is None else len(self.held)]
         if index != expected:
             raise changed(
                 "model",
                 "every full-attention layer to attend through transformers' attention interface, in order",
                 f"layer {index} where layer {expected} was due",
             )
-        self.session.take(prompt.keys, prompt.values, self._windows(index, prompt))
+        windows = self._windows(index, prompt)
+        if self.held is None:
+            self.session.take(prompt.keys, prompt.values, windows)
+        else:
+            self.held.take(index, prompt, windows)
 
-    def take_prompts(self, prompts: Mapping[int, LayerPrompt]) -> None:
-        """Score and store a recorded prompt in all layers at once, by index."""
-        ordered = [(index, prompts[index]) for index in self._geometry.layer_indices]
-        self.session.take_all((one.keys, one.values, self._windows(index, one)) for index, one in ordered)
+    def take_prompts(self, prompts: Mapping[int, LayerPrompt], replayed: Replayed) -> None:
+        """Score and store a recorded prompt in all layers at once.
+
+        Args:
+            prompts: by index.
+            replayed: what a replay of the prompt gives, by index.
+        """
+        plans = self.session.plans
+        assert plans is not None
+        found = {replay: replayed(replay) for replay in due_replays(plans)}
+
+        def layer(index: int, one: LayerPrompt) -> tuple[Tensor, Tensor, Windows]:
+            maxima = [found[plan.policy.replay][index] if is_due(plan) else None for plan in plans]
+            return one.keys, one.values, with_replays(self._windows(index, one), maxima)
+
+        self.session.take_all(layer(index, prompts[index]) for index in self._geometry.layer_indices)
 
     def _windows(self, index: int, prompt: LayerPrompt) -> list[ScoringWindow | None]:
         """What of a layer's prompt to score for each sequence."""

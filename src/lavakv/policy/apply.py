@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lavakv.errors import LavaError
 from lavakv.policy.numbers import Readback, checked_weight, policy_error, score_numbers
-from lavakv.policy.rules import Policy
+from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
@@ -22,6 +22,8 @@ _MISSING = {
     "prompt": "the queries of the whole prompt",
     "residual_norms": "the norms of the residual stream",
     "rotation": "the rotation of the whole prompt",
+    "replay": "a replay of the prompt",
+    "hidden_states": "what each token's attention was given",
 }
 
 
@@ -93,11 +95,7 @@ def policy_scores(policy: Policy, window: ScoringWindow) -> Tensor | TieredScore
         LavaError: as the score raises it.
         MemoryError, torch.OutOfMemoryError, torch.AcceleratorError: not the policy's fault, so passed on as they are.
     """
-    for need in policy.needs:
-        later = need in ("prompt", "rotation") and window.caps is not None  # a later round has the queries at hand
-        if getattr(window, need) is None and not later:
-            fix = "Use another policy for this model."
-            raise policy_error(policy, window.layer, _MISSING[need], "none", fix)
+    require_needs(policy, window)
     score = _called(policy, window, "score", policy.score)
     parts = tuple(score) if isinstance(score, TieredScores) else (score,)
     expected = (window.queries.shape[0], window.num_evictable)
@@ -109,6 +107,26 @@ def policy_scores(policy: Policy, window: ScoringWindow) -> Tensor | TieredScore
             fix = "Return one score per KV head and evictable position."
             raise policy_error(policy, window.layer, f"scores of shape {expected}", str(tuple(part.shape)), fix)
     return TieredScores(score[0].float(), score[1]) if isinstance(score, TieredScores) else score.float()
+
+
+def require_needs(policy: Policy, window: ScoringWindow, besides: Sequence[Need] = ()) -> None:
+    """Check that a window has what a policy's score reads.
+
+    Args:
+        policy: its needs.
+        window: one layer's.
+        besides: what is still to come.
+
+    Raises:
+        PolicyError: something is missing; names policy and layer.
+    """
+    for need in policy.needs:
+        later = need in ("prompt", "rotation") and window.caps is not None  # a later round has the queries at hand
+        if getattr(window, need) is None and not later and need not in besides:
+            fix = "Use another policy for this model."
+            if need in ("replay", "hidden_states") and window.caps is not None:
+                fix = "Use another policy for later rounds, which have no more of the prompt than keys and values."
+            raise policy_error(policy, window.layer, _MISSING[need], "none", fix)
 
 
 def layer_numbers(policy: Policy, window: ScoringWindow, values: Tensor) -> Tensor:

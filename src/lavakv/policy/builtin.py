@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lavakv.policy.chunked import chunked
+from lavakv.policy.facts import with_facts
 from lavakv.policy.rules import Need, Policy
 from lavakv.scoring.cake import cake_layer_weight, cake_score
 from lavakv.scoring.caote import caote_score
@@ -17,6 +18,7 @@ from lavakv.scoring.expected_attention import expected_attention_score
 from lavakv.scoring.h2o import h2o_score
 from lavakv.scoring.keydiff import keydiff_score
 from lavakv.scoring.knorm import knorm_score
+from lavakv.scoring.kvzip import kvzip_plus_score, kvzip_score
 from lavakv.scoring.lagkv import lagkv_score
 from lavakv.scoring.laprox import laprox_score
 from lavakv.scoring.lava import lava_score
@@ -34,9 +36,8 @@ _LAVA = "arXiv 2509.09754"
 _SNAPKV = Policy("snapkv", "SnapKV: window attention (arXiv 2404.14469)", snapkv_score, "equal", "equal")
 _TWO_STAGES: tuple[Need, ...] = ("tokens_per_head", "output_weight")
 
-FAMILY = {
-    policy.name: policy
-    for policy in (
+FAMILY = with_facts(
+    (
         Policy("lava", f"LAVa: dynamic head and layer budgets ({_LAVA})", lava_score),
         Policy("lava-uniform-layers", f"LAVa without layer budgets ({_LAVA})", lava_score, layer_rule="equal"),
         Policy("lava-uniform-heads", f"LAVa without head budgets ({_LAVA})", lava_score, head_rule="equal"),
@@ -133,6 +134,24 @@ FAMILY = {
             floor_share=0.1,
             needs=("output_weight", "residual_norms", "prompt", "rotation"),
         ),
+        Policy(
+            "kvzip",
+            "KVzip: attention of a repetition of the prompt (arXiv 2505.23416)",
+            kvzip_score,
+            "pooled",
+            "pool",
+            floor_share=0.0,
+            needs=("replay",),
+        ),
+        Policy(
+            "kvzip+",
+            "KVzip+: the same times the projected value, over the residual stream (arXiv 2601.07891)",
+            kvzip_plus_score,
+            "pooled",
+            "pool",
+            floor_share=0.0,
+            needs=("replay", "output_weight", "residual_norms"),
+        ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy(
             "tova",
@@ -183,4 +202,4 @@ FAMILY = {
             across_heads="the number of each head in the layer",
         ),
     )
-}
+)

@@ -43,6 +43,7 @@ def chunked(policy: Policy, chunk_size: int = CHUNK_SIZE) -> Policy:
         score=ChunkedScore(_OneTier(policy), chunk_size),
         head_rule="equal",
         across_heads="the mean score of all heads of the layer, which takes an all-reduce",
+        relative_cost=None,  # measured of the given one alone
     )
 
 

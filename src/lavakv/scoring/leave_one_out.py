@@ -63,7 +63,9 @@ def mean_lengths(window: ScoringWindow) -> Tensor:
 def _mean_lengths(window: ScoringWindow) -> Tensor:
     mean = grams(window).mean(dim=1)
     lengths = joined(
-        torch.stack([(values @ gram).mul_(values).sum(dim=-1) for values, gram in zip(block.float(), mean, strict=True)])
+        torch.stack(
+            [(values @ gram).mul_(values).sum(dim=-1) for values, gram in zip(block.float(), mean, strict=True)]
+        )
         for block in window.value_blocks()
     )
     return lengths[:, : window.num_evictable].clamp(min=0).sqrt()

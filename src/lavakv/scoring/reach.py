@@ -46,7 +46,7 @@ def largest_attention(window: ScoringWindow) -> Tensor:
 
 
 def asked_again(window: ScoringWindow) -> Tensor:
-    """Queries of at most 128 rows, evenly spread, as they were at the prompt's last position, float32 `[H, G, R, d]`."""
+    """Queries of at most 128 rows, evenly spread, turned to the prompt's last position, float32 `[H, G, R, d]`."""
     assert window.prompt is not None
     assert window.rotation is not None
     count = window.num_tokens

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
+from lavakv.scoring.prompt import ReplayMaxima
 
 
 def require_shapes(q_window: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -110,6 +111,24 @@ def require_rotation(rotation: Sequence[Tensor] | None, num_tokens: int, head_di
             expected=f"cosines, sines and frequencies of the shapes {', '.join(map(str, expected))}",
             got=", ".join(map(str, got)),
             fix="Pass what the layer rotates this sequence's queries and keys by.",
+        )
+
+
+def require_replay(replay: ReplayMaxima | None, shape: tuple[int, int, int]) -> None:
+    """Check for maxima of every position for each query head, `shape` being `[H, G, N]`.
+
+    Raises:
+        InputError: something else than `ReplayMaxima`, or another shape.
+    """
+    if replay is None:
+        return
+    parts = [part for part in replay if part is not None] if isinstance(replay, ReplayMaxima) else []
+    if not parts or any(not isinstance(part, Tensor) or tuple(part.shape) != shape for part in parts):
+        raise InputError(
+            "replay",
+            expected=f"ReplayMaxima of shape {shape}",
+            got=" and ".join(str(tuple(getattr(part, "shape", ()))) for part in parts) or type(replay).__name__,
+            fix="Join what `chunk_maxima` gives for the chunks along the tokens.",
         )
 
 

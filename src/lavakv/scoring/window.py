@@ -14,7 +14,7 @@ from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS, WindowRows, empty_places, 
 from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.rotation import Rotation
 
 
@@ -49,6 +49,9 @@ class ScoringWindow:
             candidates of head `h`, the others are empty. None means that all hold one.
         positions: int64 `[H, n]` on the queries' device, the original position of each candidate, ascending in each
             head; anything in empty places. None means `0` to `n - 1` in each head.
+        replay: what rows that repeat the prompt looked at, or None. Only where no place is empty.
+        hidden_states: `[N, hidden]`, what the layer's attention was given for each token, behind the norm ahead of it,
+            or None where it is not known. Only where no place is empty.
     """
 
     queries: Tensor
@@ -67,6 +70,8 @@ class ScoringWindow:
     caps: Tensor | None = None
     positions: Tensor | None = None
     rotation: Rotation | None = None
+    replay: ReplayMaxima | None = None
+    hidden_states: Tensor | None = None
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_needs(
@@ -83,6 +88,18 @@ class ScoringWindow:
         object.__setattr__(window, "tokens_per_head", tokens_per_head)
         object.__setattr__(window, "output_weight", output_weight)
         object.__setattr__(window, "rotation", rotation)
+        return window
+
+    def with_hidden_states(self, hidden_states: Tensor | None) -> ScoringWindow:
+        """The same window with what the layer's attention was given; what was computed on this one is shared."""
+        window = copy.copy(self)
+        object.__setattr__(window, "hidden_states", hidden_states)
+        return window
+
+    def with_replay(self, replay: ReplayMaxima) -> ScoringWindow:
+        """The same window with what a replay gave; what was computed on this one is shared."""
+        window = copy.copy(self)
+        object.__setattr__(window, "replay", replay)
         return window
 
     @property

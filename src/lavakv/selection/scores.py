@@ -11,9 +11,16 @@ from lavakv.budgets.spec import BudgetSpec
 from lavakv.policy.apply import policy_scores
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, ReplayMaxima
 from lavakv.scoring.rotation import Rotation
-from lavakv.scoring.shapes import require_extras, require_residual, require_rotation, require_shapes, require_whole
+from lavakv.scoring.shapes import (
+    require_extras,
+    require_replay,
+    require_residual,
+    require_rotation,
+    require_shapes,
+    require_whole,
+)  # fmt: skip
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 
@@ -34,6 +41,7 @@ def scores(
     prompt_queries: Tensor | None = None,
     residual_norms: Tensor | None = None,
     rotation: tuple[Tensor, Tensor, Tensor] | None = None,
+    replay: ReplayMaxima | None = None,
 ) -> Tensor | TieredScores:
     """Score the evictable entries of one layer of one sequence.
 
@@ -55,6 +63,8 @@ def scores(
             layer's norm, for policies that compare layers by them.
         rotation: cosines and sines of all rows of the prompt, `[N, head_dim]` each with equal halves, and the radians
             per position of each pair of channels, `[head_dim / 2]`, for policies that look before the rotation.
+        replay: float32 `[kv_heads, query heads a KV head, N]` each, what `lavakv.scoring.replay.chunk_maxima` gave for
+            the chunks of a replay, joined along the tokens, for policies that need one.
 
     Returns:
         float32 `[kv_heads, N - w]`, or such values with a mask of protected entries; without gradients.
@@ -72,6 +82,7 @@ def scores(
     require_whole(output_weight, prompt_queries, q_window, num_tokens, value_chunks[0].shape[2])
     require_residual(residual_norms, q_window.shape[1])
     require_rotation(rotation, num_tokens, q_window.shape[2])
+    require_replay(replay, (key_chunks[0].shape[0], q_window.shape[0] // key_chunks[0].shape[0], num_tokens))
     heads, budget = key_chunks[0].shape[0], _checked(tokens_per_head, q_window, num_tokens)
     window = ScoringWindow(
         _grouped(q_window, heads), key_chunks, value_chunks, q_window.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -79,7 +90,7 @@ def scores(
         None if output_weight is None else _grouped(output_weight, heads),
         None if prompt_queries is None else PromptRows(_grouped(prompt_queries, heads)),
         None if residual_norms is None else residual_norms.float(),
-        rotation=None if rotation is None else Rotation(*rotation),
+        rotation=None if rotation is None else Rotation(*rotation), replay=replay,
     )  # fmt: skip
     with torch.no_grad():
         return policy_scores(get_policy(policy), window)
