@@ -51,7 +51,7 @@ def asked_again(window: ScoringWindow) -> Tensor:
     assert window.rotation is not None
     count = window.num_tokens
     num_rows = min(NUM_ROWS, count)
-    rows = torch.tensor([count - 1 - number * count // num_rows for number in range(num_rows)])
+    rows = torch.tensor([count - 1 - number * count // num_rows for number in range(num_rows)], device="cpu")
     rows = rows.to(window.queries.device, non_blocking=True)
     queries = window.rotation.undo(window.prompt.queries[:, :, rows], rows)
     return window.rotation.at(-1).turn(queries)
