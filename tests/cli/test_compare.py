@@ -14,7 +14,10 @@ import pytest
 import lavakv
 from lavakv.cli.console import results
 from lavakv.cli.main import run
+from lavakv.cli.variants import fitting
+from lavakv.evaluation.variant import Variant
 from lavakv.policy.registry import get_policy
+from tests.hf.zoo import tiny_config
 
 POLICIES = "lava,lava-uniform-heads"
 
@@ -183,3 +186,11 @@ def test_budgets_that_hold_the_same_are_marked_and_said(command, capsys, tmp_pat
     assert [each["same_entries_as"] for each in found["runs"]] == [[], [], ["3%"], ["5%"]]
     assert [each["at_minimum"] for each in found["runs"]] == [False, False, True, True]
     assert found["runs"][2]["kept_entries"] == found["runs"][3]["kept_entries"] == 33 * 2 * 3
+
+
+def test_layers_that_no_prompt_can_be_repeated_behind_are_told_beforehand(capsys) -> None:
+    config, variants = tiny_config("qwen3_next"), [Variant("kvzip", budget=50), Variant("lava", budget=50)]
+    assert fitting(variants, "all", config, 80) == variants[1:]
+    assert "Left out: policy 'kvzip': expected full attention or sliding windows" in capsys.readouterr().err
+    with pytest.raises(lavakv.UnsupportedError):
+        fitting(variants, "kvzip,lava", config, 80)
