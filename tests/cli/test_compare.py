@@ -15,7 +15,10 @@ import pytest
 import lavakv
 from lavakv.cli.console import results
 from lavakv.cli.main import run
+from lavakv.cli.variants import fitting
+from lavakv.evaluation.variant import Variant
 from lavakv.policy.registry import get_policy
+from tests.hf.zoo import tiny_config
 
 POLICIES = "lava,lava-uniform-heads"
 
@@ -202,3 +205,11 @@ def test_all_leaves_out_what_cannot_serve_the_model_and_names_it(command, model_
     assert all(line.startswith("Left out: policy") for line in told.err.splitlines())
     assert run([*command, "compactor"]) == 2
     assert "policy 'compactor' on model 'llama': expected a rotary" in capsys.readouterr().err
+
+
+def test_layers_that_no_prompt_can_be_repeated_behind_are_told_beforehand(capsys) -> None:
+    config, variants = tiny_config("qwen3_next"), [Variant("kvzip", budget=50), Variant("lava", budget=50)]
+    assert fitting(variants, "all", config, 80) == variants[1:]
+    assert "Left out: policy 'kvzip': expected full attention or sliding windows" in capsys.readouterr().err
+    with pytest.raises(lavakv.UnsupportedError):
+        fitting(variants, "kvzip,lava", config, 80)

@@ -13,7 +13,7 @@ from lavakv.cli.checks import check_model, check_questions
 from lavakv.cli.console import print_json, progress, results, working
 from lavakv.cli.loading import starting
 from lavakv.cli.prompts import read_prompt
-from lavakv.cli.variants import load_for, parse_variants
+from lavakv.cli.variants import fitting, load_for, parse_variants
 from lavakv.files import require_writable, write_output
 
 _DEFAULT_KEEP = "75%,50%,35%,25%,18%,12.5%,9%,6.25%"
@@ -53,6 +53,7 @@ def inspect(
 
     loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, [] if question is None else [question], chat=chat)
+    variants = fitting(variants, policies, loaded.model.config, ids.shape[1])
     with working(f"Reading {ids.shape[1]} tokens"):
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)
     with progress() as bar:

@@ -68,9 +68,10 @@ def fitting(variants: Sequence[Variant], given: str, config: Any, num_tokens: in
 
     Raises:
         InputError: the prompt and what repeats it are longer than the model's positions reach.
+        UnsupportedError: a model with layers that no prompt can be repeated behind.
     """
-    from lavakv.hf.geometry import geometry_of
-    from lavakv.hf.replay_checks import check_fits
+    from lavakv.hf.geometry import geometry_of, stock_layers
+    from lavakv.hf.replay_checks import check_fits, check_layers
     from lavakv.policy.registry import get_policy
 
     positions, too_long = geometry_of(config).max_positions, set()
@@ -78,8 +79,9 @@ def fitting(variants: Sequence[Variant], given: str, config: Any, num_tokens: in
         policy = get_policy(name)
         try:
             if "replay" in policy.needs:
+                check_layers(policy, stock_layers(config))
                 check_fits(policy, num_tokens, config, positions)
-        except InputError as error:
+        except (InputError, UnsupportedError) as error:
             if given != ALL:
                 raise
             _note_left_out(error)

@@ -41,15 +41,30 @@ def check_replay(
     if inputs.ndim != 2:
         fix = "Pass input_ids, or use another policy."
         raise InputError("inputs_embeds", expected=f"token ids, which {policy} repeats", got="embeddings", fix=fix)
+    check_layers(due[0].policy, layers)
+    for plan in due:
+        check_fits(plan.policy, plan.num_tokens, config, max_positions)
+
+
+def check_layers(policy: Policy, layers: Sequence[Any]) -> None:
+    """Check that tokens can be read behind all of a cache's layers and forgotten again.
+
+    Args:
+        policy: one that needs a replay.
+        layers: of a `LavaCache`, or as transformers makes them.
+
+    Raises:
+        UnsupportedError: a recurrent layer, or one of another kind.
+    """
     known = (LavaLayer, *STATELESS)
     for layer in layers:
         if type(layer) not in _REPEATABLE and (not isinstance(layer, known) or isinstance(layer, LavaLinearLayer)):
             raise UnsupportedError(
-                policy, expected="full attention or sliding windows in all layers, as it replays the prompt",
-                got=type(layer).__name__, fix="Use another policy for this model.",
-            )  # fmt: skip
-    for plan in due:
-        check_fits(plan.policy, plan.num_tokens, config, max_positions)
+                f"policy {policy.name!r}",
+                expected="full attention or sliding windows in all layers, as it replays the prompt",
+                got=type(layer).__name__,
+                fix="Use another policy for this model.",
+            )
 
 
 def check_fits(policy: Policy, num_tokens: int, config: Any, max_positions: int | None) -> None:
