@@ -33,8 +33,8 @@ from lavakv.scoring.replay import ReplayRows, chunk_maxima
 def run_replay(decoder: nn.Module, state: PromptState, replay: Replay) -> dict[int, ReplayMaxima]:
     """What the rows of a replay look at, for each compressed layer, over the sequence's real tokens.
 
-    Costs about what reading the prompt did, and more where attention is most of that: a chunk's rows attend to the
-    whole prompt. Beyond the prompt's keys and values it needs memory for one chunk and for one layer's again.
+    Costs more than reading the prompt did: a chunk's rows attend to the whole prompt, and their attention is computed
+    again to be scored. Beyond the prompt's keys and values it needs memory for one chunk and for one layer's again.
 
     Args:
         decoder: the module that read the prompt.
