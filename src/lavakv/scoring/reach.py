@@ -61,19 +61,34 @@ def _largest(window: ScoringWindow) -> Tensor:
     queries = asked_again(window)
     heads, group, rows, head_dim = queries.shape
     block_tokens = max(window.max_block_elements // (heads * max(group * rows, head_dim)), 1)
+    if len(window.keys) == 1 and window.num_tokens <= block_tokens:
+        return _of_one_block(window, queries)[:, : window.num_evictable]
 
     def blocks() -> Iterator[Tensor]:
         for keys in token_blocks(window.keys, block_tokens):
             yield plain_logits(QueryRows(queries, 0, None), keys, window.scaling, window.softcap)
 
-    sinks = None if window.sinks is None else window.sinks.float()[:, :, None, None].expand(heads, group, rows, 1)
-    if len(window.keys) == 1 and window.num_tokens <= block_tokens:
-        (logits,) = blocks()
-        paid = torch.softmax(logits if sinks is None else torch.cat([logits, sinks], dim=-1), dim=-1)
-        return paid[..., : window.num_evictable].amax(dim=(1, 2))
-    total = queries.new_full((heads, group, rows), -torch.inf) if sinks is None else sinks[..., 0]
+    total = queries.new_full((heads, group, rows), -torch.inf)
+    if window.sinks is not None:
+        total = window.sinks.float()[:, :, None].expand(heads, group, rows)
     for logits in blocks():
         if logits.shape[-1]:
             total = torch.logaddexp(total, logits.logsumexp(dim=-1))
     largest = joined(logits.sub_(total[..., None]).amax(dim=(1, 2)) for logits in blocks())
     return largest[:, : window.num_evictable].exp()
+
+
+def _of_one_block(window: ScoringWindow, queries: Tensor) -> Tensor:
+    """The same where all logits fit into memory; on a CPU one query head at a time, whose logits its caches hold."""
+    size = 1 if queries.device.type == "cpu" else max(queries.shape[:2])
+    largest: list[Tensor] = []
+    for head, keys in zip(torch.split(queries, size), torch.split(window.keys[0], size), strict=True):
+        parts = []
+        for number, part in enumerate(torch.split(head, size, dim=1)):
+            logits = plain_logits(QueryRows(part, 0, None), keys, window.scaling, window.softcap)
+            if window.sinks is not None:
+                own = window.sinks[len(largest) * size :, number * size :][: part.shape[0], : part.shape[1], None, None]
+                logits = torch.cat([logits, own.float().expand(*logits.shape[:3], 1)], dim=-1)
+            parts.append(torch.softmax(logits, dim=-1)[..., : keys.shape[1]].amax(dim=(1, 2)))
+        largest.append(torch.stack(parts).amax(dim=0))
+    return torch.cat(largest)
