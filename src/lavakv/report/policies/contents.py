@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lavakv.report.analysis import Analysis
 from lavakv.report.numbers import TIED
+from lavakv.report.policies.about import about_model, cautions, options_of
 from lavakv.report.policies.disagreement import Disagreement, disagreement
 from lavakv.report.policies.runs import ModelRuns
 from lavakv.report.policies.standing import Standing, group_name, standings
@@ -107,8 +108,8 @@ def policies_page(models: Sequence[ModelRuns]) -> PoliciesPage:
         {cell: disagreement(found) for cell, found in together.items()},
         _costs(models),
         [(model.name, cost.policy, cost.reason) for model in models for cost in model.costs.values() if cost.reason],
-        [line for model in models for line in _cautions(model)],
-        _options(analyses),
+        [line for model in models for line in cautions(model)],
+        options_of(analyses),
     )
 
 
@@ -135,21 +136,7 @@ def _part(model: ModelRuns, cells: Sequence[Cell], modes: Sequence[str]) -> Mode
         for one in analysis.configurations.full
     }
     found = {cell: standings([model], cell[1], cell[0]) for cell in cells if cell[0] in modes}
-    return ModelPart(model.name, _about(analysis), full, found)
-
-
-def _about(analysis: Analysis) -> list[str]:
-    about, prompts = analysis.run.about, []
-    for own in by_group(analysis.boards):
-        tasks = ", ".join(f"{board.short} {len(board.examples)}" for board in own)
-        prompts.append(f"{group_name(own)}: {tasks}")
-    tokens = [record["prompt_tokens"] for record in analysis.run.records]
-    versions = about.get("versions") or {}
-    how = ", ".join(f"{name} {versions[name]}" for name in ("lavakv", "torch", "transformers") if versions.get(name))
-    return [
-        f"{analysis.num_examples} prompts of {min(tokens):,} to {max(tokens):,} tokens ({'; '.join(prompts)})",
-        f"{about.get('dtype', 'unknown dtype')} on {about.get('device', 'an unknown device')}, {how}",
-    ]
+    return ModelPart(model.name, about_model(analysis), full, found)
 
 
 def _order(found: Sequence[Sequence[Standing]]) -> list[str]:
@@ -169,44 +156,3 @@ def _costs(models: Sequence[ModelRuns]) -> dict[str, dict[str, float | None]]:
             cost = model.costs.get(policy)
             found.setdefault(policy, {})[model.name] = None if cost is None else cost.share
     return found
-
-
-def _cautions(model: ModelRuns) -> list[str]:
-    analysis, run = model.analysis, model.analysis.run
-    expected = len(analysis.configurations.all) * analysis.num_examples
-    found = []
-    if len(run.records) < expected:
-        found.append(
-            f"{model.name}: unfinished, or policies differ between parts ({len(run.records):,} of {expected:,} "
-            "records); tables leave out policies that a task lacks."
-        )
-    for full in analysis.configurations.full:
-        for own in by_group(analysis.boards):
-            if analysis.score(full, own).mean < 5:
-                found.append(
-                    f"{model.name}, {full.mode}: the full cache scores {analysis.score(full, own).mean:.1f} on "
-                    f"{group_name(own)}, so shares there mean little."
-                )
-    return found
-
-
-_OPTIONS = {
-    "lengths": "generated prompts of {} tokens",
-    "max_prompt_tokens": "data sets' prompts cut in the middle to {} tokens",
-    "max_new_tokens": "answers of at most {} tokens",
-    "kl": "divergence over {} positions",
-}
-
-
-def _options(analyses: Sequence[Analysis]) -> str:
-    """Limits that the runs were given by hand."""
-    found: dict[str, set[str]] = {}
-    for analysis in analyses:
-        for record in analysis.run.records:
-            arguments, passed = record["run"].get("arguments") or {}, record["run"].get("passed") or []
-            for name in _OPTIONS.keys() & arguments.keys() & set(passed):
-                value = arguments[name]
-                own = value if isinstance(value, list) else [value]
-                found.setdefault(name, set()).add(" and ".join(f"{each:,}" for each in own))
-    parts = [text.format(" or ".join(sorted(found[name]))) for name, text in _OPTIONS.items() if name in found]
-    return f"{'; '.join(parts)}.".capitalize() if parts else ""
