@@ -27,7 +27,7 @@ NIAH = ("single_1", "single_2", "single_3", "multikey_1", "multikey_2", "multike
 OTHERS = ("vt", "cwe", "fwe")
 LONGBENCH = ("qasper", "2wikimqa", "multi_news", "trec", "passage_retrieval_en", "lcc")  # one of each group
 PAGE = Path(__file__).parents[1] / "docs" / "policies-compared.md"
-BASELINE = "residual-max"
+BASELINE = "reach"
 COST_TASK = "ruler_niah_multikey_1"
 
 
