@@ -53,7 +53,7 @@ def _batch(kind: str, length: int) -> Batch:
 @pytest.mark.parametrize("budget", [10, 24])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_survivors(batch: Batch, policy: str, budget: int) -> None:
-    if "rotation" in get_policy(policy).needs and batch.model.config.model_type != "llama":
+    if get_policy(policy).prompt_only and batch.model.config.model_type != "llama":
         with pytest.raises(UnsupportedError, match=f"policy '{policy}' (on model|at layer)"):
             _assert_survivors(batch, policy, budget)
     else:

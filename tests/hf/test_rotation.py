@@ -24,6 +24,7 @@ POLICY, TOKENS = get_policy("expected-attention"), 60
 ROTATED = {
     "llama": "q_proj", "mistral": "q_proj", "qwen2": "q_proj", "granite": "q_proj", "mixtral": "q_proj",
     "qwen3": "q_norm", "qwen3_moe": "q_norm", "gemma3_text": "q_norm", "olmo2": "q_norm", "phi3": "qkv_proj",
+    "smollm3": "q_proj", "gpt_oss": "q_proj",
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 
@@ -86,7 +87,6 @@ def test_a_prefix_of_a_recording_is_rotated_as_the_prefix_alone() -> None:
 REFUSED = {
     "gpt2": "none at layer 0",
     "gpt_neox": "one of 0.25 of the channels at layer 0",
-    "smollm3": "none at layer 2",
     "gemma4_text": "one of type 'proportional'",
 }
 
@@ -107,20 +107,27 @@ def test_a_rotation_that_depends_on_the_length_is_refused(kind: str) -> None:
         lavakv.LavaCache(config, budget=24, window=8, policy="expected-attention")
 
 
-@pytest.mark.parametrize("kind", ["gpt_oss", "cohere2"])
-def test_code_that_rotates_otherwise_is_refused_at_the_layer(kind: str) -> None:
-    model, ids = lavakv.enable(zoo.tiny(kind)), zoo.prompt(TOKENS)
+def test_code_that_rotates_otherwise_is_refused_at_the_layer() -> None:
+    model, ids = lavakv.enable(zoo.tiny("cohere2")), zoo.prompt(TOKENS)
     cache = lavakv.LavaCache(model.config, budget=24, window=8, policy="expected-attention")
     with pytest.raises(UnsupportedError, match=r"policy 'expected-attention' at layer 1: .* other pairs of"):
         model(ids, past_key_values=cache)
     assert cache.get_seq_length() == 0
 
 
+def test_layers_without_a_rotation_turn_nothing() -> None:
+    rotations = _recorded(zoo.tiny("smollm3"))
+    still = [layer for layer, rotation in rotations.items() if not bool(rotation.sin.any())]
+    model = zoo.tiny("smollm3")
+    assert still == [layer for layer in rotations if not model.config.no_rope_layers[layer]] != []
+
+
 @pytest.mark.parametrize("name", ["expected-attention", "compactor"])
-def test_a_softcap_is_refused_by_formulas_that_have_none(name: str) -> None:
-    model, ids = lavakv.enable(zoo.tiny("gemma2")), zoo.prompt(TOKENS)
+@pytest.mark.parametrize(("kind", "got"), [("gemma2", "a logit softcap of 5.0"), ("gpt_oss", "attention sinks")])
+def test_what_the_formulas_do_not_have_is_refused(name: str, kind: str, got: str) -> None:
+    model, ids = lavakv.enable(zoo.tiny(kind)), zoo.prompt(TOKENS)
     cache = lavakv.LavaCache(model.config, budget=24, window=8, policy=name)
-    with pytest.raises(UnsupportedError, match=f"policy '{name}' at layer 1: .*, got a logit softcap of 5.0"):
+    with pytest.raises(UnsupportedError, match=f"policy '{name}' at layer 1: .*, got {got}"):
         model(ids, past_key_values=cache)
     assert cache.get_seq_length() == 0
 

@@ -104,4 +104,6 @@ def turned_to_the_last(view: View, rows: torch.Tensor) -> torch.Tensor:
     """Queries as the prompt's last position rotates them."""
     cos, sin = (part.to(view.dtype) for part in view.capture.last)
     half = rows.shape[1] // 2
+    if cos.shape[1] == half:  # the model passes one of two equal halves
+        cos, sin = torch.cat([cos, cos], dim=1), torch.cat([sin, sin], dim=1)
     return rows * cos + torch.cat([-rows[:, half:], rows[:, :half]], dim=1) * sin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from lavakv.scoring.rotation import Rotation, rotate_half
 
 _TYPES = ("default", "linear", "llama3", "yarn")  # of those frequencies that do not depend on the prompt's length
 _ROTATE = "apply_rotary_pos_emb"
+_SWITCH = "use_rope"  # of attention modules that rotate in some layers only
 _MAY_FOLLOW = ("update", "attention_interface")  # the cache's update, and attention itself
 
 
@@ -50,10 +51,9 @@ def _unsuited(own: Any, index: int) -> str:
     rope = getattr(own, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in rope.values()):
         rope = rope.get(own.layer_types[index]) or {}
-    without = getattr(own, "no_rope_layers", None)
     kind = rope.get("rope_type", "none")
     share = rope.get("partial_rotary_factor") or getattr(own, "partial_rotary_factor", None) or 1
-    if not rope or (without and not without[index]):
+    if not rope:
         return f"none at layer {index}"
     if kind not in _TYPES:
         return f"one of type {kind!r} at layer {index}"
@@ -66,7 +66,8 @@ class LayerRotation(NamedTuple):
     """What is at hand of a layer's rotation while the prompt is read.
 
     Attributes:
-        embeddings: cosines and sines that the layer was passed, `[1 or B, columns, head_dim]` each.
+        embeddings: cosines and sines that the layer was passed, `[1 or B, columns, head_dim]` each, or half of that
+            where both halves are equal.
         attention: the attention module.
         decoder: the model around it, which has the frequencies.
         layer: index of the layer.
@@ -78,7 +79,7 @@ class LayerRotation(NamedTuple):
     layer: int
 
     def of_sequence(self, sequence: int, columns: slice, head_dim: int, argument: str) -> Rotation:
-        """The rotation of one sequence's rows.
+        """The rotation of one sequence's rows; one that turns nothing where the layer says that it has none.
 
         Args:
             sequence: row of the batch.
@@ -99,7 +100,11 @@ class LayerRotation(NamedTuple):
         if got or frequencies is None:
             raise _refused(argument, "queries and keys that are rotated by halves, all channels, as the last step", got)
         rows = [part[sequence if part.shape[0] > 1 else 0, columns].detach() for part in self.embeddings]
-        return Rotation(rows[0], rows[1], frequencies.detach().to(rows[0].device))
+        cos, sin = (torch.cat([part, part], dim=-1) if part.shape[1] < head_dim else part for part in rows)
+        frequencies = frequencies.detach().to(cos.device)
+        if not getattr(self.attention, _SWITCH, True):
+            return Rotation(torch.ones_like(cos), torch.zeros_like(sin), torch.zeros_like(frequencies))
+        return Rotation(cos, sin, frequencies)
 
     def _frequencies(self) -> Tensor | None:
         """Radians per position of each pair of channels; models with several rotations have them by kind of layer."""
@@ -113,7 +118,8 @@ class LayerRotation(NamedTuple):
 def _are_rows(embeddings: Any, head_dim: int) -> bool:
     if not isinstance(embeddings, tuple | list) or len(embeddings) != 2:
         return False
-    return all(isinstance(part, Tensor) and part.ndim == 3 and part.shape[2] == head_dim for part in embeddings)
+    sizes = (head_dim, head_dim // 2)
+    return all(isinstance(part, Tensor) and part.ndim == 3 and part.shape[2] in sizes for part in embeddings)
 
 
 @lru_cache(maxsize=64)
@@ -135,7 +141,7 @@ def _other_rotation(name: str, forward: Callable[..., Any]) -> str:
 def _not_last(name: str, function: ast.FunctionDef) -> str:
     """Why a forward's top level is not one that rotates both and then only stores and attends to them, or nothing."""
     rotated: set[str] = set()
-    for statement in function.body:
+    for statement in _statements(function):
         calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
         if any(isinstance(call.func, ast.Name) and call.func.id == _ROTATE for call in calls):
             if rotated or not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
@@ -146,6 +152,17 @@ def _not_last(name: str, function: ast.FunctionDef) -> str:
         if rotated & names and not any(_called_name(call) in _MAY_FOLLOW for call in calls):
             return f"{name}, which changes queries or keys after their rotation"
     return "" if len(rotated) == 2 else f"{name}, which does not rotate queries and keys"
+
+
+def _statements(function: ast.FunctionDef) -> Iterator[ast.stmt]:
+    """The top level of a function, with what stands under the attention's own switch for the rotation."""
+    for statement in function.body:
+        test = statement.test if isinstance(statement, ast.If) and not statement.orelse else None
+        if isinstance(test, ast.Attribute) and test.attr == _SWITCH:
+            assert isinstance(statement, ast.If)
+            yield from statement.body
+        else:
+            yield statement
 
 
 def _called_name(call: ast.Call) -> str:
@@ -159,13 +176,16 @@ def _rotates_by_halves(rotate: Any) -> bool:
     vectors = torch.arange(1.0, 9.0, dtype=torch.float64, device="cpu").view(1, 1, 1, 8)
     angles = torch.tensor([0.1, 0.4, 0.7, 1.2], dtype=torch.float64, device="cpu")
     cos, sin = (torch.cat([part, part]).view(1, 1, 8) for part in (angles.cos(), angles.sin()))
-    try:
-        turned = rotate(vectors, 2 * vectors, cos, sin)
-        expected = vectors * cos + rotate_half(vectors) * sin
-        pairs = zip(turned, (expected, 2 * expected), strict=True)
-        return all(bool(torch.allclose(one, other)) for one, other in pairs)
-    except Exception:  # third-party code may raise anything
-        return False
+    expected = vectors * cos + rotate_half(vectors) * sin
+    for size in (8, 4):  # some models pass one half of two equal ones
+        try:
+            turned = rotate(vectors, 2 * vectors, cos[..., :size], sin[..., :size])
+            pairs = zip(turned, (expected, 2 * expected), strict=True)
+            if all(bool(torch.allclose(one, other)) for one, other in pairs):
+                return True
+        except Exception:  # third-party code may raise anything
+            continue
+    return False
 
 
 def _refused(argument: str, expected: str, got: str) -> UnsupportedError:
