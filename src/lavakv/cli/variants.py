@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lavakv.models.load import LoadedModel
 
 ALL = "all"
+_TRIED_TOKENS = 16  # more than the budget they are tried with, so that scores are worked out
 
 
 def parse_policies(policies: str) -> list[str]:
@@ -137,8 +138,33 @@ def load_for(
             if policies != ALL:
                 raise
             refused[variant.label] = error
+    if policies == ALL:
+        refused |= _refused_by_layers(loaded, [variant for variant in kept if variant.label not in refused])
     for reason in refused.values():
-        notes.print(
-            " ".join(f"Left out: {reason}".split()), style="yellow", highlight=False, markup=False, soft_wrap=True
-        )
+        _note_left_out(reason)
     return loaded, [variant for variant in kept if variant.label not in refused]
+
+
+def _refused_by_layers(loaded: LoadedModel, variants: Sequence[Variant]) -> dict[str, UnsupportedError]:
+    """Policies by name that no configuration refuses but a layer does, tried on a few tokens.
+
+    Only those that need the rotation are tried: what a layer does with it shows in its code and in what it is passed.
+    """
+    import torch
+
+    from lavakv.evaluation.runner import PromptRunner
+    from lavakv.evaluation.variant import Variant
+    from lavakv.policy.registry import get_policy
+
+    names = dict.fromkeys(each.policy for each in variants if each.policy is not None)
+    tried = [name for name in names if "rotation" in get_policy(name).needs]
+    if not tried:
+        return {}
+    runner, refused = PromptRunner(loaded.model, torch.arange(_TRIED_TOKENS)[None]), {}
+    for name in tried:
+        variant = Variant(name, budget=2, window=1)
+        try:
+            runner.fill([variant])
+        except UnsupportedError as error:
+            refused[variant.label] = error
+    return refused
