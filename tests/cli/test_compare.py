@@ -209,10 +209,10 @@ def test_all_leaves_out_what_cannot_serve_the_model_and_names_it(command, model_
 
 def test_layers_that_no_prompt_can_be_repeated_behind_are_told_beforehand(capsys) -> None:
     config, variants = tiny_config("qwen3_next"), [Variant("kvzip", budget=50), Variant("lava", budget=50)]
-    assert fitting(variants, "all", config, 80) == variants[1:]
+    assert fitting(variants, 80, "all", config) == variants[1:]
     assert "Left out: policy 'kvzip': expected full attention or sliding windows" in capsys.readouterr().err
     with pytest.raises(lavakv.UnsupportedError):
-        fitting(variants, "kvzip,lava", config, 80)
+        fitting(variants, 80, "kvzip,lava", config)
 
 
 def test_all_leaves_out_what_only_a_layer_refuses(command, model_dir, tmp_path: Path, capsys) -> None:
