@@ -174,7 +174,7 @@ def main() -> int:
             codes.append(guarded(partial(costs, options, model, policies)))
             codes += [evaluate(options, model, part, policies) for part in options.parts if policies]
     if any(codes) or options.no_page:
-        return max(codes)
+        return max(codes, default=0)
     folders = [file.parent for out in (options.out, *options.also) for file in sorted(out.glob("*/*/records.jsonl"))]
     order = {model: index for index, model in enumerate(MODELS)}
     folders.sort(key=lambda folder: order.get(folder.parent.name, len(order)))

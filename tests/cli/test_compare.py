@@ -18,7 +18,7 @@ from lavakv.cli.main import run
 from lavakv.cli.variants import fitting
 from lavakv.evaluation.variant import Variant
 from lavakv.policy.registry import get_policy
-from tests.hf.zoo import tiny_config
+from tests.hf.zoo import tiny, tiny_config
 
 POLICIES = "lava,lava-uniform-heads"
 
@@ -209,7 +209,25 @@ def test_all_leaves_out_what_cannot_serve_the_model_and_names_it(command, model_
 
 def test_layers_that_no_prompt_can_be_repeated_behind_are_told_beforehand(capsys) -> None:
     config, variants = tiny_config("qwen3_next"), [Variant("kvzip", budget=50), Variant("lava", budget=50)]
-    assert fitting(variants, "all", config, 80) == variants[1:]
+    assert fitting(variants, 80, "all", config) == variants[1:]
     assert "Left out: policy 'kvzip': expected full attention or sliding windows" in capsys.readouterr().err
     with pytest.raises(lavakv.UnsupportedError):
-        fitting(variants, "kvzip,lava", config, 80)
+        fitting(variants, 80, "kvzip,lava", config)
+
+
+def test_all_leaves_out_what_only_a_layer_refuses(command, model_dir, tmp_path: Path, capsys) -> None:
+    """A configuration says nothing of softcaps that a policy's formula lacks, or of pairs that are interleaved."""
+    unsuited = tmp_path / "gemma2"
+    shutil.copytree(model_dir, unsuited)
+    (unsuited / "model.safetensors").unlink()
+    (unsuited / "config.json").unlink()
+    tiny("gemma2").save_pretrained(unsuited)
+    command = [*command[:3], str(unsuited), *command[4:], "--budgets", "50", "--no-text", "--json", "--policies"]
+    assert run([*command, "all"]) == 0
+    told = capsys.readouterr()
+    left_out = ["expected-attention", "compactor"]
+    found = [each["policy"] for each in json.loads(told.out)["runs"][1:]]
+    assert found == [name for name in lavakv.policies() if name not in left_out]
+    assert [line.split("'")[1] for line in told.err.splitlines() if "Left out" in line] == left_out
+    assert run([*command, "compactor"]) == 2
+    assert "policy 'compactor' at layer 1: expected attention without logit softcap" in capsys.readouterr().err

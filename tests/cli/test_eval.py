@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import lavakv
 from lavakv.cli.console import notes, results
 from lavakv.cli.main import run
 from lavakv.evaluation.presets import PRESETS
@@ -17,6 +18,7 @@ from lavakv.evaluation.records import read_records
 from lavakv.evaluation.settings import EvalSettings
 from lavakv.tasks import get_task
 from tests.cli.conftest import WORDS
+from tests.hf.zoo import tiny
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 
@@ -329,3 +331,25 @@ def test_both_modes_at_once(command, mode, tmp_path, capsys) -> None:
     }  # fmt: skip
     assert all(record["kl_nats"] >= 0 and record["new_tokens"] <= 3 for record in records)
     assert records[0]["run"]["arguments"]["mode"] == "both"
+
+
+def test_all_leaves_out_what_cannot_serve_the_model_or_its_prompts(command, model_dir, tmp_path, capsys) -> None:
+    unsuited = tmp_path / "gemma2"
+    shutil.copytree(model_dir, unsuited)
+    (unsuited / "model.safetensors").unlink()
+    tiny("gemma2", max_position_embeddings=300).save_pretrained(unsuited)
+    (tmp_path / "longbench").mkdir()
+    (tmp_path / "longbench" / "lcc.jsonl").write_text(_line(0, context=" ".join(WORDS * 3)))  # 200 tokens stay of it
+    options = {"m": str(unsuited), "budgets": "50", "data_dir": str(tmp_path)}
+    command = [*_with(command, policies="all", **options), "--max-new-tokens", "2", "--json"]
+    assert run(command) == 0
+    left_out = ["expected-attention", "compactor", "kvzip", "kvzip+"]
+    told = capsys.readouterr()
+    assert [line.split("'")[1] for line in told.err.splitlines() if "Left out" in line] == left_out
+    kept = [name for name in lavakv.policies() if name not in left_out]
+    assert [record["policy"] for record in read_records(tmp_path / "run")] == ["full cache", *kept]
+    assert run(command) == 0
+    assert json.loads(capsys.readouterr().out)["earlier"] is None
+    for name, complaint in (("compactor", "policy 'compactor' at layer 1"), ("kvzip", "replay of policy 'kvzip'")):
+        assert run([*_with(command, policies=name, **options), "--restart"]) == 2
+        assert complaint in capsys.readouterr().err

@@ -60,7 +60,7 @@ def compare(
 
     loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, question or [], chat=chat)
-    variants = fitting(variants, policies, loaded.model.config, ids.shape[1])
+    variants = fitting(variants, ids.shape[1], policies, loaded.model.config)
     with working(f"Reading {ids.shape[1]} tokens"):
         comparer = Comparer(loaded, ids, asked, positions, max_new_tokens if text else 0)
     with progress() as bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from rich.text import Text
 from lavakv.cli.console import notes, print_json, progress, results, working
 from lavakv.cli.eval_view import print_summary
 from lavakv.cli.loading import load_quietly, quieten, starting
-from lavakv.cli.variants import loadable
+from lavakv.cli.variants import ALL, fitting, loadable, serving
 from lavakv.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def run_evaluation(
         passed: names of the settings that the user gave.
         out: results folder.
         executors: what runs the model.
-        policies: value of `--policies`; plugins of "all" that cannot be loaded are skipped.
+        policies: value of `--policies`; of "all", plugins that cannot be loaded and policies that cannot serve the
+            model or its prompts are left out, with a note.
         restart: archive what is in the folder.
         as_json: print one JSON document.
     """
@@ -84,10 +86,14 @@ def run_evaluation(
         with starting():
             from lavakv.evaluation.run import Evaluation
             from lavakv.evaluation.scores import summarize
+            from lavakv.evaluation.settings import with_policies
         settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
-        executor = executors.start(settings)
+        executor, usable = executors.start(settings), None
+        if policies == ALL:
+            settings = with_policies(settings, serving(settings.variants(), ALL, executor.config, executor.model))
+            usable = partial(fitting, config=executor.config, given=ALL)
         with working("Preparing prompts"):
-            evaluation = Evaluation(settings, tasks, executor, folder, passed, restart=restart)
+            evaluation = Evaluation(settings, tasks, executor, folder, passed, restart=restart, fitting=usable)
         _announce(evaluation, out)
         summary = {"skipped": evaluation.skipped, **summarize(_run_with_progress(evaluation, out))}
         folder.write_summary(summary)

@@ -53,7 +53,7 @@ def inspect(
 
     loaded, variants = load_for(variants, policies, model, dtype, device, attention)
     ids, asked = encode_parts(loaded.tokenizer, context, [] if question is None else [question], chat=chat)
-    variants = fitting(variants, policies, loaded.model.config, ids.shape[1])
+    variants = fitting(variants, ids.shape[1], policies, loaded.model.config)
     with working(f"Reading {ids.shape[1]} tokens"):
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)
     with progress() as bar:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lavakv.models.load import LoadedModel
 
 ALL = "all"
+_TRIED_TOKENS = 16  # more than the budget they are tried with, so that scores are worked out
 
 
 def parse_policies(policies: str) -> list[str]:
@@ -57,14 +58,14 @@ def _note_left_out(error: LavaError) -> None:
     notes.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def fitting(variants: Sequence[Variant], given: str, config: Any, num_tokens: int) -> list[Variant]:
+def fitting(variants: Sequence[Variant], num_tokens: int, given: str, config: Any) -> list[Variant]:
     """The variants whose policies can read a prompt; what "all" names and does not fit is left out, with a note.
 
     Args:
         variants: that can run.
+        num_tokens: length of the prompt.
         given: value of `--policies`.
         config: the model's.
-        num_tokens: length of the prompt.
 
     Raises:
         InputError: the prompt and what repeats it are longer than the model's positions reach.
@@ -128,17 +129,57 @@ def load_for(
     usable = set(loadable(list(asked), policies))
     kept = [variant for variant in variants if variant.label in usable]
     loaded = load_quietly(model, dtype, device, attention)
-    config, refused = loaded.model.config, {}
-    geometry_of(config)  # a model that no policy can serve is an error
-    for variant in kept:
+    geometry_of(loaded.model.config)  # a model that no policy can serve is an error
+    return loaded, serving(kept, policies, loaded.model.config, loaded.model)
+
+
+def serving(variants: Sequence[Variant], given: str, config: Any, model: Any = None) -> list[Variant]:
+    """The variants whose policies can serve a model; what "all" names and cannot is left out, with a note.
+
+    Args:
+        variants: that can be loaded.
+        given: value of `--policies`.
+        config: the model's.
+        model: itself, for what its layers alone can tell; None if it is not here.
+
+    Raises:
+        LavaError: a variant that the user named cannot serve it.
+    """
+    refused = {}
+    for variant in variants:
         try:
             variant.new_cache(config)
         except UnsupportedError as error:
-            if policies != ALL:
+            if given != ALL:
                 raise
             refused[variant.label] = error
+    if given == ALL and model is not None:
+        refused |= _refused_by_layers(model, [variant for variant in variants if variant.label not in refused])
     for reason in refused.values():
-        notes.print(
-            " ".join(f"Left out: {reason}".split()), style="yellow", highlight=False, markup=False, soft_wrap=True
-        )
-    return loaded, [variant for variant in kept if variant.label not in refused]
+        _note_left_out(reason)
+    return [variant for variant in variants if variant.label not in refused]
+
+
+def _refused_by_layers(model: Any, variants: Sequence[Variant]) -> dict[str, UnsupportedError]:
+    """Policies by name that no configuration refuses but a layer does, tried on a few tokens.
+
+    Only those that need the rotation are tried: what a layer does with it shows in its code and in what it is passed.
+    """
+    import torch
+
+    from lavakv.evaluation.runner import PromptRunner
+    from lavakv.evaluation.variant import Variant
+    from lavakv.policy.registry import get_policy
+
+    names = dict.fromkeys(each.policy for each in variants if each.policy is not None)
+    tried = [name for name in names if "rotation" in get_policy(name).needs]
+    if not tried:
+        return {}
+    runner, refused = PromptRunner(model, torch.arange(_TRIED_TOKENS)[None]), {}
+    for name in tried:
+        variant = Variant(name, budget=2, window=1)
+        try:
+            runner.fill([variant])
+        except UnsupportedError as error:
+            refused[variant.label] = error
+    return refused

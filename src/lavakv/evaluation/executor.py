@@ -40,10 +40,12 @@ class Executor(ABC):
         tokenizer: the model's.
         config: the model's.
         num_workers: prompts that are processed at a time.
+        model: the model, if it is in this process, or None.
     """
 
     tokenizer: Any
     config: Any
+    model: Any = None
     num_workers: int = 1
 
     @abstractmethod
@@ -67,7 +69,8 @@ class SerialExecutor(Executor):
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded, self.tokenizer, self.config = loaded, loaded.tokenizer, loaded.model.config
+        self._loaded, self.tokenizer = loaded, loaded.tokenizer
+        self.model, self.config = loaded.model, loaded.model.config
 
     def about_model(self) -> dict[str, Any]:
         """See `Executor`."""

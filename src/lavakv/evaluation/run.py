@@ -15,12 +15,13 @@ from lavakv.evaluation.prompt import Prompt
 from lavakv.evaluation.provenance import provenance
 from lavakv.evaluation.record import SCHEMA, Measurement, Provenance, Record, new_record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
-from lavakv.evaluation.settings import EvalSettings
+from lavakv.evaluation.settings import EvalSettings, with_policies
 from lavakv.evaluation.variant import Variant, batches
 from lavakv.evaluation.workload import workload
 from lavakv.tasks.task import Task
 
 Listener = Callable[[Record], None]
+Fitting = Callable[[Sequence[Variant], int], Sequence[Variant]]
 
 
 class Evaluation:
@@ -35,6 +36,7 @@ class Evaluation:
         folder: locked by this process.
         passed: names of the settings that the user gave.
         restart: archive any run in the folder. A run with other settings is archived in any case.
+        fitting: which of the variants can read a prompt of so many tokens; the run leaves the others out.
 
     Raises:
         LavaError: data, prompts, policies or budgets that cannot be used, or a folder of another version's run; no
@@ -56,14 +58,17 @@ class Evaluation:
         passed: Sequence[str] = (),
         *,
         restart: bool = False,
+        fitting: Fitting | None = None,
     ) -> None:
         self._tasks, self._executor, self._folder = tasks, executor, folder
-        self._variants = settings.variants()
-        self._groups = list(batches(self._variants, settings.rows))
-        self._num_positions = settings.kl
-        for variant in self._variants:
+        for variant in settings.variants():
             variant.new_cache(executor.config)  # finds mistakes before a prompt is read
         self.prompts, self.skipped = workload(settings, tasks, executor.tokenizer, executor.config)
+        if fitting is not None:
+            usable = fitting(settings.variants(), max(len(prompt.context) for prompt in self.prompts))
+            settings = with_policies(settings, usable)
+        self._variants, self._num_positions = settings.variants(), settings.kl
+        self._groups = list(batches(self._variants, settings.rows))
         _check_budgets(settings, self.prompts)
         run = provenance(settings, executor.about_model(), passed)
         self.claim = folder.claim(_described(run, tasks, self._variants), restart=restart)

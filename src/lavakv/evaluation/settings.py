@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -127,6 +128,12 @@ class EvalSettings:
         """Ready for JSON; without settings that older versions lack, where they change nothing."""
         found = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in found.items() if name not in _LATER or value != _LATER[name]}
+
+
+def with_policies(settings: EvalSettings, variants: Iterable[Variant]) -> EvalSettings:
+    """The settings with the policies of some of their variants alone."""
+    left = {variant.label for variant in variants}
+    return replace(settings, policies=tuple(name for name in settings.policies if name in left))
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
