@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 import lavakv
+from lavakv.policy.rules import Policy
+from lavakv.scoring.gates import GatedScore, KVzapGate
 from tests.hf import zoo
 from tests.hf.helpers import assert_like_new, assert_same_contents, contents, feed, kept, lava_cache, split
 
@@ -81,3 +84,40 @@ def test_threads_with_a_cache_each_give_the_serial_results(kind: str) -> None:
             for (text, held), (expected, expected_held) in zip(pool.map(work, range(4)), serial, strict=True):
                 assert text.equal(expected)
                 assert held == expected_held
+
+
+def _gates(num_layers: int) -> Policy:
+    generator = torch.Generator().manual_seed(0)
+    gates = [KVzapGate(torch.randn(2, 32, generator=generator), torch.zeros(2)) for _ in range(num_layers)]
+    score = GatedScore(gates, keeps_first=False)
+    return Policy("gates", "", score, layer_rule="pool", floor_share=0.0, needs=("hidden_states",))
+
+
+@pytest.mark.parametrize("name", ["gates", "kvzip+", "reach"])
+def test_a_forward_of_another_thread_between_a_layer_and_its_attention_changes_nothing(name: str) -> None:
+    model = lavakv.enable(zoo.tiny("llama"))
+    policy, other, inside = _gates(3) if name == "gates" else name, zoo.prompt(50, seed=4) + 1, threading.local()
+
+    def read(ids: torch.Tensor) -> list[list[int]]:
+        cache = lava_cache(model, policy=policy)
+        with torch.no_grad():
+            model(ids, past_key_values=cache)
+        return kept(cache)
+
+    def elsewhere(*_: object) -> None:
+        if not hasattr(inside, "other"):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(second).result()
+
+    def second() -> None:
+        inside.other = True
+        found.append(read(other))
+
+    found: list[list[list[int]]] = []
+    expected, expected_other = read(PROMPT), read(other)
+    assert expected != expected_other
+    hooks = [layer.input_layernorm.register_forward_hook(elsewhere) for layer in model.model.layers]
+    assert read(PROMPT) == expected
+    assert found == [expected_other] * len(found) != []
+    for hook in hooks:
+        hook.remove()

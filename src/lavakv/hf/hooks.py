@@ -107,9 +107,12 @@ def _before_layer(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _watch_attention(layer: nn.Module, cache: LavaCache) -> None:
-    """Note what a layer's attention is given the next time, and only then."""
+    """Note what a layer's attention is given the next time in this thread, and only then."""
+    own = threading.get_ident()
 
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != own:  # another cache's forward, through the same module
+            return
         handle.remove()
         given = args[0] if args else kwargs.get("hidden_states")
         if isinstance(given, Tensor) and given.ndim == 3:

@@ -90,9 +90,12 @@ class _Stream:
     def __init__(self) -> None:
         self.chunk: ReplayChunk | None = None
         self._norms: Tensor | None = None
+        self._thread = threading.get_ident()
 
     def note(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what enters a layer, as a hook ahead of it."""
+        if threading.get_ident() != self._thread:  # another forward, through the same module
+            return
         hidden = args[0] if args else kwargs.get("hidden_states")
         if isinstance(hidden, Tensor) and hidden.ndim == 3:  # Gemma 3n's are several
             self._norms = hidden[0].detach().float().norm(dim=-1)
