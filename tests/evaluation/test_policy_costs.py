@@ -21,7 +21,11 @@ def test_each_repetition_computes_everything_anew() -> None:
     model, calls = zoo.tiny("llama", torch.float32), []
     score = get_policy("snapkv").score
     counted = lavakv.Policy("counted", "counts", lambda w: calls.append(w.layer) or score(w), "pooled", "equal")
-    found = list(measure_costs(model, zoo.prompt(70), [Variant(counted, window=8, keep=0.25)] * 2, repeats=3))
+    variants = [Variant(counted, window=8, keep=0.25)] * 2
+    list(measure_costs(model, zoo.prompt(70), variants, repeats=3, once_above=0.0))
+    assert len(calls) == 2 * model.config.num_hidden_layers
+    calls.clear()
+    found = list(measure_costs(model, zoo.prompt(70), variants, repeats=3, once_above=float("inf")))
     assert len(calls) == 6 * model.config.num_hidden_layers
     assert [(cost.policy, cost.budget, cost.prompt_tokens) for cost in found] == [("counted", "25%", 70)] * 2
     assert all(cost.fill_seconds > 0 and cost.share == cost.fill_seconds / cost.prefill_seconds for cost in found)

@@ -17,7 +17,9 @@ from lavakv.evaluation.runner import PromptRunner
 from lavakv.evaluation.variant import Variant
 
 
-def measure_costs(model: Any, prompt: Tensor, variants: Sequence[Variant], repeats: int = 3) -> Iterator[PolicyCost]:
+def measure_costs(
+    model: Any, prompt: Tensor, variants: Sequence[Variant], repeats: int = 3, once_above: float = 0.25
+) -> Iterator[PolicyCost]:
     """Read a prompt, and fill a cache by each variant alone, with nothing computed for another one.
 
     On a CPU, seconds are those of the processor, which other work on the machine changes little.
@@ -26,7 +28,8 @@ def measure_costs(model: Any, prompt: Tensor, variants: Sequence[Variant], repea
         model: a causal language model; enabled while it is used.
         prompt: int64 `[1, N]`.
         variants: policies with a budget each.
-        repeats: how often to fill, the median counts; what takes a quarter of the prefill is filled once.
+        repeats: how often to fill; the median counts.
+        once_above: share of the prefill above which a policy is filled once: it is slow, and far above the noise.
     """
     clock = time.process_time if model.device.type == "cpu" else _device_clock
     start = clock()
@@ -44,7 +47,7 @@ def measure_costs(model: Any, prompt: Tensor, variants: Sequence[Variant], repea
                 reason = str(error)
                 break
             seconds.append(clock() - start)
-            if seconds[-1] > prefill / 4:  # far above the noise, and slow
+            if seconds[-1] > once_above * prefill:
                 break
         fill = None if reason else median(seconds)
         yield PolicyCost(variant.label, variant.budget_label, runner.num_tokens, prefill, fill, reason)
