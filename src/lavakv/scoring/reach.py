@@ -51,8 +51,8 @@ def asked_again(window: ScoringWindow) -> Tensor:
     assert window.rotation is not None
     count = window.num_tokens
     num_rows = min(NUM_ROWS, count)
-    rows = torch.tensor([count - 1 - number * count // num_rows for number in range(num_rows)], device="cpu")
-    rows = rows.to(window.queries.device, non_blocking=True)
+    numbers = torch.arange(num_rows, device=window.queries.device)  # made there: an upload would make the host wait
+    rows = count - 1 - numbers * count // num_rows
     queries = window.rotation.undo(window.prompt.queries[:, :, rows], rows)
     return window.rotation.at(-1).turn(queries)
 
