@@ -350,6 +350,9 @@ def test_all_leaves_out_what_cannot_serve_the_model_or_its_prompts(command, mode
     assert [record["policy"] for record in read_records(tmp_path / "run")] == ["full cache", *kept]
     assert run(command) == 0
     assert json.loads(capsys.readouterr().out)["earlier"] is None
-    for name, complaint in (("compactor", "policy 'compactor' at layer 1"), ("kvzip", "replay of policy 'kvzip'")):
+    before = read_records(tmp_path / "run")
+    for name, complaint in (("kvzip", "replay of policy 'kvzip'"), ("compactor", "policy 'compactor' at layer 1")):
         assert run([*_with(command, policies=name, **options), "--restart"]) == 2
         assert complaint in capsys.readouterr().err
+        if name == "kvzip":  # before anything runs: the earlier run is where it was
+            assert read_records(tmp_path / "run") == before

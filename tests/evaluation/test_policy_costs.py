@@ -17,7 +17,7 @@ from tests.hf import zoo
 COST = PolicyCost("lava", "25%", 70, 2.0, 0.5)
 
 
-def test_each_repetition_computes_everything_anew() -> None:
+def test_each_repetition_computes_everything_again() -> None:
     model, calls = zoo.tiny("llama", torch.float32), []
     score = get_policy("snapkv").score
     counted = lavakv.Policy("counted", "counts", lambda w: calls.append(w.layer) or score(w), "pooled", "equal")

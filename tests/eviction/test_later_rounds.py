@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -31,8 +32,8 @@ from lavakv.store.ragged import RaggedStore
 from tests.errors import assert_all_parts
 from tests.eviction.engine import Engine
 
-REPLAYED = [name for name in lavakv.policies() if "replay" in get_policy(name).needs]
-POLICIES = [name for name in lavakv.policies() if not get_policy(name).prompt_only and name not in REPLAYED]
+PROMPT_ONLY = [name for name in lavakv.policies() if get_policy(name).prompt_only]
+POLICIES = [name for name in lavakv.policies() if name not in PROMPT_ONLY]
 WITHOUT_PROMPT = [name for name in POLICIES if "prompt" not in get_policy(name).needs]
 
 
@@ -113,15 +114,15 @@ def test_a_prompt_is_the_round_whose_past_is_empty(
     assert later.kept() == engine.kept()
 
 
-@pytest.mark.parametrize("name", REPLAYED)
-def test_a_policy_that_needs_a_replay_judges_no_later_round(name: str) -> None:
+@pytest.mark.parametrize("name", PROMPT_ONLY)
+def test_a_policy_that_judges_whole_prompts_judges_no_later_round(name: str) -> None:
     engine = Engine(get_policy("lava"), [2, 1], 8, 2, [0])
     engine.read(14)
     engine.read(9)
     before = engine.kept()
-    with pytest.raises(PolicyError, match="a replay of the prompt, got none") as caught:
+    with pytest.raises(PolicyError, match=re.escape(f"policy '{name}': expected a policy that scores")) as caught:
         engine.evict(policy=get_policy(name))
-    assert_all_parts(caught.value, got="none")
+    assert_all_parts(caught.value, got="one that judges all rows of a whole prompt")
     assert engine.kept() == before
     engine.evict()
 

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 import lavakv
 from lavakv.hf.contract import cache_argument
+from lavakv.policy.registry import get_policy
 from lavakv.scoring.window import ScoringWindow
 from tests.hf import zoo
 
 BUDGET = 24
 WINDOW = 8
+PROJECTING = tuple(name for name in lavakv.policies() if "output_weight" in get_policy(name).needs)
 
 
 def position_score(window: ScoringWindow) -> Tensor:

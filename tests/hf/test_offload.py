@@ -13,21 +13,12 @@ import lavakv
 from lavakv import UnsupportedError
 from lavakv.hf.weights import check_weights_loaded, plain_weight
 from tests.hf import zoo
-from tests.hf.helpers import feed, kept, lava_cache, refuses
+from tests.hf.helpers import PROJECTING, feed, kept, lava_cache, refuses
 from tests.hf.stand_ins import projections
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
 
-POLICIES = (
-    "lava",
-    "criticalkv",
-    "defensivekv",
-    "layer-defensivekv",
-    "residual",
-    "residual-far",
-    "residual-max",
-    "reach",
-)
+POLICIES = ("lava", *PROJECTING)
 PROMPT = 60
 ATTENTION = "LlamaAttention"
 

@@ -13,20 +13,10 @@ from lavakv.hf.measured import measure
 from lavakv.hf.recorder import record
 from lavakv.hf.weights import plain_weight
 from tests.hf import zoo
-from tests.hf.helpers import feed, kept, lava_cache
+from tests.hf.helpers import PROJECTING, feed, kept, lava_cache
 from tests.hf.stand_ins import Casting, Dequantised, LowRank, ScaledFloat8, projections, replace_projections
 
-POLICIES = (
-    "criticalkv",
-    "defensivekv",
-    "layer-defensivekv",
-    "laprox",
-    "residual",
-    "residual-far",
-    "residual-max",
-    "reach",
-    "kvzip+",
-)
+POLICIES = PROJECTING
 PROMPT = 60
 
 

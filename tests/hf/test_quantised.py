@@ -10,20 +10,11 @@ from torch import nn
 
 import lavakv
 from tests.hf import zoo
-from tests.hf.helpers import feed, lava_cache
+from tests.hf.helpers import PROJECTING, feed, lava_cache
 from tests.hf.stand_ins import attentions
 
 PROMPT = 60
-POLICIES = (
-    "lava",
-    "criticalkv",
-    "defensivekv",
-    "layer-defensivekv",
-    "residual",
-    "residual-far",
-    "residual-max",
-    "reach",
-)
+POLICIES = ("lava", *PROJECTING)
 SIZES = {"hidden_size": 128, "intermediate_size": 128}  # groups of 32 and 64 divide them
 
 

@@ -70,7 +70,7 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
 SCORES = {  # several policies share one; some score whole prompts only
     policy.score: name for name, policy in reversed(FAMILY.items()) if not policy.prompt_only
 }
-POLICIES = sorted(name for name in SCORES.values() if "replay" not in FAMILY[name].needs)
+POLICIES = sorted(SCORES.values())
 ORDER_COUNTS = {"tova", "chunkkv", "laprox", "random"}  # heads share a mean or sum, or its number is part of the score
 pieces = pairs(ragged_windows())
 

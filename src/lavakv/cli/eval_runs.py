@@ -88,10 +88,10 @@ def run_evaluation(
             from lavakv.evaluation.scores import summarize
             from lavakv.evaluation.settings import with_policies
         settings = dataclasses.replace(settings, policies=tuple(loadable(settings.policies, policies)))
-        executor, usable = executors.start(settings), None
+        executor = executors.start(settings)
         if policies == ALL:
             settings = with_policies(settings, serving(settings.variants(), ALL, executor.config, executor.model))
-            usable = partial(fitting, config=executor.config, given=ALL)
+        usable = partial(fitting, config=executor.config, given=policies)
         with working("Preparing prompts"):
             evaluation = Evaluation(settings, tasks, executor, folder, passed, restart=restart, fitting=usable)
         _announce(evaluation, out)

@@ -65,7 +65,7 @@ class Evaluation:
             variant.new_cache(executor.config)  # finds mistakes before a prompt is read
         self.prompts, self.skipped = workload(settings, tasks, executor.tokenizer, executor.config)
         if fitting is not None:
-            usable = fitting(settings.variants(), max(len(prompt.context) for prompt in self.prompts))
+            usable = fitting(settings.variants(), max((len(prompt.context) for prompt in self.prompts), default=0))
             settings = with_policies(settings, usable)
         self._variants, self._num_positions = settings.variants(), settings.kl
         self._groups = list(batches(self._variants, settings.rows))

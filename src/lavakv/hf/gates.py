@@ -133,6 +133,7 @@ def _policy(name: str, summary: str, score: GatedScore, file: str, heads: int, h
         "pool",
         floor_share=0.0,
         needs=("hidden_states",),
+        prompt_only=True,
         scored_by="entries",
         trained=True,
         check_model=_MadeFor(f"policy {name!r} with gates {file}", len(score.gates), heads, hidden),

@@ -135,13 +135,13 @@ class Recording(NamedTuple):
                 got="sliding or recurrent ones, or flex attention", fix="Record the context alone.",
             )  # fmt: skip
         layers = {index: prompt.prefix(num_tokens) for index, prompt in self.layers.items()}
-        return self._replace(inputs=self.inputs[:, :num_tokens])._anew(layers)
+        return self._replace(inputs=self.inputs[:, :num_tokens])._recomputing(layers)
 
     def without_results(self) -> Recording:
         """The same prompt, with nothing computed on it yet: the next fill takes as long as a first one."""
-        return self._anew({index: replace(prompt, windows={}) for index, prompt in self.layers.items()})
+        return self._recomputing({index: replace(prompt, windows={}) for index, prompt in self.layers.items()})
 
-    def _anew(self, layers: dict[int, RecordedPrompt]) -> Recording:
+    def _recomputing(self, layers: dict[int, RecordedPrompt]) -> Recording:
         """With these layers, and with nothing that was computed on the earlier ones."""
         return self._replace(layers=layers, scored={}, ranked={}, replays={})
 

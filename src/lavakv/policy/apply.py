@@ -124,8 +124,6 @@ def require_needs(policy: Policy, window: ScoringWindow, besides: Sequence[Need]
         later = need in ("prompt", "rotation") and window.caps is not None  # a later round has the queries at hand
         if getattr(window, need) is None and not later and need not in besides:
             fix = "Use another policy for this model."
-            if need in ("replay", "hidden_states") and window.caps is not None:
-                fix = "Use another policy for later rounds, which have no more of the prompt than keys and values."
             raise policy_error(policy, window.layer, _MISSING[need], "none", fix)
 
 

@@ -142,6 +142,7 @@ FAMILY = with_facts(
             "pool",
             floor_share=0.0,
             needs=("replay",),
+            prompt_only=True,
         ),
         Policy(
             "kvzip+",
@@ -151,6 +152,7 @@ FAMILY = with_facts(
             "pool",
             floor_share=0.0,
             needs=("replay", "output_weight", "residual_norms"),
+            prompt_only=True,
         ),
         Policy("h2o", "H2O: attention received (arXiv 2306.14048)", h2o_score, "equal", "equal", needs=("prompt",)),
         Policy(

@@ -57,7 +57,7 @@ class Policy:
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
         tiered: whether the score returns `TieredScores`, so that it cannot be put into another score.
-        prompt_only: whether the score judges all rows of a whole prompt, so that later rounds refuse the policy.
+        prompt_only: whether the score judges what is at hand of a whole prompt alone, so that later rounds refuse it.
         replay: how the prompt is repeated, for a score that needs a replay.
         scored_by: where the score looks: at attention of the last rows (`window`), of rows anywhere in the prompt (`all
             queries`), of rows that repeat it (`replay`), or at the entries alone (`entries`); None if that is not said.

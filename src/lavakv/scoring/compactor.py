@@ -3,7 +3,7 @@
 The code for kvpress by the paper's first author (`CompactorPress`), as its leaderboard runs it: a sketch of 48 numbers,
 attention of chunks of 256 tokens over themselves without a factor on query-key products, leverage weighted by the part
 of the prompt that goes; the first 8 and last 4 tokens before all and out of all statistics. Where it draws a sketch for
-each head and prompt anew, all share a fixed one here, as in the authors' own engine (compactor-vllm). Of the last
+each head and prompt, all share a fixed one here, as in the authors' own engine (compactor-vllm). Of the last
 chunk, rows that are missing pay all its tokens alike, as in both; keys that are missing get nothing, as in the engine.
 """
 
@@ -79,7 +79,7 @@ def key_leverage(window: ScoringWindow, keys: Tensor) -> Tensor:
 
 
 def _sketched(window: ScoringWindow, keys: Tensor) -> Iterator[Tensor]:
-    """Keys before their rotation times the sketch, in blocks, float64 `[tokens, 48]`; worked out anew at each call."""
+    """Keys before their rotation times the sketch, in blocks, float64 `[tokens, 48]`; worked out at each call."""
     assert window.rotation is not None
     sketch, start = gaussian_sketch(keys.shape[1], keys.device), NUM_FIRST
     for block in torch.split(keys, max(window.max_block_elements // (2 * max(keys.shape[1], SKETCH_SIZE)), 1)):

@@ -10,12 +10,12 @@ largest attention of any row is DefensiveKV's (arXiv 2510.13334), of rows behind
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lavakv.scoring.blocks import QueryRows, joined, plain_logits, token_blocks
+from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
 from lavakv.scoring.leave_one_out import mean_lengths, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
@@ -58,37 +58,30 @@ def asked_again(window: ScoringWindow) -> Tensor:
 
 
 def _largest(window: ScoringWindow) -> Tensor:
+    """On a CPU one query head at a time, whose logits its caches hold."""
     queries = asked_again(window)
-    heads, group, rows, head_dim = queries.shape
-    block_tokens = max(window.max_block_elements // (heads * max(group * rows, head_dim)), 1)
-    if len(window.keys) == 1 and window.num_tokens <= block_tokens:
-        return _of_one_block(window, queries)[:, : window.num_evictable]
-
-    def blocks() -> Iterator[Tensor]:
-        for keys in token_blocks(window.keys, block_tokens):
-            yield plain_logits(QueryRows(queries, 0, None), keys, window.scaling, window.softcap)
-
-    total = queries.new_full((heads, group, rows), -torch.inf)
-    if window.sinks is not None:
-        total = window.sinks.float()[:, :, None].expand(heads, group, rows)
-    for logits in blocks():
-        if logits.shape[-1]:
-            total = torch.logaddexp(total, logits.logsumexp(dim=-1))
-    largest = joined(logits.sub_(total[..., None]).amax(dim=(1, 2)) for logits in blocks())
-    return largest[:, : window.num_evictable].exp()
-
-
-def _of_one_block(window: ScoringWindow, queries: Tensor) -> Tensor:
-    """The same where all logits fit into memory; on a CPU one query head at a time, whose logits its caches hold."""
     size = 1 if queries.device.type == "cpu" else max(queries.shape[:2])
-    largest: list[Tensor] = []
-    for head, keys in zip(torch.split(queries, size), torch.split(window.keys[0], size), strict=True):
-        parts = []
-        for number, part in enumerate(torch.split(head, size, dim=1)):
-            logits = plain_logits(QueryRows(part, 0, None), keys, window.scaling, window.softcap)
-            if window.sinks is not None:
-                own = window.sinks[len(largest) * size :, number * size :][: part.shape[0], : part.shape[1], None, None]
-                logits = torch.cat([logits, own.float().expand(*logits.shape[:3], 1)], dim=-1)
-            parts.append(torch.softmax(logits, dim=-1)[..., : keys.shape[1]].amax(dim=(1, 2)))
+    largest = []
+    for first in range(0, queries.shape[0], size):
+        heads = slice(first, first + size)
+        keys = [chunk[heads] for chunk in window.keys]
+        group = range(0, queries.shape[1], size)
+        parts = [_of_heads(window, queries, keys, (heads, slice(query, query + size))) for query in group]
         largest.append(torch.stack(parts).amax(dim=0))
-    return torch.cat(largest)
+    return torch.cat(largest)[:, : window.num_evictable]
+
+
+def _of_heads(window: ScoringWindow, queries: Tensor, keys: Sequence[Tensor], part: tuple[slice, slice]) -> Tensor:
+    """Largest attention over the rows of some query heads to every position, `[heads, N]`."""
+    own, num_tokens = queries[part], window.num_tokens
+    sinks = None if window.sinks is None else window.sinks[part]
+    per_token = own.shape[0] * max(own.shape[1] * own.shape[2], own.shape[3])
+    block_tokens = max(window.max_block_elements // per_token, 1)
+    if len(keys) == 1 and num_tokens <= block_tokens:
+        rows = QueryRows(own, num_tokens, None)  # behind all keys, so that nothing needs a mask
+        logits = masked_logits(rows, keys[0], window.scaling, window.softcap, sinks)
+        return torch.softmax(logits, dim=-1)[..., :num_tokens].amax(dim=(1, 2))
+    everything = torch.ones(1, num_tokens, dtype=torch.bool, device=own.device)
+    blocks = WindowRows(own, keys, window.scaling, window.softcap, sinks, everything)
+    denominators = blocks.denominators(block_tokens)
+    return joined(block.amax(dim=(1, 2)) for block in blocks.blocks(denominators, block_tokens))

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from lavakv.evaluation.bootstrap import Scores
-from lavakv.report.numbers import plural
 from lavakv.report.policies.standing import Standing
 
 _AGREE, _RELATED = 0.8, 0.5  # of the rank correlation
@@ -40,7 +39,7 @@ class Disagreement(NamedTuple):
         """The same in words."""
         degree = "the same way" if self.correlation >= _AGREE else "similarly"
         degree = degree if self.correlation >= _RELATED else "differently"
-        text = f"KL and scores order {plural(self.num, 'policy').replace('policys', 'policies')} {degree} "
+        text = f"KL and scores order {self.num} policies {degree} "
         text += f"(rank correlation {self.correlation:.2f}). "
         if self.closest.policy == self.best.policy:
             return f"{text}{self.best.policy} has the lowest divergence and the highest score."

@@ -81,7 +81,7 @@ def _standing(models: Sequence[ModelRuns], configuration: Configuration) -> Stan
         configuration.policy,
         _mean(shares),
         _mean(known) if len(known) == len(models) else None,
-        {name: merged[name] for name in merged},
+        merged,
         math.exp(fmean(math.log(max(each, MIN_NATS)) for each in nats)) if not any(map(math.isnan, nats)) else math.nan,
     )
 
