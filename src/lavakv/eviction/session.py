@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.later import LaterRound, Observation, later_plans
+from lavakv.eviction.query_log import QueryLog
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker, Round, Windows
 from lavakv.eviction.shares import SequencePlan
@@ -57,20 +58,23 @@ class Session:
     Args:
         stores: one a compressed layer, empty.
         num_heads: KV heads of each.
+        window: last columns whose queries `log` remembers for later rounds.
 
     Attributes:
         phase: where the session stands.
         columns: real tokens and padding of all columns seen.
         budgets: what the last round decided, once the prompt is in.
         num_taken: layers of the prompt that are in.
+        log: the last queries, as far as the engine notes them there.
     """
 
-    def __init__(self, stores: Sequence[LayerStore], num_heads: Sequence[int]) -> None:
+    def __init__(self, stores: Sequence[LayerStore], num_heads: Sequence[int], window: int = 0) -> None:
         self.stores, self._num_heads = list(stores), list(num_heads)
         self.phase = Phase.EMPTY
         self.columns = Columns()
         self.budgets: Budgets | None = None
         self.num_taken = 0
+        self.log = QueryLog(window)
         self._round: Round | None = None
 
     @property
@@ -96,6 +100,7 @@ class Session:
         """
         self.require_sound()
         self.columns.append(real, all_real, tokens)
+        self.log.begin(real.shape[1])
         self.phase = Phase.READING
 
     def plan(self, plans: Sequence[SequencePlan], ranker: Ranker = RankedLayer.of) -> None:
@@ -133,6 +138,7 @@ class Session:
         """Close a forward."""
         if self.phase is Phase.READING:
             self.phase = Phase.HOLDING if succeeded else Phase.BROKEN
+            self.log.end(succeeded)
         self._round = None
 
     def lengths(self) -> Tensor:
@@ -165,7 +171,7 @@ class Session:
             InputError: not one budget a sequence or one observation a layer, too few queries, padding in the window.
             LavaError: as the policies' scores raise it; the session is then unchanged.
         """
-        self._require_prompt()
+        self.require_prompt()
         window = min(window, self.stores[0].tail_length)
         if not window:
             raise CacheStateError(
@@ -182,6 +188,28 @@ class Session:
                 raise
         return self.budgets
 
+    def evict_by_log(
+        self, budgets: Sequence[tuple[Policy, int]], window: int, weight: Callable[[int], Tensor | None]
+    ) -> Budgets:
+        """`evict`, judged by the queries that the log remembers: those of the window, or fewer.
+
+        Args:
+            budgets: policy and mean entries per head, window included, of each sequence.
+            window: columns at the end that all heads keep; as many as the log remembers at most.
+            weight: gives a layer's output projection, see `QueryLog.observations`.
+
+        Raises:
+            CacheStateError: no queries are remembered.
+            LavaError: see `evict`.
+        """
+        self.require_prompt()
+        if not self.log.num_columns:
+            raise CacheStateError(
+                "cache", expected="queries of the last tokens, which judge the others",
+                got="none: what it holds was loaded, or the last tokens were cut off", fix="Read further tokens first.",
+            )  # fmt: skip
+        return self.evict(self.log.observations(weight), budgets, min(window, self.log.num_columns))
+
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns, as if they had never come.
 
@@ -189,10 +217,11 @@ class Session:
             InputError: they reach into what was evicted.
             CacheStateError: nothing is held, or a forward did not finish.
         """
-        self._require_prompt()
+        self.require_prompt()
         for store in self.stores:
             store.truncate(num_columns)
         self.columns.truncate(num_columns)
+        self.log.truncate(num_columns)
 
     @storing()
     def select(self, sequences: Sequence[int]) -> None:
@@ -201,11 +230,12 @@ class Session:
         Raises:
             CacheStateError: nothing is held, or a forward did not finish.
         """
-        self._require_prompt()
+        self.require_prompt()
         assert self.budgets is not None
         for store in self.stores:
             store.select(sequences)
         self.columns.select(sequences)
+        self.log.select(sequences)
         rows = torch.tensor(sequences, device="cpu")
         self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
 
@@ -215,7 +245,7 @@ class Session:
         Raises:
             CacheStateError: nothing is held, or a forward did not finish.
         """
-        self._require_prompt()
+        self.require_prompt()
         assert self.budgets is not None
         stores = tuple(store.snapshot() for store in self.stores)
         columns = self.columns
@@ -239,6 +269,7 @@ class Session:
         self.columns = Columns()
         self.columns.restore(snapshot.real, snapshot.tokens)
         self.columns.brought_back = snapshot.brought_back
+        self.log.clear()
         self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
 
     def require_sound(self) -> None:
@@ -249,7 +280,8 @@ class Session:
                 fix="Call `cache.reset()` and send the prompt again.",
             )  # fmt: skip
 
-    def _require_prompt(self) -> None:
+    def require_prompt(self) -> None:
+        """Raise CacheStateError where nothing is held, or a forward failed half-way or is under way."""
         self.require_sound()
         if self.phase is not Phase.HOLDING:
             raise CacheStateError(

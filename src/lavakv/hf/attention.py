@@ -35,6 +35,7 @@ def lava_attention(
         return delegate(module, query, key, value, attention_mask, *args, **kwargs)
     settings = attention_settings(query, **kwargs)
     _check_arguments(args, kwargs)
+    key.layer.note_attention(module, query.shape[1], key.values)
     if key.layer.num_columns:
         output = key.layer.append(query, key.keys, key.values, attention_mask, settings)
         return output.transpose(1, 2).contiguous(), None

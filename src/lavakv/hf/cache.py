@@ -18,12 +18,12 @@ from lavakv.eviction.session import Session
 from lavakv.eviction.shares import SequencePlan
 from lavakv.hf import memory
 from lavakv.hf.checks import check_reserved, tokens_and_padding
-from lavakv.hf.driven import DrivenCache
 from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.rotation import check_rotation
+from lavakv.hf.rounds import Evict, EvictingCache, check_bound, check_evict, check_judges_later
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy.registry import get_policy
@@ -36,13 +36,14 @@ from lavakv.store.ragged import RaggedStore
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
 
 
-class LavaCache(CacheRefusals, DrivenCache):
+class LavaCache(CacheRefusals, EvictingCache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
     transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
-    prompt: each compressed layer keeps its budget of it. Later forwards append uncompressed; a warning says once where
-    that passes the budget by more than was announced. The cache remembers which tokens it holds, and `generate` refuses
-    a text that does not go on from them. Layers that are not full attention stay as transformers makes them. For
+    prompt: each compressed layer keeps its budget of it. Later forwards append; what is evicted of that, and when, say
+    `evict` and `max_tokens_per_head`. Without them nothing is, and a warning says once where that passes the budget by
+    more than was announced. The cache remembers which tokens it holds, and `generate` refuses a text that does not go
+    on from them. Layers that are not full attention stay as transformers makes them. For
     inference: what is stored is detached.
 
     Args:
@@ -54,6 +55,11 @@ class LavaCache(CacheRefusals, DrivenCache):
         keep: instead of `budget`: kept fraction of each sequence; at least `window` + 1 entries per head stay.
         max_bytes: instead of `budget`: bytes for all sequences and layers, or text such as "512MiB".
         max_new_tokens: capacity reserved for this many new tokens after the prompt; see `reserve`.
+        evict: `prompt` evicts once, after the first forward; `turns` after every forward that brings several tokens, so
+            that the whole is within its budget again: turns of a chat, chunks of a prompt.
+        max_tokens_per_head: while tokens come one by one, the cache never holds more mean entries per head than this:
+            when it is reached, the last `window` queries judge and the budget is what stays. More than the budget; the
+            further above, the rarer the rounds. Capacity up to it is allocated at once.
 
     Raises:
         LavaError: a subclass each for budget, policy, store, and models that cannot be compressed.
@@ -70,9 +76,13 @@ class LavaCache(CacheRefusals, DrivenCache):
         keep: float | None = None,
         max_bytes: int | str | None = None,
         max_new_tokens: int | None = None,
+        evict: Evict = "prompt",
+        max_tokens_per_head: int | None = None,
     ) -> None:
         self._spec = BudgetSpec(budget, keep, max_bytes, window)
         self._policy = get_policy(policy)
+        self._evict = check_evict(evict)
+        self.max_tokens_per_head = check_bound(max_tokens_per_head, self._spec.budget)
         if not isinstance(store, str) or store not in _STORES:
             raise InputError("store", expected=" or ".join(_STORES), got=repr(store), fix="Use ragged, the default.")
         self._store_class = _STORES[store]
@@ -80,6 +90,8 @@ class LavaCache(CacheRefusals, DrivenCache):
         self._config, self._geometry = config, geometry_of(config)
         check_rotation(self._policy, config, self._geometry.layer_indices)
         check_policy(self._policy, config, self._geometry)
+        if self.evicts_turns or self.max_tokens_per_head is not None:
+            check_judges_later(self._policy)
         super().__init__(layers=[])
         self.reset()
 
@@ -178,9 +190,11 @@ class LavaCache(CacheRefusals, DrivenCache):
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
         stores = [self._store_class() for _ in self.layer_indices]
-        self._state = CacheState(self._geometry, Session(stores, self._geometry.num_heads))
+        self._state = CacheState(self._geometry, Session(stores, self._geometry.num_heads, self._window))
+        self._state.needs_norms = self._needs("residual_norms")
         self._watch: TailWatch | None = None
-        self._announced = 0
+        self._announced = self._itemsize = self._num_new = self._held_at = 0
+        self._budgets_in_force, self._held, self._prompt_columns = [], [], None
         self.layers = stock_layers(self._config)
         for index, store in zip(self.layer_indices, stores, strict=True):
             place = (index, store, self._state, self._geometry.other_full_layers)
@@ -221,22 +235,37 @@ class LavaCache(CacheRefusals, DrivenCache):
         return need in self._policy.needs
 
     @property
+    def _window(self) -> int:
+        return self._spec.window
+
+    @property
+    def _has_fixed_budget(self) -> bool:
+        return self._spec.budget is not None
+
+    @property
     def _needs_itemsize(self) -> bool:
         return self._spec.max_bytes is not None
 
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         tokens, padding = tokens_and_padding(real)
-        budgets = self.tokens_per_head(tokens, real.shape[1], itemsize)
-        self._watch = TailWatch(budgets, tokens, real.shape[1])
+        budgets = tokens if self._more_to_come(real) else self.tokens_per_head(tokens, real.shape[1], itemsize)
+        self._note_held(budgets, tokens)
+        self._watch_from_here(budgets, tokens)
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
         self._check_replay(plans)
         self._state.session.plan(plans, ranker)
 
+    def _watch_from_here(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
+        uncompressed = not self.evicts_turns and self.max_tokens_per_head is None and self._prompt_columns is None
+        columns = self._state.session.columns.length
+        self._watch = TailWatch(budgets, tokens, columns) if uncompressed else None
+
     @storing()
     def _apply_reservation(self) -> None:
-        for store in self._state.session.stores if self._reserved else ():
-            store.reserve(self._reserved)
+        num_columns = self._columns_to_reserve(self._reserved)
+        for store in self._state.session.stores if num_columns else ():
+            store.reserve(num_columns)
 
     def _require_prompt(self) -> None:
         self._state.session.require_sound()

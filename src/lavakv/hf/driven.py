@@ -47,6 +47,8 @@ class DrivenCache(Cache):
     _watch: TailWatch | None
     _announced: int
     _reserved: int
+    _itemsize: int
+    _num_new: int
 
     @property
     @abstractmethod
@@ -72,6 +74,10 @@ class DrivenCache(Cache):
         """Work out what each sequence of a prompt may keep."""
 
     @abstractmethod
+    def _after_forward(self, was_prompt: bool, num_columns: int) -> None:
+        """Do what is due after a forward that succeeded and brought so many columns."""
+
+    @abstractmethod
     def _apply_reservation(self) -> None:
         """Reserve capacity for the new tokens that were announced."""
 
@@ -88,7 +94,8 @@ class DrivenCache(Cache):
         """
         step = self._state.announced_step()
         assert isinstance(step, PromptStep)
-        self._plan(step.real, next(iter(prompts.values())).keys.itemsize, ranker)
+        self._itemsize = next(iter(prompts.values())).keys.itemsize
+        self._plan(step.real, self._itemsize, ranker)
         self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
         self._state.take_prompts(prompts, replayed)
         for index in self.layer_indices:
@@ -136,6 +143,7 @@ class DrivenCache(Cache):
         if self._watch is not None and inputs.shape[1] > 1:  # first: a warning may be made an error
             announced = max(self._announced, self._reserved)
             self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
+        self._num_new = inputs.shape[1]
         self._state.begin(model, inputs, mask, position_ids)
         if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
             try:
@@ -173,9 +181,9 @@ class DrivenCache(Cache):
             step.attention_inputs = hidden_states
 
     def note_hidden_states(self, hidden_states: Tensor) -> None:
-        """Note what enters a layer of the prompt's forward (called by an enabled model)."""
+        """Note what enters a layer of the forward under way (called by an enabled model)."""
         step = self._state.step
-        if isinstance(step, PromptStep):
+        if isinstance(step, PromptStep) or (step is not None and self._state.needs_norms):
             step.hidden_states = hidden_states
 
     def note_rotation(self, position_embeddings: Any) -> None:
@@ -201,6 +209,8 @@ class DrivenCache(Cache):
             self._apply_reservation()
         elif was_prompt:
             self.reset()
+        if succeeded:
+            self._after_forward(was_prompt, self._num_new)
 
     def _check_replay(self, plans: Sequence[SequencePlan]) -> None:
         """Check that the prompt under way can be replayed where a policy needs that; see `check_replay`."""
@@ -234,9 +244,9 @@ class DrivenCache(Cache):
             NotEnabledError: the model is not enabled; the cache is unchanged.
         """
         refuse_compiling()
-        step = self._state.announced_step()
+        step, self._itemsize = self._state.announced_step(), key_states.itemsize
         if isinstance(step, PromptStep) and self._state.session.plans is None:
-            self._plan(step.real, key_states.itemsize)  # a budget in bytes waits for the first keys
+            self._plan(step.real, self._itemsize)  # a budget in bytes waits for the first keys
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,6 @@ from lavakv.hf.cache import LavaCache
 
 _NO_SPECULATION = "no speculative decoding"
 _REFUSED = {
-    "prefill_chunk_size": (None, "the whole prompt in one forward (the first chunk would be taken for the prompt)"),
     "num_beams": (1, "one beam"),
     "prompt_lookup_num_tokens": (None, _NO_SPECULATION),
     "assistant_early_exit": (None, _NO_SPECULATION),
@@ -42,11 +41,15 @@ class GuardedGenerate:
             _check_continuation(self.__self__, cache, args, kwargs)
             asked = _option("max_new_tokens", self.__self__, args, kwargs)
             cache.note_announced(asked if isinstance(asked, int) else 0)
+            _announce_chunks(self.__self__, cache, args, kwargs)
         try:
             return self.__wrapped__(*args, **kwargs)
         except KeyboardInterrupt:  # no hook runs after one
             interface.forget(id(cache))
             raise
+        finally:
+            if cache is not None:
+                cache.forget_expected()
 
     @property
     def __wrapped__(self) -> Any:
@@ -87,6 +90,18 @@ def _check_options(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise UnsupportedError(
             "assistant_model", expected=_NO_SPECULATION, got="an assistant", fix="Leave it out with a LavaCache."
         )
+
+
+def _announce_chunks(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A prompt that `generate` sends in chunks is held whole until its last one; the cache may evict after each."""
+    if _option("prefill_chunk_size", model, args, kwargs) is None:
+        return
+    sent = kwargs.get("inputs_embeds")
+    sent = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None)) if sent is None else sent
+    if cache.evicts_turns:
+        cache.check_chunks()
+    elif isinstance(sent, Tensor) and not cache.get_seq_length():
+        cache.expect_prompt(sent.shape[1])
 
 
 def _check_continuation(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 from lavakv.attention import AttentionRequest, AttentionSettings
 from lavakv.errors import HiddenTensorError, UnsupportedError
 from lavakv.hf.masks import SeenColumns
+from lavakv.hf.projection import ProjectionSource
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.refusals import LayerRefusals
 from lavakv.hf.rotation import LayerRotation
@@ -113,6 +115,13 @@ class LavaLayer(LayerRefusals, CacheLayerMixin):
         assert isinstance(self._state.step, PromptStep)
         return self._state.step.pop_attention_inputs()
 
+    def note_attention(self, attention: nn.Module, num_query_heads: int, values: Tensor) -> None:
+        """Note which module attends, whose output projection a later round may need."""
+        known = self._state.projections.get(self.index)
+        if known is None or known.module() is not attention:
+            source = (weakref.ref(attention), num_query_heads, values.shape[-1], values.dtype, values.device)
+            self._state.projections[self.index] = ProjectionSource(*source)
+
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""
         self._state.take_prompt(self.index, prompt)
@@ -122,6 +131,7 @@ class LavaLayer(LayerRefusals, CacheLayerMixin):
         """Store new tokens and attend with their queries to all that is held, `[B, query_heads, q, value_dim]`."""
         step = self._state.step
         assert isinstance(step, AppendStep)
+        self._state.session.log.note(self.index, queries, settings, step.pop_norms())
         self.store.append(keys, values)
         self.num_columns += keys.shape[2]
         tail, past = step.masks(mask, self.store.tail_length, keys.device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -13,6 +16,29 @@ from lavakv.hf.weights import is_unscaled, plain_weight, unscaled
 _NAMES = ("o_proj", "out_proj", "dense", "c_proj")
 _LAVA = "Use policy 'lava', which needs no weights."
 _MERGE = f"{_LAVA} Or merge the adapter (`model.merge_and_unload()`), if it is one that can be merged."
+
+
+class ProjectionSource(NamedTuple):
+    """Where a later round finds a layer's output projection; does not keep the model alive.
+
+    Attributes:
+        module: the attention module.
+        num_query_heads: query heads.
+        value_dim: numbers of a value.
+        dtype: of values.
+        device: of values.
+    """
+
+    module: weakref.ref[nn.Module]
+    num_query_heads: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def weight(self, argument: str) -> Tensor | None:
+        """`W_O`, see `OutputProjection.weight`; None where the model is gone."""
+        module = self.module()
+        return None if module is None else OutputProjection(module, *self[1:]).weight(argument).detach()
 
 
 class OutputProjection:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
@@ -16,6 +17,7 @@ from lavakv.hf.continuation import tokens_of
 from lavakv.hf.geometry import Geometry
 from lavakv.hf.given_mask import real_columns, shows_padding
 from lavakv.hf.held_prompt import HeldPrompt, due_replays, is_due, with_replays
+from lavakv.hf.projection import ProjectionSource
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.step import AppendStep
 from lavakv.hf.versions import changed
@@ -33,6 +35,8 @@ class CacheState:
         session: phases, columns, stores and budgets.
         step: the forward under way, or None.
         held: the prompt under way, where it has to be replayed before anything is evicted, or None.
+        projections: where each layer's output projection is found, by index.
+        needs_norms: whether a policy reads norms of the residual stream, so that later rounds need them as well.
         noted_ids: `[B, q]`, the ids that the model around the decoder was called with, or None.
     """
 
@@ -40,6 +44,8 @@ class CacheState:
         self._geometry, self.session = geometry, session
         self.step: PromptStep | AppendStep | None = None
         self.noted_ids: Tensor | None = None
+        self.projections: dict[int, ProjectionSource] = {}
+        self.needs_norms = False
         self._model: weakref.ref[nn.Module] | None = None
         self.held: HeldPrompt | None = None
 
@@ -94,11 +100,11 @@ class CacheState:
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the model that filled the cache: a copy in another process meets another object of it."""
-        return {**self.__dict__, "_model": None}
+        return {**self.__dict__, "_model": None, "projections": {}}
 
     def filled_by(self, other: CacheState) -> None:
         """Let the model that filled another state be the one that filled this copy of it."""
-        self._model = other._model
+        self._model, self.projections = other._model, dict(other.projections)
 
     def announced_step(self) -> PromptStep | AppendStep:
         """The forward under way.
@@ -125,6 +131,7 @@ class CacheState:
                 "every full-attention layer to attend through transformers' attention interface, in order",
                 f"layer {index} where layer {expected} was due",
             )
+        self._note_queries(index, prompt)
         windows = self._windows(index, prompt)
         if self.held is None:
             self.session.take(prompt.keys, prompt.values, windows)
@@ -143,10 +150,21 @@ class CacheState:
         found = {replay: replayed(replay) for replay in due_replays(plans)}
 
         def layer(index: int, one: LayerPrompt) -> tuple[Tensor, Tensor, Windows]:
+            self._note_queries(index, one)
             maxima = [found[plan.policy.replay][index] if is_due(plan) else None for plan in plans]
             return one.keys, one.values, with_replays(self._windows(index, one), maxima)
 
         self.session.take_all(layer(index, prompts[index]) for index in self._geometry.layer_indices)
+
+    def _note_queries(self, index: int, prompt: LayerPrompt) -> None:
+        """Remember the last queries of a prompt's layer for later rounds."""
+        norms = None
+        if self.needs_norms:
+            first = max(prompt.queries.shape[2] - self.session.log.window, 0)
+            rows = [prompt.residual_norms(row, first) for row in range(prompt.queries.shape[0])]
+            known = [row for row in rows if row is not None]
+            norms = torch.stack(known) if len(known) == len(rows) else None
+        self.session.log.note(index, prompt.queries, prompt.settings, norms)
 
     def _windows(self, index: int, prompt: LayerPrompt) -> list[ScoringWindow | None]:
         """What of a layer's prompt to score for each sequence."""

@@ -1,0 +1,128 @@
+"""The last queries of every layer, remembered between forwards: they judge what a later round may evict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lavakv.attention.request import AttentionSettings
+from lavakv.eviction.later import Observation
+
+
+@dataclass
+class _Forward:
+    """What one forward left behind.
+
+    Attributes:
+        num_columns: how many of its last columns are remembered.
+        queries: by layer `[B, query_heads, columns, head_dim]`.
+        norms: by layer float32 `[B, columns]`, of the residual stream, where a policy needs them.
+        rows: which sequence each one of the batch was then, or None: the batch is what it was.
+    """
+
+    num_columns: int
+    queries: dict[int, Tensor] = field(default_factory=dict)
+    norms: dict[int, Tensor] = field(default_factory=dict)
+    rows: list[int] | None = None
+
+    def last(self, parts: dict[int, Tensor], layer: int) -> Tensor | None:
+        """What is remembered of a layer, rows and columns of today."""
+        part = parts.get(layer)
+        if part is None:
+            return None
+        part = part.narrow(-2 if part.ndim == 4 else -1, 0, self.num_columns)
+        return part if self.rows is None else part.index_select(0, torch.tensor(self.rows, device=part.device))
+
+
+class QueryLog:
+    """Queries of the last `window` columns, held by reference: a decode step copies nothing and launches nothing.
+
+    Attributes:
+        window: columns to remember.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._forwards: list[_Forward] = []
+        self._settings: dict[int, AttentionSettings] = {}
+
+    @property
+    def num_columns(self) -> int:
+        """Last columns whose queries are remembered, at most the window."""
+        return min(sum(one.num_columns for one in self._forwards), self.window)
+
+    def begin(self, num_columns: int) -> None:
+        """Start a forward that brings so many columns."""
+        self._forwards.append(_Forward(min(num_columns, self.window)))
+
+    def note(self, layer: int, queries: Tensor, settings: AttentionSettings, norms: Tensor | None = None) -> None:
+        """Remember a layer of the forward under way.
+
+        Args:
+            layer: index of the layer in the model.
+            queries: `[B, query_heads, q, head_dim]`, as the attention sees them.
+            settings: the model's scaling, softcap and sinks.
+            norms: float32 `[B, q]`, or of the last columns alone, of the residual stream; None if not needed.
+        """
+        forward = self._forwards[-1]
+        forward.queries[layer] = _own(queries.detach()[:, :, queries.shape[2] - forward.num_columns :])
+        if norms is not None:
+            forward.norms[layer] = _own(norms.detach()[:, norms.shape[1] - forward.num_columns :])
+        self._settings[layer] = settings
+
+    def end(self, succeeded: bool) -> None:
+        """Close a forward and drop what lies before the window."""
+        if not succeeded:
+            self._forwards = self._forwards[:-1]
+            return
+        total = sum(one.num_columns for one in self._forwards)
+        while self._forwards and total - self._forwards[0].num_columns >= self.window:
+            total -= self._forwards.pop(0).num_columns
+
+    def truncate(self, num_columns: int) -> None:
+        """Forget the last columns."""
+        while num_columns and self._forwards:
+            last = self._forwards[-1]
+            dropped = min(num_columns, last.num_columns)
+            last.num_columns, num_columns = last.num_columns - dropped, num_columns - dropped
+            if not last.num_columns:
+                self._forwards.pop()
+
+    def select(self, sequences: Sequence[int]) -> None:
+        """Hold these sequences, in this order; nothing is copied before a round needs it."""
+        for one in self._forwards:
+            one.rows = list(sequences) if one.rows is None else [one.rows[row] for row in sequences]
+
+    def clear(self) -> None:
+        """Forget all queries."""
+        self._forwards = []
+
+    def observations(self, weight: Callable[[int], Tensor | None]) -> list[Observation]:
+        """What judges the candidates of each layer: the queries of the last `num_columns` columns.
+
+        Args:
+            weight: gives a layer's output projection `[query_heads, value_dim, hidden]`, or None if not needed.
+        """
+        return [self._observation(layer, weight(layer)) for layer in sorted(self._settings)]
+
+    def _observation(self, layer: int, weight: Tensor | None) -> Observation:
+        queries = self._joined([one.last(one.queries, layer) for one in self._forwards], -2)
+        norms = self._joined([one.last(one.norms, layer) for one in self._forwards], -1)
+        assert queries is not None
+        return Observation(queries, self._settings[layer], layer, weight, norms)
+
+    def _joined(self, parts: Sequence[Tensor | None], dim: int) -> Tensor | None:
+        """The last columns of all forwards, or None where one of them is not known."""
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts) or not known:
+            return None
+        joined = torch.cat(known, dim=dim)
+        return joined.narrow(dim, joined.shape[dim] - self.num_columns, self.num_columns)
+
+
+def _own(part: Tensor) -> Tensor:
+    """A tensor that keeps nothing else alive."""
+    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()

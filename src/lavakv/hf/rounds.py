@@ -1,0 +1,257 @@
+"""When a `LavaCache` evicts again after its prompt: after turns, at a bound while decoding, at the end of chunks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Self, get_args
+
+from torch import Tensor
+from typing_extensions import override
+
+from lavakv.errors import BudgetError, CacheStateError, InputError, PolicyError
+from lavakv.eviction.records import Budgets
+from lavakv.hf.driven import DrivenCache
+from lavakv.policy.rules import Policy
+
+Evict = Literal["prompt", "turns"]
+_LARGEST_SHARE = 0.75  # of a bound that a budget relative to the text's length may take: rounds must free something
+
+
+def check_evict(evict: object) -> Evict:
+    """Check when a cache is to evict.
+
+    Raises:
+        InputError: neither `prompt` nor `turns`.
+    """
+    for choice in get_args(Evict):
+        if evict == choice:
+            return choice  # type: ignore[no-any-return]
+    raise InputError("evict", expected=" or ".join(get_args(Evict)), got=repr(evict), fix="Use prompt, the default.")
+
+
+def check_bound(max_tokens_per_head: object, budget: int | None) -> int | None:
+    """Check the most entries that a cache may hold per head.
+
+    Args:
+        max_tokens_per_head: mean entries per head, or None for no bound.
+        budget: what every round leaves, or None where that follows from the text.
+
+    Raises:
+        BudgetError: not a whole number, or nothing above the budget.
+    """
+    if max_tokens_per_head is None:
+        return None
+    least = 2 if budget is None else budget + 1
+    if not isinstance(max_tokens_per_head, int) or isinstance(max_tokens_per_head, bool) or max_tokens_per_head < least:
+        raise BudgetError(
+            "max_tokens_per_head",
+            expected=f"a whole number of entries per head, at least {least}: more than what every round leaves",
+            got=repr(max_tokens_per_head), fix="Raise it or lower the budget; twice the budget is a good start.",
+        )  # fmt: skip
+    return max_tokens_per_head
+
+
+def check_judges_later(policy: Policy) -> None:
+    """Check that a policy can score what an earlier round has left.
+
+    Raises:
+        PolicyError: it judges whole prompts only, or by what only a prompt's forward has.
+    """
+    missing = [need for need in ("replay", "hidden_states") if need in policy.needs]
+    if policy.prompt_only or missing:
+        raise PolicyError(
+            f"policy {policy.name!r}", expected="a policy that scores what an earlier round has left",
+            got="one that judges whole prompts only", fix="Use another policy, or evict='prompt' without a bound.",
+        )  # fmt: skip
+
+
+def check_judges_chunks(policy: Policy) -> None:
+    """Check that a policy can judge a prompt that comes in chunks.
+
+    Raises:
+        PolicyError: it needs what the forwards of earlier chunks had.
+    """
+    check_judges_later(policy)
+    if "prompt" in policy.needs:
+        raise PolicyError(
+            f"policy {policy.name!r}", expected="a policy that needs the last tokens' queries only",
+            got="one that needs the queries of the whole prompt, which chunks do not keep",
+            fix="Send the prompt in one forward, or use a policy such as 'lava' or 'residual-max'.",
+        )  # fmt: skip
+
+
+class EvictingCache(DrivenCache):
+    """The part of a `LavaCache` that evicts after its prompt.
+
+    Attributes:
+        max_tokens_per_head: most mean entries per head while tokens come one by one, or None.
+    """
+
+    _evict: Evict
+    max_tokens_per_head: int | None
+    _budgets_in_force: list[int]
+    _held: list[int]
+    _held_at: int
+    _prompt_columns: int | None
+
+    @property
+    def evicts_turns(self) -> bool:
+        """Whether it evicts after every forward that brings several tokens, not only after the first one."""
+        return self._evict == "turns"
+
+    @abstractmethod
+    def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
+        """The budget `b` of each sequence."""
+
+    @abstractmethod
+    def _row_policies(self, num_sequences: int) -> list[Policy]:
+        """What decides for each sequence of a batch."""
+
+    @property
+    @abstractmethod
+    def _window(self) -> int:
+        """Columns at the end that all heads keep."""
+
+    def compress(self) -> Budgets:
+        """Evict now, so that each sequence is within its budget again.
+
+        The last tokens of all that was seen judge, whatever brought them. Where nothing exceeds the budget, nothing
+        is evicted.
+
+        Returns:
+            What was decided.
+
+        Raises:
+            CacheStateError: the cache holds no prompt, its last forward failed, or no queries are at hand because it
+                was just loaded.
+            PolicyError: a policy that judges whole prompts only, or scores that cannot be used; nothing is evicted.
+            BudgetError: the budget cannot be met; nothing is evicted.
+        """
+        session = self._state.session
+        session.require_prompt()
+        tokens, _ = session.columns.tokens_and_padding()
+        policies = self._row_policies(len(tokens))
+        for policy in policies:
+            check_judges_later(policy)
+        budgets = self._later_budgets(tokens)
+        found = session.evict_by_log(list(zip(policies, budgets, strict=True)), self._window, self._output_weight)
+        self._note_held(budgets, tokens)
+        self._watch_from_here(budgets, tokens)
+        self._apply_reservation()
+        return found
+
+    @contextmanager
+    def prompt_in_chunks(self) -> Iterator[Self]:
+        """Forwards inside are chunks of one prompt: all of it is held until the end, then evicted once.
+
+        What survives is what one forward would have left. Memory is that of the full cache until the end; a cache made
+        with `evict="turns"` evicts after every chunk without this, in bounded memory.
+
+        Raises:
+            CacheStateError: the cache holds a prompt already.
+            PolicyError: a policy that needs the queries of the whole prompt.
+        """
+        self.expect_prompt(None)
+        try:
+            yield self
+        except BaseException:
+            self.reset()
+            raise
+        self._prompt_columns = None
+        if self.get_seq_length():
+            self.compress()
+
+    def expect_prompt(self, num_columns: int | None) -> None:
+        """Hold all forwards that come until a prompt is complete (called by `generate`'s guard).
+
+        Args:
+            num_columns: columns of the prompt, or None where its end will be said.
+
+        Raises:
+            CacheStateError: the cache holds a prompt already.
+            PolicyError: a policy that needs the queries of the whole prompt.
+        """
+        if self.get_seq_length():
+            raise CacheStateError(
+                "cache", expected="an empty cache for a prompt in chunks", got="one that holds a prompt",
+                fix="Use a new LavaCache, or cache.reset().",
+            )  # fmt: skip
+        self.check_chunks()
+        self._prompt_columns = num_columns or -1
+
+    def forget_expected(self) -> None:
+        """Reset a cache whose prompt was announced in chunks and did not come to its end."""
+        if self._prompt_columns is not None:
+            self.reset()
+
+    def check_chunks(self) -> None:
+        """Check that the policies can judge a prompt in chunks (called by `generate`'s guard).
+
+        Raises:
+            PolicyError: one that needs the queries of the whole prompt.
+        """
+        for policy in self._row_policies(1 if self.batch_size < 0 else self.batch_size):
+            check_judges_chunks(policy)
+
+    @override
+    def _after_forward(self, was_prompt: bool, num_columns: int) -> None:
+        """Evict where that is due after a forward that brought so many columns."""
+        seen = self._state.session.columns.length
+        if self._prompt_columns is not None:
+            if seen == self._prompt_columns:
+                self._prompt_columns = None
+                if not was_prompt:
+                    self.compress()
+            return
+        if was_prompt:
+            return
+        held = [held + seen - self._held_at for held in self._held]
+        over_budget = any(own > budget for own, budget in zip(held, self._budgets_in_force, strict=True))
+        bound = self.max_tokens_per_head
+        at_bound = bound is not None and max(held) >= bound
+        if over_budget and (at_bound or (self.evicts_turns and num_columns > 1)):
+            self.compress()
+
+    def _more_to_come(self, real: Tensor) -> bool:
+        """Whether what is read now, `[B, columns]`, is the first chunk of a prompt that is held whole until its end."""
+        return self._prompt_columns is not None and self._prompt_columns != real.shape[1]
+
+    def _columns_to_reserve(self, announced: int) -> int:
+        """Columns that the tail should have capacity for: those announced, up to the bound, or the prompt's others."""
+        if self._prompt_columns is not None:
+            return max(self._prompt_columns - self._state.session.columns.length, 0)
+        if self.max_tokens_per_head is None:
+            return announced
+        return max(self.max_tokens_per_head - max(self._held, default=0), 0)
+
+    def _later_budgets(self, tokens: Sequence[int]) -> list[int]:
+        """Budgets of a later round, below the bound."""
+        budgets = self.tokens_per_head(tokens, self._state.session.columns.length, self._itemsize)
+        if self.max_tokens_per_head is None or self._has_fixed_budget:
+            return budgets
+        most = max(int(_LARGEST_SHARE * self.max_tokens_per_head), self._window + 1)
+        return [min(budget, most) for budget in budgets]
+
+    @property
+    @abstractmethod
+    def _has_fixed_budget(self) -> bool:
+        """Whether the budget is a number of tokens, not relative to the text's length or to bytes."""
+
+    @abstractmethod
+    def _watch_from_here(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
+        """Compare what comes from now on with the budgets."""
+
+    def _note_held(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
+        """Remember what a round left at most, so that no forward has to look."""
+        self._budgets_in_force = list(budgets)
+        self._held = [min(pair) for pair in zip(budgets, tokens, strict=True)]
+        self._held_at = self._state.session.columns.length
+
+    def _output_weight(self, layer: int) -> Tensor | None:
+        """A layer's output projection, where a policy needs it."""
+        source = self._state.projections.get(layer)
+        if source is None or not self._needs("output_weight"):
+            return None
+        return source.weight(f"a later round at layer {layer}")
