@@ -38,13 +38,16 @@ class Observation(NamedTuple):
     residual_norms: Tensor | None = None
 
 
-def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window: int) -> list[SequencePlan]:
+def later_plans(
+    columns: Columns, budgets: Sequence[tuple[Policy, int]], window: int, protect: range = range(0)
+) -> list[SequencePlan]:
     """What is known of each sequence before a later round.
 
     Args:
         columns: what is known of each column.
         budgets: policy and mean entries per head, window included, of each sequence.
         window: columns at the end that all heads keep.
+        protect: original positions that every head keeps, as it has in all rounds before.
 
     Raises:
         InputError: not one budget a sequence.
@@ -65,7 +68,7 @@ def later_plans(columns: Columns, budgets: Sequence[tuple[Policy, int]], window:
             )  # fmt: skip
         BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
     rows = zip(tokens, padding, budgets, strict=True)
-    return [SequencePlan(n, left, b, window, policy) for n, left, (policy, b) in rows]
+    return [SequencePlan(n, left, b, window, policy, protect) for n, left, (policy, b) in rows]
 
 
 class LaterRound:
@@ -152,6 +155,7 @@ class LaterRound:
             residual_norms=None if norms is None else norms[row, -self._window :],
             caps=torch.tensor(caps, device="cpu").to(store.device, non_blocking=True),
             positions=self._columns.original_positions(row, columns),
+            protected=self._plans[row].protected,
         )
         return window, columns
 

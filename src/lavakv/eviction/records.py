@@ -73,7 +73,7 @@ class RankedLayer:
         cls, scored: ScoredLayer, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
     ) -> RankedLayer:
         """Rank a layer's candidates by scores that are at hand."""
-        ranking, loss = rank(scored.score, min_entries_per_head, caps), eviction_loss(window)
+        ranking, loss = rank(scored.score, min_entries_per_head, caps, window.pinned), eviction_loss(window)
         total = Readback(loss.sum(dtype=torch.float64))
         return cls(ranking, loss.gather(1, ranking.positions), scored.weight, total)
 

@@ -62,7 +62,7 @@ class Round:
             window_tokens = [min(plan.window, plan.num_tokens) for plan in plans]
         self._window_tokens = window_tokens
         self.shares = Shares(plans, num_heads, caps)
-        self._min_entries = [plan.policy.min_entries_per_head(plan.tokens_per_head, plan.window) for plan in plans]
+        self._min_entries = [plan.min_entries_per_head for plan in plans]
         self._is_later = caps is not None
         self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
         self._placed: list[list[PlacedLayer | None]] = []

@@ -157,13 +157,20 @@ class Session:
         tail = torch.arange(self.columns.length - store.tail_length, self.columns.length, device=past.device)
         return self.columns.positions(sequence, torch.cat([past, tail])).cpu()
 
-    def evict(self, observations: Sequence[Observation], budgets: Sequence[tuple[Policy, int]], window: int) -> Budgets:
+    def evict(
+        self,
+        observations: Sequence[Observation],
+        budgets: Sequence[tuple[Policy, int]],
+        window: int,
+        protect: range = range(0),
+    ) -> Budgets:
         """Run a round over everything held, so that each sequence is within its budget again.
 
         Args:
             observations: what judges the candidates, one a layer.
             budgets: policy and mean entries per head, window included, of each sequence.
             window: columns at the end that all heads keep; fewer where the tail was cut off to less.
+            protect: original positions that every head keeps, as it has in all rounds before.
 
         Raises:
             CacheStateError: there is nothing to evict from, or a forward did not finish.
@@ -178,7 +185,7 @@ class Session:
                 "cache", expected="columns at the end that every head holds", got="none: they were all cut off",
                 fix="Read further tokens before the next round.",
             )  # fmt: skip
-        plans = later_plans(self.columns, budgets, window)
+        plans = later_plans(self.columns, budgets, window, protect)
         with storing(), torch.no_grad():
             later = LaterRound(plans, self.stores, self.columns)
             try:
@@ -189,7 +196,11 @@ class Session:
         return self.budgets
 
     def evict_by_log(
-        self, budgets: Sequence[tuple[Policy, int]], window: int, weight: Callable[[int], Tensor | None]
+        self,
+        budgets: Sequence[tuple[Policy, int]],
+        window: int,
+        weight: Callable[[int], Tensor | None],
+        protect: range = range(0),
     ) -> Budgets:
         """`evict`, judged by the queries that the log remembers: those of the window, or fewer.
 
@@ -197,6 +208,7 @@ class Session:
             budgets: policy and mean entries per head, window included, of each sequence.
             window: columns at the end that all heads keep; as many as the log remembers at most.
             weight: gives a layer's output projection, see `QueryLog.observations`.
+            protect: see `evict`.
 
         Raises:
             CacheStateError: no queries are remembered.
@@ -208,7 +220,7 @@ class Session:
                 "cache", expected="queries of the last tokens, which judge the others",
                 got="none: what it holds was loaded, or the last tokens were cut off", fix="Read further tokens first.",
             )  # fmt: skip
-        return self.evict(self.log.observations(weight), budgets, min(window, self.log.num_columns))
+        return self.evict(self.log.observations(weight), budgets, min(window, self.log.num_columns), protect)
 
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns, as if they had never come.

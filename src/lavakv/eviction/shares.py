@@ -10,7 +10,7 @@ from torch import Tensor
 from lavakv.budgets.worst_case import SLACK, worst_case_spare
 from lavakv.eviction.records import PendingLayer
 from lavakv.policy.rules import Policy
-from lavakv.selection.allocation import allocate, prompt_caps
+from lavakv.selection.allocation import Allocation, allocate, prompt_caps
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class SequencePlan:
         tokens_per_head: budget `b`.
         window: window size `w`.
         policy: what decides.
+        protect: original positions that every head keeps, within its budget.
     """
 
     num_tokens: int
@@ -30,6 +31,17 @@ class SequencePlan:
     tokens_per_head: int
     window: int
     policy: Policy
+    protect: range = range(0)
+
+    @property
+    def protected(self) -> range:
+        """Those of the positions to protect that stand before the window."""
+        return range(min(self.protect.start, self.num_evictable), min(self.protect.stop, self.num_evictable))
+
+    @property
+    def min_entries_per_head(self) -> int:
+        """Entries every head keeps before heads compete, beside what is protected."""
+        return self.policy.min_entries_per_head(self.tokens_per_head - len(self.protected), self.window)
 
     @property
     def num_evictable(self) -> int:
@@ -66,12 +78,17 @@ class Shares:
         self._num_heads = list(num_heads)
         self._caps = [prompt_caps(num_heads, plan.num_evictable) for plan in plans] if caps is None else caps
         self._mean, self._fits = [plan.mean_entries for plan in plans], [plan.keeps_all for plan in plans]
+        self._pinned = [len(plan.protected) for plan in plans]
         self._candidates = [sum(int(layer.sum()) for layer in own) for own in self._caps]
         self._allocations = [
-            None if self.keeps_all(row) else allocate(plan.policy, plan.mean_entries, own)
-            for row, (plan, own) in enumerate(zip(plans, self._caps, strict=True))
+            None if self.keeps_all(row) else self._competition(row, plan.policy) for row, plan in enumerate(plans)
         ]
         self.bound = self._bound()
+
+    def _competition(self, sequence: int, policy: Policy) -> Allocation:
+        """The allocation of what is not protected."""
+        pinned = self._pinned[sequence]
+        return allocate(policy, self._mean[sequence] - pinned, [layer - pinned for layer in self._caps[sequence]])
 
     def keeps_all(self, sequence: int) -> bool:
         """Whether all tokens of a sequence, or all that it still holds of them, fit into its budget."""
@@ -95,22 +112,24 @@ class Shares:
     def needed(self, layer: int) -> int:
         """Upper bound on the entries a layer must keep now, over all sequences, windows excluded."""
         return sum(
-            int(own[layer].sum()) if allocation is None else allocation.most(layer)
-            for own, allocation in zip(self._caps, self._allocations, strict=True)
+            int(own[layer].sum()) if allocation is None else allocation.most(layer) + pinned * self._num_heads[layer]
+            for own, allocation, pinned in zip(self._caps, self._allocations, self._pinned, strict=True)
         )
 
     def counts(self, layer: int, final: bool) -> list[list[int]]:
         """Entries each head of a layer keeps of each sequence, window excluded; exact once all layers are known."""
         return [
-            own[layer].tolist() if allocation is None else allocation.counts(layer, final).tolist()
-            for own, allocation in zip(self._caps, self._allocations, strict=True)
+            own[layer].tolist() if allocation is None else (allocation.counts(layer, final) + pinned).tolist()
+            for own, allocation, pinned in zip(self._caps, self._allocations, self._pinned, strict=True)
         ]
 
     def final_counts(self) -> list[list[list[int]]]:
         """The same of all layers, `[layers][B][H]`, once all are known."""
         rows = [
-            [layer.tolist() for layer in own] if allocation is None else allocation.final_counts()
-            for own, allocation in zip(self._caps, self._allocations, strict=True)
+            [layer.tolist() for layer in own]
+            if allocation is None
+            else [[count + pinned for count in layer] for layer in allocation.final_counts()]
+            for own, allocation, pinned in zip(self._caps, self._allocations, self._pinned, strict=True)
         ]
         return [list(layer) for layer in zip(*rows, strict=True)]
 

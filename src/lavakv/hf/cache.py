@@ -23,7 +23,7 @@ from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.rotation import check_rotation
-from lavakv.hf.rounds import Evict, EvictingCache, check_bound, check_evict, check_judges_later
+from lavakv.hf.rounds import Evict, EvictingCache, check_bound, check_evict, check_judges_later, check_protect
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy.registry import get_policy
@@ -60,6 +60,8 @@ class LavaCache(CacheRefusals, EvictingCache):
         max_tokens_per_head: while tokens come one by one, the cache never holds more mean entries per head than this:
             when it is reached, the last `window` queries judge and the budget is what stays. More than the budget; the
             further above, the rarer the rounds. Capacity up to it is allocated at once.
+        protect: positions that are never evicted, e.g. those of a system prompt: a number of tokens at the beginning of
+            each sequence, or a slice of its positions. They count towards the budget.
 
     Raises:
         LavaError: a subclass each for budget, policy, store, and models that cannot be compressed.
@@ -78,11 +80,13 @@ class LavaCache(CacheRefusals, EvictingCache):
         max_new_tokens: int | None = None,
         evict: Evict = "prompt",
         max_tokens_per_head: int | None = None,
+        protect: int | slice = 0,
     ) -> None:
         self._spec = BudgetSpec(budget, keep, max_bytes, window)
         self._policy = get_policy(policy)
         self._evict = check_evict(evict)
         self.max_tokens_per_head = check_bound(max_tokens_per_head, self._spec.budget)
+        self._protect = check_protect(protect, self._spec)
         if not isinstance(store, str) or store not in _STORES:
             raise InputError("store", expected=" or ".join(_STORES), got=repr(store), fix="Use ragged, the default.")
         self._store_class = _STORES[store]
@@ -248,11 +252,11 @@ class LavaCache(CacheRefusals, EvictingCache):
 
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         tokens, padding = tokens_and_padding(real)
-        budgets = tokens if self._more_to_come(real) else self.tokens_per_head(tokens, real.shape[1], itemsize)
+        budgets = tokens if self._more_to_come(real) else self._budgets_for(tokens, real.shape[1], itemsize)
         self._note_held(budgets, tokens)
         self._watch_from_here(budgets, tokens)
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
-        plans = [SequencePlan(n, pad, b, self._spec.window, policy) for n, pad, b, policy in rows]
+        plans = [SequencePlan(n, pad, b, self._window, policy, self._protect) for n, pad, b, policy in rows]
         self._check_replay(plans)
         self._state.session.plan(plans, ranker)
 

@@ -118,6 +118,7 @@ class LayerPrompt:
             residual_norms=self.residual_norms(sequence, columns - plan.window),
             rotation=self.rotation_of(sequence, plan, layer),
             hidden_states=self.inputs_of(sequence, plan),
+            protected=plan.protected,
         )
 
     def output_weight(self, plan: SequencePlan, layer: int) -> Tensor | None:

@@ -61,7 +61,7 @@ class RecordedPrompt(LayerPrompt):
             window = replace(window, output_weight=None, rotation=None, hidden_states=None)
             self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
         weight, rotation = self.output_weight(plan, layer), self.rotation_of(sequence, plan, layer)
-        window = self.windows[plan.window].with_needs(plan.tokens_per_head, weight, rotation)
+        window = self.windows[plan.window].with_needs(plan.tokens_per_head, weight, rotation, plan.protected)
         return window.with_hidden_states(self.inputs_of(sequence, plan))
 
     def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
@@ -206,7 +206,7 @@ class Recording(NamedTuple):
         key = (policy.score, rule, budget, replay, window.layer, window.queries.shape[2])
         if key not in self.scored:
             self.scored[key] = score_layer(policy, window)
-        own = (*key, min_entries_per_head)
+        own = (*key, min_entries_per_head, window.protected)
         if own not in self.ranked:
             self.ranked[own] = RankedLayer.ranked(self.scored[key], window, min_entries_per_head)
         return self.ranked[own]

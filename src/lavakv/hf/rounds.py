@@ -10,6 +10,7 @@ from typing import Literal, Self, get_args
 from torch import Tensor
 from typing_extensions import override
 
+from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import BudgetError, CacheStateError, InputError, PolicyError
 from lavakv.eviction.records import Budgets
 from lavakv.hf.driven import DrivenCache
@@ -53,6 +54,50 @@ def check_bound(max_tokens_per_head: object, budget: int | None) -> int | None:
     return max_tokens_per_head
 
 
+def check_protect(protect: object, spec: BudgetSpec) -> range:
+    """Original positions that are never evicted.
+
+    Args:
+        protect: a number of tokens at the text's beginning, or a slice of positions.
+        spec: the budget, which they count towards.
+
+    Raises:
+        InputError: neither, or a slice that is open, negative or has steps.
+        BudgetError: more tokens than the budget has beside the window.
+    """
+    if isinstance(protect, int) and not isinstance(protect, bool) and protect >= 0:
+        protect = slice(0, protect)
+    if not isinstance(protect, slice) or not _is_plain(protect):
+        raise InputError(
+            "protect", expected="a number of tokens from 0, or a slice of positions with both ends", got=repr(protect),
+            fix="Pass e.g. 64 for the first 64 tokens, or slice(16, 64).",
+        )  # fmt: skip
+    protected = range(protect.start or 0, protect.stop)
+    if spec.budget is not None:
+        check_protected_fit(protected, spec.budget, spec.window)
+    return protected
+
+
+def check_protected_fit(protected: range, budget: int, window: int) -> None:
+    """Check that a budget covers what is protected, the window, and an entry more.
+
+    Raises:
+        BudgetError: it does not.
+    """
+    if protected and budget <= window + len(protected):
+        raise BudgetError(
+            "protect",
+            expected=f"fewer than {max(budget - window, 0)} tokens: the budget of {budget} less the window of {window}",
+            got=str(len(protected)), fix="Raise the budget or protect fewer tokens.",
+        )  # fmt: skip
+
+
+def _is_plain(protect: slice) -> bool:
+    ends = (protect.start or 0, protect.stop)
+    whole = all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in ends)
+    return whole and protect.step in (None, 1)
+
+
 def check_judges_later(policy: Policy) -> None:
     """Check that a policy can score what an earlier round has left.
 
@@ -91,6 +136,7 @@ class EvictingCache(DrivenCache):
 
     _evict: Evict
     max_tokens_per_head: int | None
+    _protect: range
     _budgets_in_force: list[int]
     _held: list[int]
     _held_at: int
@@ -136,7 +182,8 @@ class EvictingCache(DrivenCache):
         for policy in policies:
             check_judges_later(policy)
         budgets = self._later_budgets(tokens)
-        found = session.evict_by_log(list(zip(policies, budgets, strict=True)), self._window, self._output_weight)
+        pairs = list(zip(policies, budgets, strict=True))
+        found = session.evict_by_log(pairs, self._window, self._output_weight, self._protect)
         self._note_held(budgets, tokens)
         self._watch_from_here(budgets, tokens)
         self._apply_reservation()
@@ -214,6 +261,14 @@ class EvictingCache(DrivenCache):
         if over_budget and (at_bound or (self.evicts_turns and num_columns > 1)):
             self.compress()
 
+    def _budgets_for(self, tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
+        """`tokens_per_head`, checked against what is protected."""
+        budgets = self.tokens_per_head(tokens, columns, itemsize)
+        for budget, num_tokens in zip(budgets, tokens, strict=True):
+            if num_tokens > budget:
+                check_protected_fit(self._protect, budget, self._window)
+        return budgets
+
     def _more_to_come(self, real: Tensor) -> bool:
         """Whether what is read now, `[B, columns]`, is the first chunk of a prompt that is held whole until its end."""
         return self._prompt_columns is not None and self._prompt_columns != real.shape[1]
@@ -228,7 +283,7 @@ class EvictingCache(DrivenCache):
 
     def _later_budgets(self, tokens: Sequence[int]) -> list[int]:
         """Budgets of a later round, below the bound."""
-        budgets = self.tokens_per_head(tokens, self._state.session.columns.length, self._itemsize)
+        budgets = self._budgets_for(tokens, self._state.session.columns.length, self._itemsize)
         if self.max_tokens_per_head is None or self._has_fixed_budget:
             return budgets
         most = max(int(_LARGEST_SHARE * self.max_tokens_per_head), self._window + 1)

@@ -52,6 +52,8 @@ class ScoringWindow:
         replay: what rows that repeat the prompt looked at, or None. Only where no place is empty.
         hidden_states: `[N, hidden]`, what the layer's attention was given for each token, behind the norm ahead of it,
             or None where it is not known. Only where no place is empty.
+        protected: original positions that every head keeps whatever the scores say, all of them candidates of every
+            head; scores do not read it.
     """
 
     queries: Tensor
@@ -72,10 +74,15 @@ class ScoringWindow:
     rotation: Rotation | None = None
     replay: ReplayMaxima | None = None
     hidden_states: Tensor | None = None
+    protected: range = range(0)
     _computed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_needs(
-        self, tokens_per_head: int, output_weight: Tensor | None, rotation: Rotation | None = None
+        self,
+        tokens_per_head: int,
+        output_weight: Tensor | None,
+        rotation: Rotation | None = None,
+        protected: range = range(0),
     ) -> ScoringWindow:
         """The same window for another budget and policy; what was computed on this one is shared.
 
@@ -83,8 +90,10 @@ class ScoringWindow:
             tokens_per_head: the budget.
             output_weight: as in the attributes; the same for all policies that need it.
             rotation: likewise.
+            protected: as in the attributes.
         """
         window = copy.copy(self)
+        object.__setattr__(window, "protected", protected)
         object.__setattr__(window, "tokens_per_head", tokens_per_head)
         object.__setattr__(window, "output_weight", output_weight)
         object.__setattr__(window, "rotation", rotation)
@@ -119,6 +128,20 @@ class ScoringWindow:
             return None
         n, caps = self.num_evictable, self.caps
         return self.remember("empty", lambda: empty_places(caps, 0, n, n))
+
+    @property
+    def pinned(self) -> Tensor | None:
+        """Places of the protected candidates, int64 `[H, p]`, or None if there are none; every head has them all."""
+        if not self.protected:
+            return None
+        numbers = torch.arange(len(self.protected), device=self.queries.device)
+        if self.positions is None:
+            return (self.protected.start + numbers).expand(self.queries.shape[0], -1)
+        held = self.candidate_positions
+        if self.empty is not None:
+            held = held.masked_fill(self.empty, torch.iinfo(held.dtype).max)
+        before = (held < self.protected.start).sum(dim=1, keepdim=True)
+        return before + numbers
 
     @property
     def places(self) -> Places | None:

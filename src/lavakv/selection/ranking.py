@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lavakv.scoring.tiers import TieredScores
 
-_EMPTY, _MINIMUM = -1, 2
+_EMPTY, _MINIMUM, _PINNED = -1, 2, 3
 _INDEX_BITS = 29  # of an entry; 32 bits of score and two of tier go before them: 63, and the sign stays free
 _MAX_PACKED = 1 << _INDEX_BITS
 # From this size on PyTorch sorts int32 by digits where it has FBGEMM; below, and elsewhere, it compares pairs.
@@ -25,8 +25,9 @@ class Ranking(NamedTuple):
     """A layer's candidates, best first.
 
     Attributes:
-        positions: int64 `[H, n]`, the places of each head by rank; the first `caps[h]` of row `h` hold candidates.
-        pooled_heads: int16 `[candidates]`, the head of each candidate when all heads compete.
+        positions: int64 `[H, n]`, the places of each head by rank, pinned ones first; the first `caps[h]` of row `h`
+            hold candidates.
+        pooled_heads: int16 `[candidates]`, the head of each candidate when all heads compete, which pinned ones do not.
         pooled_scores: `[candidates]`, the score of each of these.
         pooled_tiers: int8 `[candidates]`, their tiers: 2 within the minimum of their head, 1 protected, 0 the others;
             None where all are 0.
@@ -38,13 +39,19 @@ class Ranking(NamedTuple):
     pooled_tiers: Tensor | None = None
 
 
-def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tensor | None = None) -> Ranking:
+def rank(
+    score: Tensor | TieredScores,
+    min_entries_per_head: int = 0,
+    caps: Tensor | None = None,
+    pinned: Tensor | None = None,
+) -> Ranking:
     """Order the candidates of one layer of one sequence.
 
     Args:
         score: `[H, n]`, higher is kept longer; or such scores in two tiers. Empty places are not read.
         min_entries_per_head: entries that every head keeps before heads compete, as far as it has candidates.
         caps: int64 `[H]` on the CPU: the first `caps[h]` places of head `h` hold candidates; None where all do.
+        pinned: int64 `[H, p]`, places of candidates that every head keeps whatever their scores; none of them is empty.
     """
     values, protected = score if isinstance(score, TieredScores) else (score, None)
     num_heads, num_places = values.shape
@@ -53,17 +60,25 @@ def rank(score: Tensor | TieredScores, min_entries_per_head: int = 0, caps: Tens
     empty = None if num_candidates == values.numel() else _empty_places(values, caps)
     if empty is not None:
         values, tiers = values.masked_fill(empty, 0), _tiers(values, tiers).masked_fill(empty, _EMPTY)
+    num_pinned = 0 if pinned is None else pinned.shape[1]
+    if pinned is not None and num_pinned:
+        tiers = _tiers(values, tiers).scatter(1, pinned, _PINNED)
     order = best_first_order(values, tiers)  # head-major indices, so ties go to the lower head
     numbers = torch.arange(num_heads, device=values.device)[:, None]
     head_of = numbers.to(torch.int16).expand(num_heads, num_places).flatten()
     heads = head_of.index_select(0, order)
     positions = order.index_select(0, grouped_order(heads)).view(num_heads, num_places) - numbers * num_places
+    first = num_pinned * num_heads  # as many ranks as the pinned candidates take
     if min_entries_per_head:
-        tiers = _tiers(values, tiers).scatter(1, positions[:, :min_entries_per_head], _MINIMUM)
+        minimum = positions[:, num_pinned : num_pinned + min_entries_per_head]
+        tiers = _tiers(values, tiers).scatter(1, minimum, _MINIMUM)
         tiers = tiers if empty is None else tiers.masked_fill(empty, _EMPTY)
-        order = _minimum_first(order, tiers) if protected is None else best_first_order(values, tiers)
+        if protected is None:
+            order = torch.cat([order[:first], _minimum_first(order[first:], tiers)])
+        else:
+            order = best_first_order(values, tiers)
         heads = head_of.index_select(0, order)
-    order, heads = order[:num_candidates], heads[:num_candidates]
+    order, heads = order[first:num_candidates], heads[first:num_candidates]
     has_tiers = tiers is not None and (protected is not None or min_entries_per_head > 0)
     pooled_tiers = _tiers(values, tiers).flatten().index_select(0, order) if has_tiers else None
     return Ranking(positions, heads, values.flatten().index_select(0, order), pooled_tiers)
