@@ -35,6 +35,7 @@ class Engine:
         seed: of what is made up for a layer and column; the same whatever the store.
         store: kind of store.
         order: for each layer the heads in another order than they are made in, or None.
+        protect: original positions that every head keeps.
     """
 
     policy: Policy
@@ -45,6 +46,7 @@ class Engine:
     seed: int = 0
     store: type[LayerStore] = RaggedStore
     order: list[list[int]] | None = None
+    protect: range = range(0)
     session: Session = field(init=False)
     num_columns: int = 0
 
@@ -68,7 +70,7 @@ class Engine:
     def evict(self, budget: int | None = None, policy: Policy | None = None) -> Budgets:
         """A later round."""
         rows = [(policy or self.policy, self.budget if budget is None else budget)] * len(self.padding)
-        return self.session.evict(self.observations(), rows, self.window)
+        return self.session.evict(self.observations(), rows, self.window, self.protect)
 
     def observations(self) -> list[Observation]:
         """What judges: the last queries of each layer."""
@@ -110,7 +112,7 @@ class Engine:
 
     def _prompt(self, budget: int) -> None:
         plans = [
-            SequencePlan(self.num_columns - padding, padding, budget, self.window, self.policy)
+            SequencePlan(self.num_columns - padding, padding, budget, self.window, self.policy, self.protect)
             for padding in self.padding
         ]
         self.session.plan(plans)
@@ -134,6 +136,7 @@ class Engine:
                 output_weight=weight.unflatten(0, (heads, GROUP)),
                 prompt=PromptRows(own),
                 residual_norms=norms[row, max(self.num_columns - plan.window, 0) :],
+                protected=plan.protected,
             )
             windows.append(None if plan.keeps_all else window)
         return windows

@@ -16,7 +16,6 @@ from tests.hf.helpers import assert_like_new, assert_same_contents, contents, fe
 KINDS = ["llama", "gemma3_text"]
 CHUNKS = split(zoo.prompt(44), [40, 1, 3])
 OPTIONS = {
-    "prefill_chunk_size": 16,
     "num_beams": 2,
     "prompt_lookup_num_tokens": 3,
     "assistant_early_exit": 1,
@@ -44,10 +43,10 @@ def test_generate_options(option: str, way: str) -> None:
     assert_like_new(model, cache, lava_cache(model))
 
 
-@pytest.mark.parametrize("option", ["prefill_chunk_size", "num_beams"])
-def test_generate_options_with_other_caches_work_on(option: str) -> None:
+@pytest.mark.parametrize("option", [{"prefill_chunk_size": 16}, {"num_beams": 2}])
+def test_generate_options_with_other_caches_work_on(option: dict[str, int]) -> None:
     model = zoo.tiny("llama")
-    options = {"max_new_tokens": 3, "do_sample": False, option: OPTIONS[option]}
+    options = {"max_new_tokens": 3, "do_sample": False, **option}
     plain = model.generate(CHUNKS[0], past_key_values=DynamicCache(config=model.config), **options)
     lavakv.enable(model)
     assert model.generate(CHUNKS[0], past_key_values=DynamicCache(config=model.config), **options).equal(plain)

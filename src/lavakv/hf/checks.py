@@ -56,7 +56,9 @@ def check_batch(inputs: Tensor, held: int) -> None:
         )
 
 
-def check_inputs(inputs: Tensor, real: Tensor, columns_seen: Tensor | None, max_positions: int | None) -> None:
+def check_inputs(
+    inputs: Tensor, real: Tensor, columns_seen: Tensor | None, max_positions: int | None, is_chunk: bool = False
+) -> None:
     """Check that these tokens can go on top of what the cache holds.
 
     Args:
@@ -64,13 +66,14 @@ def check_inputs(inputs: Tensor, real: Tensor, columns_seen: Tensor | None, max_
         real: bool `[B, q]`, which of the new columns are no padding.
         columns_seen: bool `[B, columns]` of the columns before, None for a prompt.
         max_positions: tokens the model's positions reach, or None.
+        is_chunk: whether more of the prompt may come, so that a sequence may have only padding so far.
 
     Raises:
         InputError: an empty prompt, no new tokens, right padding, or more tokens than the model has positions for.
     """
     count = inputs.shape[1]
     if columns_seen is None:
-        _check_prompt(real[:, :count])
+        check_prompt(real[:, :count], is_chunk)
     elif count == 0:
         raise InputError(
             "input_ids",
@@ -137,9 +140,14 @@ def check_settings(kwargs: dict[str, Any], config: Any) -> None:
         )
 
 
-def _check_prompt(real: Tensor) -> None:
+def check_prompt(real: Tensor, is_chunk: bool = False) -> None:
+    """Check which columns of a prompt are real tokens, bool `[B, columns]`.
+
+    Raises:
+        InputError: a sequence without a token, unless this is a chunk, or padding that is not on the left.
+    """
     tokens = real.sum(dim=1)
-    if real.numel() == 0 or not bool((tokens > 0).all()):
+    if real.numel() == 0 or not (is_chunk or bool((tokens > 0).all())):
         raise InputError(
             "input_ids", expected="at least one token a sequence", got="an empty prompt", fix="Give it a prompt."
         )

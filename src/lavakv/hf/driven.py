@@ -73,6 +73,11 @@ class DrivenCache(Cache):
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         """Work out what each sequence of a prompt may keep."""
 
+    @property
+    @abstractmethod
+    def _may_be_chunk(self) -> bool:
+        """Whether the forward under way may bring only the first part of a prompt."""
+
     @abstractmethod
     def _after_forward(self, was_prompt: bool, num_columns: int) -> None:
         """Do what is due after a forward that succeeded and brought so many columns."""
@@ -144,7 +149,7 @@ class DrivenCache(Cache):
             announced = max(self._announced, self._reserved)
             self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
         self._num_new = inputs.shape[1]
-        self._state.begin(model, inputs, mask, position_ids)
+        self._state.begin(model, inputs, mask, position_ids, self._may_be_chunk)
         if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
             try:
                 self._plan(self._state.step.real)

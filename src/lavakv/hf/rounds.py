@@ -13,6 +13,7 @@ from typing_extensions import override
 from lavakv.budgets.spec import BudgetSpec
 from lavakv.errors import BudgetError, CacheStateError, InputError, PolicyError
 from lavakv.eviction.records import Budgets
+from lavakv.hf.checks import check_prompt
 from lavakv.hf.driven import DrivenCache
 from lavakv.policy.rules import Policy
 
@@ -177,6 +178,9 @@ class EvictingCache(DrivenCache):
         """
         session = self._state.session
         session.require_prompt()
+        assert session.budgets is not None
+        if not any(held > budget for held, budget in zip(self._most_held(), self._budgets_in_force, strict=True)):
+            return session.budgets
         tokens, _ = session.columns.tokens_and_padding()
         policies = self._row_policies(len(tokens))
         for policy in policies:
@@ -206,9 +210,9 @@ class EvictingCache(DrivenCache):
         except BaseException:
             self.reset()
             raise
-        self._prompt_columns = None
         if self.get_seq_length():
-            self.compress()
+            self._finish_chunks()
+        self._prompt_columns = None
 
     def expect_prompt(self, num_columns: int | None) -> None:
         """Hold all forwards that come until a prompt is complete (called by `generate`'s guard).
@@ -233,6 +237,10 @@ class EvictingCache(DrivenCache):
         if self._prompt_columns is not None:
             self.reset()
 
+    @property
+    def _may_be_chunk(self) -> bool:
+        return self.evicts_turns or self._prompt_columns is not None
+
     def check_chunks(self) -> None:
         """Check that the policies can judge a prompt in chunks (called by `generate`'s guard).
 
@@ -248,9 +256,7 @@ class EvictingCache(DrivenCache):
         seen = self._state.session.columns.length
         if self._prompt_columns is not None:
             if seen == self._prompt_columns:
-                self._prompt_columns = None
-                if not was_prompt:
-                    self.compress()
+                self._finish_chunks()
             return
         if was_prompt:
             return
@@ -281,6 +287,16 @@ class EvictingCache(DrivenCache):
             return announced
         return max(self.max_tokens_per_head - max(self._held, default=0), 0)
 
+    def _finish_chunks(self) -> None:
+        """Evict once, now that the prompt is complete; what cannot be evicted leaves the cache empty."""
+        self._prompt_columns = None
+        try:
+            check_prompt(self._state.session.columns.real)
+            self.compress()
+        except BaseException:
+            self.reset()
+            raise
+
     def _later_budgets(self, tokens: Sequence[int]) -> list[int]:
         """Budgets of a later round, below the bound."""
         budgets = self._budgets_for(tokens, self._state.session.columns.length, self._itemsize)
@@ -297,6 +313,11 @@ class EvictingCache(DrivenCache):
     @abstractmethod
     def _watch_from_here(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
         """Compare what comes from now on with the budgets."""
+
+    def _most_held(self) -> list[int]:
+        """Mean entries per head of each sequence at most, without looking at a device."""
+        appended = self._state.session.columns.length - self._held_at
+        return [held + appended for held in self._held]
 
     def _note_held(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
         """Remember what a round left at most, so that no forward has to look."""

@@ -49,7 +49,14 @@ class CacheState:
         self._model: weakref.ref[nn.Module] | None = None
         self.held: HeldPrompt | None = None
 
-    def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
+    def begin(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        mask: Any,
+        position_ids: Tensor | None = None,
+        is_chunk: bool = False,
+    ) -> None:
         """Start a forward of `model`.
 
         Args:
@@ -57,6 +64,7 @@ class CacheState:
             inputs: ids `[B, q]` or embeddings `[B, q, hidden]`.
             mask: its `attention_mask`.
             position_ids: its positions, if it was given any.
+            is_chunk: whether more of the prompt may come, so that a sequence may have only padding so far.
 
         Raises:
             LavaError: whatever can be found wrong before a layer runs; the cache is unchanged.
@@ -68,7 +76,7 @@ class CacheState:
         check_batch(inputs, session.batch)
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], columns.length, inputs.device)
         seen = None if is_prompt else columns.real
-        check_inputs(inputs, real, seen, self._geometry.max_positions)
+        check_inputs(inputs, real, seen, self._geometry.max_positions, is_chunk)
         brought_back = None if seen is None else shows_padding(mask, seen[:, : session.tail_start])
         noted, self.noted_ids = self.noted_ids, None
         ids = noted if noted is not None and noted.shape == inputs.shape[:2] else inputs
