@@ -81,7 +81,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
 
 
 def reach(view: View, keep: int, most: int = 128) -> Ranking:
-    """By the most that a query of the prompt would pay at its last position, and what the value is in the stream."""
+    """By the most that a query of the prompt would pay at its last position, and how far the value is from the mean."""
     length, stream = view.keys.shape[1], view.stream_norms.square().mean().sqrt()
     places = [length - 1 - part * length // min(most, length) for part in range(min(most, length))]
     ranked = []
@@ -93,7 +93,8 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
             settings = (view.capture.scaling, view.capture.softcap, sink)
             each = [attention_rows(row[None], view.keys[head], *settings) for row in rows]  # the last row sees all
             paid.append(torch.cat(each)[:, : view.num_evictable].amax(dim=0))
-            squares.append((view.values[head] @ view.projection_of(query)).square().sum(dim=1))
+            apart = view.values[head] - view.all_values[head].to(view.values.dtype).mean(dim=0)
+            squares.append((apart @ view.projection_of(query)).square().sum(dim=1))
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         ranked.append((torch.maximum(largest, largest.mean()) * lengths / stream).tolist())

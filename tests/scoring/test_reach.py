@@ -58,11 +58,15 @@ def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -
 
 
 def _lengths(window: ScoringWindow) -> tuple[Tensor, Tensor]:
-    """Least and most that the float32 length of a value behind the projection may be, float64 `[H, n]`."""
+    """Least and most that the float32 length of a centred value behind the projection may be, float64 `[H, n]`."""
     assert window.output_weight is not None
-    values, weight = window.values[0].double()[:, None, : window.num_evictable], window.output_weight.double()
-    squares, terms = (values @ weight).square().sum(dim=-1), (values.abs() @ weight.abs()).square().sum(dim=-1)
-    error = (weight.shape[2] * 2 + weight.shape[3] + weight.shape[1] + 8) * EPSILON * terms
+    every, weight = window.values[0].double()[:, None], window.output_weight.double()
+    mean, most = every.mean(dim=2, keepdim=True), every.abs().mean(dim=2, keepdim=True)
+    values = every[:, :, : window.num_evictable]
+    squares = ((values - mean) @ weight).square().sum(dim=-1)
+    terms = ((values.abs() + most) @ weight.abs()).square().sum(dim=-1)
+    dims = weight.shape[2] * 2 + weight.shape[3] + weight.shape[1]
+    error = (2 * every.shape[2] + dims + 12) * EPSILON * terms  # the mean's sum, twice in a square, and the product's
     return (squares - error).clamp(min=0).mean(dim=1).sqrt(), (squares + error).mean(dim=1).sqrt()
 
 
@@ -100,9 +104,10 @@ def test_what_an_early_row_looks_for_is_found_behind_it() -> None:
     keys[0, :, 0], keys[0, 40, 1] = 1.0, 20.0
     queries[..., 0] = 1.0
     queries[0, 1, 20, 1] = 1.0
+    values = torch.ones(1, 64, 8) * torch.tensor([1.0, -1.0]).repeat(32)[None, :, None]  # equally far from their mean
     still = Rotation(torch.ones(64, 8), torch.zeros(64, 8), torch.zeros(4))
     window = ScoringWindow(
-        queries[:, :, 60:], [keys], [torch.ones(1, 64, 8)], 1.0, output_weight=torch.ones(1, 2, 8, 3),
+        queries[:, :, 60:], [keys], [values], 1.0, output_weight=torch.ones(1, 2, 8, 3),
         residual_norms=torch.ones(4), prompt=PromptRows(queries), rotation=still,
     )  # fmt: skip
     score = reach_score(window)[0]
@@ -111,7 +116,22 @@ def test_what_an_early_row_looks_for_is_found_behind_it() -> None:
     torch.testing.assert_close(rest, rest[:1].expand(59))
 
 
-def test_what_nobody_looked_at_counts_by_the_length_of_its_value() -> None:
+def test_what_all_values_have_in_common_does_not_count() -> None:
+    """A bias of the value projection reaches the output whatever is evicted: weights of attention sum to one."""
+    generator = torch.Generator().manual_seed(0)
+    keys, values, rows = (torch.randn(2, 40, 4, generator=generator) for _ in range(3))
+    still = Rotation(torch.ones(40, 4), torch.zeros(40, 4), torch.zeros(2))
+    window = ScoringWindow(
+        rows[:, None, 32:], [keys], [values], 1.0, output_weight=torch.randn(2, 1, 4, 5, generator=generator),
+        residual_norms=torch.ones(8), prompt=PromptRows(rows[:, None]), rotation=still,
+    )  # fmt: skip
+    bias = 8 * torch.randn(2, 1, 4, generator=generator)
+    torch.testing.assert_close(
+        reach_score(replace(window, values=[values + bias])), reach_score(window), rtol=1e-4, atol=0
+    )
+
+
+def test_what_nobody_looked_at_counts_by_how_far_its_value_is_from_the_mean() -> None:
     values = torch.ones(1, 20, 2)
     values[0, 7] = 3.0
     rows = torch.zeros(1, 1, 20, 2)
@@ -121,7 +141,7 @@ def test_what_nobody_looked_at_counts_by_the_length_of_its_value() -> None:
         residual_norms=torch.tensor([3.0, 4.0, 5.0, 0.0]), prompt=PromptRows(rows), rotation=still,
     )  # fmt: skip
     score, scale = reach_score(window)[0], math.sqrt(50 / 3)
-    torch.testing.assert_close(score[7], torch.tensor(0.05 * math.sqrt(18) / scale))
-    torch.testing.assert_close(score[0], torch.tensor(0.05 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[7], torch.tensor(0.05 * 1.9 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[0], torch.tensor(0.05 * 0.1 * math.sqrt(2) / scale))
     doubled = replace(window, residual_norms=2 * window.residual_norms)
     torch.testing.assert_close(reach_score(doubled)[0], score / 2)

@@ -40,8 +40,8 @@ class TailWatch:
         self._warned = True
         warnings.warn(
             f"lavakv: the cache holds {held} entries per head for a budget of {self._budget}. Only the first forward "
-            f"of a cache is compressed, and {appended} tokens came after it. `LavaCache(evict='turns')` compresses later "
-            "ones too; otherwise send the whole prompt in the first one (a system prompt together with what "
+            f"of a cache is compressed, and {appended} tokens came after it. `LavaCache(evict='turns')` compresses "
+            "later ones too; otherwise send the whole prompt in the first one (a system prompt together with what "
             "follows it), or say with `LavaCache(max_new_tokens=...)` how many tokens are to come uncompressed.",
             stacklevel=_stacklevel(),
         )

@@ -6,6 +6,7 @@ Derivation: `docs/method.md`, "Beyond LAVa". `caote` and `dropkv` use the change
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
@@ -60,15 +61,38 @@ def mean_lengths(window: ScoringWindow) -> Tensor:
     return window.remember("mean_lengths", lambda: _mean_lengths(window))
 
 
-def _mean_lengths(window: ScoringWindow) -> Tensor:
+def mean_deviations(window: ScoringWindow) -> Tensor:
+    """`sqrt(mean_q ||(V_h[i] - mean V_h) W_O,q||^2)` of every place before the window, float32 `[H, n]`; once a window.
+
+    The mean is over all that the head holds, the window included.
+    """
+    return window.remember("mean_deviations", lambda: _mean_lengths(window, mean_values(window)))
+
+
+def mean_values(window: ScoringWindow) -> Tensor:
+    """Mean of the values of each head, empty places left out, float32 `[H, value_dim]`."""
+    empty, first = window.empty, 0
+    total = window.queries.new_zeros(window.queries.shape[0], window.values[0].shape[2], dtype=torch.float32)
+    for block in window.value_blocks():
+        values, last = block.float(), first + block.shape[1]
+        if empty is not None and first < empty.shape[1]:
+            hidden = F.pad(empty[:, first:last], (0, max(last - empty.shape[1], 0)))
+            values = values.masked_fill(hidden[..., None], 0.0)
+        total, first = total + values.sum(dim=1), last
+    if window.caps is None:
+        return total / window.num_tokens
+    return total / (window.caps[:, None] + window.queries.shape[2])
+
+
+def _mean_lengths(window: ScoringWindow, centre: Tensor | None = None) -> Tensor:
+    """Of values, or of what they are beside a `[H, value_dim]`."""
     mean = grams(window).mean(dim=1)
-    lengths = joined(
-        torch.stack(
-            [(values @ gram).mul_(values).sum(dim=-1) for values, gram in zip(block.float(), mean, strict=True)]
-        )
-        for block in window.value_blocks()
-    )
-    return lengths[:, : window.num_evictable].clamp(min=0).sqrt()
+    lengths = []
+    for block in window.value_blocks():
+        values = block.float() if centre is None else block.float() - centre[:, None]
+        pairs = zip(values, mean, strict=True)
+        lengths.append(torch.stack([(own @ gram).mul_(own).sum(dim=-1) for own, gram in pairs]))
+    return joined(lengths)[:, : window.num_evictable].clamp(min=0).sqrt()
 
 
 def _squared(values: Tensor, gram: Tensor) -> Tensor:

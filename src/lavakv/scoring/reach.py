@@ -2,8 +2,9 @@
 
 A question that comes later looks for what the window's last tokens do not: which head would look, and where, shows in
 the queries of the whole prompt once they are turned to its last position and see every entry. The scale is that of
-`residual`: the length of the value behind the output projection, relative to the norm of the residual stream, so that
-the heads of all layers can compete. Derivation and measurements: `docs/method.md`, "Queries asked again at the end".
+`residual`: how far the value is from the head's mean behind the output projection, relative to the norm of the residual
+stream, so that the heads of all layers can compete. Derivation and measurements: `docs/method.md`, "Queries asked again
+at the end".
 Expected Attention (arXiv 2510.00636) moves the mean and covariance of the prompt's queries to later positions; the
 largest attention of any row is DefensiveKV's (arXiv 2510.13334), of rows behind the entry KVzip's (arXiv 2505.23416).
 """
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
-from lavakv.scoring.leave_one_out import mean_lengths, stream_norm
+from lavakv.scoring.leave_one_out import mean_deviations, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
 NUM_ROWS = 128
 
 
 def reach_score(window: ScoringWindow) -> Tensor:
-    """`max(M[i], mean(M)) * sqrt(mean_q ||V[i] W_O,q||^2) / rms(r)`, float32 `[H, n]`.
+    """`max(M[i], mean(M)) * sqrt(mean_q ||(V[i] - mean(V)) W_O,q||^2) / rms(r)`, float32 `[H, n]`.
 
-    `M` is `largest_attention`: what no row looked at counts as the mean over the head's candidates. `r` are the norms
+    `M` is `largest_attention`: what no row looked at counts as the mean over the head's candidates. What all values of
+    a head have in common, such as a bias, reaches the output whatever is evicted, so it does not count. `r` are norms
     of the residual stream at the window's tokens; all is NaN where every one is zero. Needs the output projection,
     these norms, the prompt's queries and their rotation. In a later round, which has neither of the last two, the
     window's rows stand for the prompt's.
@@ -35,7 +37,7 @@ def reach_score(window: ScoringWindow) -> Tensor:
         mean = largest.mean(dim=1, keepdim=True)
     else:
         mean = largest.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
-    return window.without_empty(torch.maximum(largest, mean) * mean_lengths(window) / stream_norm(window))
+    return window.without_empty(torch.maximum(largest, mean) * mean_deviations(window) / stream_norm(window))
 
 
 def largest_attention(window: ScoringWindow) -> Tensor:

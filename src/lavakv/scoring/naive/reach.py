@@ -18,15 +18,17 @@ def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
     scores = []
     for head, largest in enumerate(largest_attention_naive(window)):
         mean = math.fsum(largest) / max(len(largest), 1)
-        lengths = [length_naive(window, head, place) for place in range(len(largest))]
+        lengths = [deviation_naive(window, head, place) for place in range(len(largest))]
         scores.append([max(one, mean) * length / scale for one, length in zip(largest, lengths, strict=True)])
     return scores
 
 
-def length_naive(window: NaiveWindow, head: int, place: int) -> float:
-    """Root mean square, over the query heads of the group, of a value's length behind the output projection."""
+def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
+    """Root mean square, over the group's query heads, of a value's distance to the head's mean, as `W_O` maps it."""
     assert window.output_weight is not None
-    outputs = [projected_naive(window.values[head][place], window.output_weight[query]) for query in window.group(head)]
+    means = [math.fsum(channel) / len(channel) for channel in zip(*window.values[head], strict=True)]
+    apart = [value - mean for value, mean in zip(window.values[head][place], means, strict=True)]
+    outputs = [projected_naive(apart, window.output_weight[query]) for query in window.group(head)]
     return math.sqrt(math.fsum(out * out for output in outputs for out in output) / len(outputs))
 
 
