@@ -67,7 +67,7 @@ def test_the_recipe_s_policy_works_in_a_cache(recipe: dict[str, Any], names: dic
 def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     names: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cached, core = blocks("docs/usage.md")
+    cached, _, core = blocks("docs/usage.md")
     defined = dict(names)
     with torch.no_grad():
         exec(cached, defined)
@@ -78,6 +78,15 @@ def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     assert len(capsys.readouterr().out.splitlines()) == 2
     exec(core, defined)
     assert int(defined["selection"].counts.sum()) == 64 * 4 * 2
+
+
+def test_usage_keeps_a_conversation_within_its_budget(names: dict[str, Any]) -> None:
+    _, turns, _ = blocks("docs/usage.md")
+    defined = {**names, "lavakv": lavakv, "torch": torch}
+    with lavakv.enabled(names["model"]), torch.no_grad():
+        exec(turns, defined)
+    assert defined["cache"].get_seq_length() == defined["ids"].shape[1] - 1
+    assert 48 <= float(defined["cache"].lengths().float().mean()) <= 48 + 15  # the tiny model may end its answer early
 
 
 def test_the_reference_scores_layer_by_layer_and_keeps_what_select_keeps() -> None:

@@ -15,6 +15,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         'lavakv generate "What does it say?" -f report.txt --keep 25% -n 64',
         "lavakv generate -f report.txt --max-bytes 32MiB --policy snapkv --json",
     ),
+    "chat": (
+        "lavakv chat --budget 512",
+        "lavakv chat -f rules.txt --keep 25% --policy residual-max",
+    ),
     "compare": (
         "lavakv compare -f report.txt --policies lava,snapkv --keep 25%,10%",
         "lavakv compare -f report.txt -q 'Who wrote it?' -q 'When?' --budgets 128",

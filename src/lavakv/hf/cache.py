@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
+from lavakv.budgets.limits import check_bound, check_protect
 from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.records import Budgets, RankedLayer
@@ -23,7 +24,7 @@ from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.rotation import check_rotation
-from lavakv.hf.rounds import Evict, EvictingCache, check_bound, check_evict, check_judges_later, check_protect
+from lavakv.hf.rounds import Evict, EvictingCache, check_evict, check_judges_later
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy.registry import get_policy

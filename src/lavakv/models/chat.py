@@ -5,10 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from lavakv.errors import UnsupportedError
+
 DATE = datetime(2024, 7, 26)
 _DATE_TEXT = DATE.strftime("%d %b %Y")
 _DIRECTIVES = "aAbBdHIjmMpSyY"
 _PLACE = "\u2063text\u2063"  # invisible separators: in no one's text
+
+
+def _template_fails(got: str) -> UnsupportedError:
+    return UnsupportedError(
+        "chat template", expected="a template for system, user and assistant messages", got=got,
+        fix="Omit the system message, or use --no-chat.",
+    )  # fmt: skip
 
 
 class ChatTemplate:
@@ -28,22 +37,51 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.is_used = bool(use and getattr(tokenizer, "chat_template", None))
 
-    def wrap(self, text: str) -> str:
+    def wrap(self, text: str, system: str = "") -> str:
         """What the model reads, up to where its answer begins.
 
         Args:
             text: what the user says.
+            system: what stands before it: the system message, or text ahead of a blank line without a template.
+
+        Raises:
+            UnsupportedError: a template that takes no system message.
         """
         if not self.is_used:
-            return text
-        wrapped: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=False,
-            date_string=_DATE_TEXT,
-            **self._with_fixed_clock(),
-        )
-        return wrapped
+            return f"{system}\n\n{text}" if system else text
+        return self._rendered([("system", system)] * bool(system) + [("user", text)])
+
+    def following(self, text: str) -> str:
+        """What the model reads from the end of an answer of its own to where the next one begins.
+
+        Args:
+            text: what the user says next.
+
+        Raises:
+            UnsupportedError: a template that does not go on from an answer as it stands.
+        """
+        if not self.is_used:
+            return f"\n\n{text}\n\n"
+        rendered = self._rendered([("user", "?"), ("assistant", _PLACE), ("user", text)])
+        if _PLACE not in rendered:
+            raise _template_fails("a template without the text of earlier answers")
+        return rendered.rpartition(_PLACE)[2]
+
+    def _rendered(self, messages: list[tuple[str, str]]) -> str:
+        """The template's text of a conversation, up to where the next answer begins."""
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                add_generation_prompt=True,
+                tokenize=False,
+                date_string=_DATE_TEXT,
+                **self._with_fixed_clock(),
+            )
+        except ImportError:
+            raise
+        except Exception as error:  # a template may raise anything
+            raise _template_fails(f"a template that fails: {error}") from error
+        return rendered
 
     def _with_fixed_clock(self) -> dict[str, str]:
         """The template with a `strftime_now` of its own, if it asks the clock itself."""
@@ -56,13 +94,14 @@ class ChatTemplate:
         clock = f"{{% macro strftime_now(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}"
         return {"chat_template": f"{clock}{{{{ '' }}}}{template}"}  # an expression, lest a first line feed is trimmed
 
-    def around(self, start: str = "") -> tuple[str, str]:
+    def around(self, start: str = "", system: str = "") -> tuple[str, str]:
         """What the model reads before and after the rest of a text that is not known yet.
 
         Args:
             start: how the user's text begins.
+            system: what stands before it; see `wrap`.
         """
-        wrapped = self.wrap(start + _PLACE)
+        wrapped = self.wrap(start + _PLACE, system)
         return wrapped.partition(_PLACE)[0], wrapped.rpartition(_PLACE)[2]
 
     def ids(self, text: str, *, starts_prompt: bool = True) -> list[int]:
