@@ -11,6 +11,7 @@ import typer
 from lavakv._version import __version__
 from lavakv.cli.bench import bench
 from lavakv.cli.compare import compare
+from lavakv.cli.compress import compress
 from lavakv.cli.demo import demo
 from lavakv.cli.doctor import doctor
 from lavakv.cli.eval import evaluate
@@ -25,6 +26,7 @@ from lavakv.cli.report import report
 app = typer.Typer(name="lavakv", epilog=epilog("lavakv"), pretty_exceptions_enable=False, add_completion=False)
 _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
+    "compress": compress,
     "compare": compare,
     "inspect": inspect,
     "eval": evaluate,

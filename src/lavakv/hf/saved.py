@@ -34,13 +34,14 @@ from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
 
 
-def save(cache: LavaCache, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+def save(cache: LavaCache, path: str | Path, notes: Mapping[str, Any] | None = None, *, argument: str = "path") -> None:
     """See `LavaCache.save`.
 
     Args:
         cache: a filled cache.
         path: the file.
         notes: JSON values to find again in the file's header.
+        argument: what errors call the path.
     """
     if type(cache) is not LavaCache:
         raise UnsupportedError(
@@ -48,10 +49,10 @@ def save(cache: LavaCache, path: str | Path, notes: Mapping[str, Any] | None = N
         )
     file = Path(path)
     cache._require_prompt()
-    require_writable("path", file)
+    require_writable(argument, file)
     records, tensors = layer_states(cache.layers, cache._config)
     tensors |= session_tensors(cache._state.session.snapshot(), cache.layer_indices)
-    write_context("path", file, _header_of(cache, records, dict(notes or {})), tensors)
+    write_context(argument, file, _header_of(cache, records, dict(notes or {})), tensors)
 
 
 def _header_of(cache: LavaCache, records: list[Any], notes: dict[str, Any]) -> SavedHeader:
@@ -74,18 +75,18 @@ def _header_of(cache: LavaCache, records: list[Any], notes: dict[str, Any]) -> S
     )
 
 
-def load(path: str | Path, model: Any, policy: str | Policy | None = None) -> LavaCache:
-    """See `LavaCache.load`."""
+def load(path: str | Path, model: Any, policy: str | Policy | None = None, *, argument: str = "path") -> LavaCache:
+    """See `LavaCache.load`; errors call the path `argument`."""
     file = Path(path)
     config = model if isinstance(model, PretrainedConfig) else getattr(unwrapped(model), "config", None)
     decoder = None if isinstance(model, PretrainedConfig) else decoder_of(model)
-    header, tensors = read_context("path", file)
+    header, tensors = read_context(argument, file)
     try:
         return _loaded(header, tensors, config, decoder, _policy_of(header, policy))
     except LavaError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        raise damaged("path", file, f"content that does not fit together ({error})") from error
+        raise damaged(argument, file, f"content that does not fit together ({error})") from error
 
 
 def _loaded(
