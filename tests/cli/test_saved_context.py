@@ -125,6 +125,11 @@ def test_the_file_s_name_is_on_stdout_and_the_rest_on_stderr(text: str, tmp_path
     assert "reach: 153 prompt tokens, 39.7% of the context's entries kept" in capsys.readouterr().err
 
 
+def test_a_long_question_is_no_reason_for_a_warning(saved: str, model_dir: str, capsys, recwarn) -> None:
+    assert run(["generate", "word1 " * 70, "--context", saved, "-m", model_dir, "-n", "2", "--json"]) == 0
+    assert [each for each in recwarn if "lavakv" in str(each.message)] == []
+
+
 def test_text_from_stdin(tmp_path: Path, model_dir: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"word4 word5")))
     file = str(tmp_path / "ctx.safetensors")

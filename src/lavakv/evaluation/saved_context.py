@@ -104,6 +104,7 @@ def ask_saved(
             fix="Load it in Python, and go on with embeddings.",
         )  # fmt: skip
     asked = encode_question(loaded.tokenizer, question, chat=header.notes.get(CHAT) is True)
+    cache.note_announced(asked.shape[1])  # no warning: it is meant to come behind the budget
     variant = variant_of(header)
     return answer(loaded, torch.cat([held, asked], dim=1), variant, sampling, on_text, cache)
 

@@ -61,7 +61,7 @@ def weights_digest(decoder: nn.Module) -> str | None:
             return None
         flat, names = parameter.detach().reshape(-1), [*names, f"{name} {list(parameter.shape)} {parameter.dtype}"]
         step = max(flat.numel() // _SAMPLES, 1)
-        samples.append(flat[::step][:_SAMPLES].double().cpu())
+        samples.append(flat[::step][:_SAMPLES].cpu().double())
     found = hashlib.sha256("\n".join(names).encode())
     found.update(torch.cat(samples).numpy().tobytes() if samples else b"")
     return found.hexdigest()

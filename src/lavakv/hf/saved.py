@@ -86,7 +86,8 @@ def load(path: str | Path, model: Any, policy: str | Policy | None = None, *, ar
     except LavaError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        raise damaged(argument, file, f"content that does not fit together ({error})") from error
+        wrote = ", ".join(f"{name} {version}" for name, version in header.versions.items())
+        raise damaged(argument, file, f"content of {wrote} that does not fit together here ({error})") from error
 
 
 def _loaded(
