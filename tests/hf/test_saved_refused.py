@@ -83,7 +83,7 @@ def test_a_file_with_any_byte_changed(small, flipped: int) -> None:
 
 
 def test_the_tensors_have_a_checksum_of_their_own_order(small) -> None:
-    """Two tensors of one shape that changed places are found, too."""
+    """Two tensors of one shape cannot change places unnoticed."""
     config, whole, file = small
     file.write_bytes(whole)
     tensors, header = load_file(file), read_header("path", file)
@@ -287,6 +287,15 @@ def test_a_layer_with_state_of_a_foreign_kind(old: Path) -> None:
     feed(model, cache, [PROMPT])
     cache.layers[0].history = [1]
     with refuses(lavakv.UnsupportedError, "cache", "DynamicSlidingWindowLayer with a list called history"):
+        cache.save(old)
+
+
+def test_state_in_a_dtype_that_cannot_be_saved(old: Path) -> None:
+    model = lavakv.enable(zoo.tiny("gemma3_text"))
+    cache = lava_cache(model)
+    feed(model, cache, [PROMPT])
+    cache.layers[2].keys = cache.layers[2].keys.to(torch.complex64)
+    with refuses(lavakv.UnsupportedError, "cache", "states.2.keys in torch.complex64"):
         cache.save(old)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -22,8 +22,30 @@ from lavakv.errors import InputError
 from lavakv.policy.names import require_policy_name
 
 if TYPE_CHECKING:
-    from lavakv.evaluation.answer import Answer
+    from lavakv.evaluation.answer import Answer, Sampling
     from lavakv.evaluation.variant import Variant
+    from lavakv.eviction.saved_header import SavedHeader
+    from lavakv.models.load import LoadedModel
+
+
+_Context = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Ask the prompt of what lavakv compress saved, without reading it again."),
+]
+
+
+class _Run(NamedTuple):
+    """What is about to be generated.
+
+    Attributes:
+        what: is read first, in words.
+        variant: the cache's policy and budget.
+        generated: gives the answer, and passes text on to its argument as it comes.
+    """
+
+    what: str
+    variant: Variant
+    generated: Callable[[Callable[[str], None] | None], Answer]
 
 
 def generate(
@@ -31,10 +53,7 @@ def generate(
     prompt: options.Prompt = None,
     file: options.File = None,
     model: options.ModelName = "smollm2",
-    context: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Ask the prompt of what lavakv compress saved, without reading it again."),
-    ] = None,
+    context: _Context = None,
     budget: options.Budget = None,
     keep: options.Keep = None,
     max_bytes: options.MaxBytes = None,
@@ -62,42 +81,52 @@ def generate(
     header = None if context is None else checked_header(call, context, model, dtype)
     text = read_prompt(prompt, file)
     with starting():
-        from lavakv.evaluation.answer import Sampling, answer
-        from lavakv.evaluation.encode import encode
-        from lavakv.evaluation.saved_context import ask_saved, variant_of
-        from lavakv.evaluation.variant import Variant
-        from lavakv.policy.registry import get_policy
+        from lavakv.evaluation.answer import Sampling
 
     sampling = Sampling(max_new_tokens, temperature, seed)
     if context is not None and header is not None:
-        variant = variant_of(header)
         loaded = load_quietly(model, dtype_for(header, dtype), device, attention)
-        what, generated = "the question", partial(ask_saved, loaded, context, header, text, sampling)
+        run = _of_context(loaded, context, header, text, sampling)
     else:
+        from lavakv.evaluation.variant import Variant
+        from lavakv.policy.registry import get_policy
+
         named = None if full_cache else get_policy(policy).name
         variant = Variant(None) if named is None else Variant(named, budget, kept, spec.max_bytes, window)
-        loaded = load_quietly(model, dtype, device, attention)
-        ids = encode(loaded.tokenizer, text, chat=chat)
-        what, generated = f"{ids.shape[1]} tokens", partial(answer, loaded, ids, variant, sampling)
-    done = _shown(what, generated, stream=not as_json)
+        run = _of_prompt(load_quietly(model, dtype, device, attention), text, variant, sampling, chat=chat)
+    done = _shown(run, stream=not as_json)
     if as_json:
-        about = {"model": model, "policy": variant.label, "budget": variant.budget_label}
+        about = {"model": model, "policy": run.variant.label, "budget": run.variant.budget_label}
         print_json({**about, **({} if context is None else {"context": str(context)}), **done.record()})
         return
     typer.echo()
-    _report(done, variant, "their" if context is None else "the context's")
+    _report(done, run.variant, "their" if context is None else "the context's")
 
 
-def _shown(what: str, generated: Callable[[Callable[[str], None] | None], Answer], *, stream: bool) -> Answer:
+def _of_prompt(loaded: LoadedModel, text: str, variant: Variant, sampling: Sampling, *, chat: bool) -> _Run:
+    from lavakv.evaluation.answer import answer
+    from lavakv.evaluation.encode import encode
+
+    ids = encode(loaded.tokenizer, text, chat=chat)
+    return _Run(f"{ids.shape[1]} tokens", variant, partial(answer, loaded, ids, variant, sampling))
+
+
+def _of_context(loaded: LoadedModel, context: Path, header: SavedHeader, text: str, sampling: Sampling) -> _Run:
+    from lavakv.evaluation.saved_context import ask_saved, variant_of
+
+    return _Run("the question", variant_of(header), partial(ask_saved, loaded, context, header, text, sampling))
+
+
+def _shown(run: _Run, *, stream: bool) -> Answer:
     """The answer, printed as it is generated if `stream`; a spinner shows the prefill, until the first text."""
     with ExitStack() as spinner:
-        spinner.enter_context(working(f"Reading {what}"))
+        spinner.enter_context(working(f"Reading {run.what}"))
 
         def show(piece: str) -> None:
             spinner.close()
             typer.echo(piece, nl=False)
 
-        return generated(show if stream else None)
+        return run.generated(show if stream else None)
 
 
 def _report(done: Answer, variant: Variant, whose: str) -> None:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.eviction.tensor_entries import TensorEntry, tensor_entries
 
 FORMAT = 1
 KEY = "lavakv"
-ITEMSIZES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "F16": 2, "BF16": 2, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 _MAX_BYTES = 100_000_000  # of the header, as safetensors has it
 
 
@@ -59,22 +58,6 @@ class SavedHeader:
     def text(self) -> str:
         """The header as JSON."""
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
-
-
-class TensorEntry(NamedTuple):
-    """Where a tensor is in a file.
-
-    Attributes:
-        dtype: as safetensors names it.
-        shape: sizes of its dimensions.
-        start: its first byte, counted from the first tensor's.
-        stop: the byte behind its last one.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 class OpenedContext(NamedTuple):
@@ -159,7 +142,7 @@ def parse(argument: str, path: Path, file: BinaryIO) -> OpenedContext:
         record = _object(json.loads(metadata[KEY]))
         _check_format(argument, path, record.get("format"))
         header = _header(record)
-        entries = _entries(table, size - 8 - length)
+        entries = tensor_entries(table, size - 8 - length)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -186,25 +169,6 @@ def _header(record: dict[str, Any]) -> SavedHeader:
     if wrong or record["format"] < 1 or record["batch"] < 1 or record["columns"] < 1:
         raise ValueError(f"{', '.join(wrong) or 'a count'} cannot be right")
     return SavedHeader(**record)
-
-
-def _entries(table: dict[str, Any], num_bytes: int) -> dict[str, TensorEntry]:
-    """The tensors in the order of their bytes, which they fill without gaps."""
-    entries = []
-    for name, one in table.items():
-        (start, stop), shape = one["data_offsets"], one["shape"]
-        if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)):
-            raise ValueError(f"{name} has no shape or place")
-        if math.prod(shape) * ITEMSIZES[one["dtype"]] != stop - start:
-            raise ValueError(f"the shape of {name} does not fit its bytes")
-        entries.append((name, TensorEntry(one["dtype"], tuple(shape), start, stop)))
-    entries.sort(key=lambda each: each[1][2:])
-    ends = [0, *(entry.stop for _, entry in entries)]
-    if [entry.start for _, entry in entries] != ends[:-1]:
-        raise ValueError("its tensors overlap, or leave gaps")
-    if ends[-1] != num_bytes:
-        raise ValueError(f"{num_bytes} bytes of tensors where there should be {ends[-1]}")
-    return dict(entries)
 
 
 def _object(value: Any) -> dict[str, Any]:

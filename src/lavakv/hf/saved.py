@@ -16,13 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from lavakv._version import __version__
 from lavakv.errors import LavaError, PolicyError, UnsupportedError
 from lavakv.eviction.saved_header import SavedHeader, damaged
-from lavakv.eviction.saved_tensors import (
-    layer_prefix,
-    read_context,
-    session_snapshot,
-    session_tensors,
-    write_context,
-)
+from lavakv.eviction.saved_snapshot import layer_prefix, session_snapshot, session_tensors
+from lavakv.eviction.saved_tensors import read_context, write_context
 from lavakv.files import require_writable
 from lavakv.hf.adapters import unwrapped
 from lavakv.hf.cache import _STORES, LavaCache

@@ -111,7 +111,7 @@ def _names(layer: Any, stock: Any) -> set[str]:
 
 
 def _items(layer: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
-    """A layer's state; that of several in one attribute is told apart by number."""
+    """A layer's state by name; what a dictionary holds has its key behind a point."""
     for name in sorted(names):
         value = getattr(layer, name)
         if isinstance(value, dict) and all(isinstance(key, int) for key in value):
