@@ -102,6 +102,24 @@ KINDS: dict[str, Kind] = {
     "CSV and plot in one file": Kind(
         ("compare", "hi", *_MODEL, "--csv", "FOLDER/x.svg", "--plot", "FOLDER/x.svg"), "--plot"
     ),
+    "text to compress that does not exist": Kind(("compress", "FOLDER/none.txt", *_MODEL, "-o", "FOLDER/x"), "FILE"),
+    "no file for a context": Kind(("compress", "FOLDER/notes.md", *_MODEL), "--out"),
+    "context below a file": Kind(("compress", "FOLDER/notes.md", *_MODEL, "-o", "FOLDER/no.txt/x"), "--out"),
+    "context that does not exist": Kind(("generate", "hi", *_MODEL, "--context", "FOLDER/none"), "--context"),
+    "context that is a folder": Kind(("generate", "hi", *_MODEL, "--context", "FOLDER"), "--context"),
+    "context that is none": Kind(("generate", "hi", *_MODEL, "--context", "FOLDER/no.gguf"), "--context"),
+    "context that is cut": Kind(("generate", "hi", *_MODEL, "--context", "FOLDER/cut.safetensors"), "--context"),
+    "context of a newer format": Kind(("generate", "hi", *_MODEL, "--context", "FOLDER/new.safetensors"), "--context"),
+    "context of another model": Kind(("generate", "hi", *_MODEL, "--context", "FOLDER/qwen2.safetensors"), "--model"),
+    "context of another dtype": Kind(
+        ("generate", "hi", *_MODEL, "--dtype", "float16", "--context", "FOLDER/llama.safetensors"), "--dtype"
+    ),
+    "context of several sequences": Kind(
+        ("generate", "hi", *_MODEL, "--context", "FOLDER/two.safetensors"), "--context"
+    ),
+    "budget beside a context": Kind(
+        ("generate", "hi", *_MODEL, "--context", "FOLDER/llama.safetensors", "--keep", "0.5"), "--keep"
+    ),
     "page that is a folder": Kind(("inspect", "hi", *_MODEL, "-o", "FOLDER"), "--out"),
     "page below a file": Kind(("inspect", "hi", *_MODEL, "-o", "FOLDER/no.txt/x.html"), "--out"),
     "no results folder": Kind(("eval", *_MODEL, "--tasks", "needle"), "--out"),
@@ -136,9 +154,24 @@ def make_files(folder: Path) -> None:
         (folder / name).mkdir()
         for file, text in files.items():
             (folder / name / file).write_text(text)
+    contexts: dict[str, dict[str, object]] = {
+        "llama": {}, "qwen2": {"model": {"config_type": "qwen2"}}, "two": {"batch": 2}, "new": {"format": 99},
+    }  # fmt: skip
+    for name, changes in contexts.items():
+        (folder / f"{name}.safetensors").write_bytes(context_of(changes))
+    (folder / "cut.safetensors").write_bytes(context_of({})[:-20])
     (folder / "notes.md").write_text("# Notes")
     (folder / "no.gguf").write_bytes(b"PK\x03\x04 a zip")
     (folder / "no.txt").write_bytes(b"\xff\xfe\xff")
+
+
+def context_of(changes: dict[str, object]) -> bytes:
+    """A saved context without tensors, whose header is believed until the model is loaded."""
+    about: dict[str, object] = {"model": {"config_type": "llama", "dtype": "float32"}, "policy": "lava", "batch": 1}
+    about |= {"policy_is_named": True, "store": "ragged", "columns": 9, "layers": [], "checksum": "", "format": 1}
+    about |= {name: {} for name in ("budget", "state", "versions", "notes")}
+    text = json.dumps({"__metadata__": {"lavakv": json.dumps(about | changes)}}).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def arguments_of(kind: Kind, folder: Path) -> list[str]:

@@ -65,9 +65,10 @@ def test_the_recipe_s_policy_works_in_a_cache(recipe: dict[str, Any], names: dic
 
 
 def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
-    names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached, _, core = blocks("docs/usage.md")
+    cached, saved, _, custom, core = blocks("docs/usage.md")
+    monkeypatch.chdir(tmp_path)
     defined = dict(names)
     with torch.no_grad():
         exec(cached, defined)
@@ -76,12 +77,18 @@ def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     kept = defined["cache"].lengths()
     assert int(kept.sum()) == tokens // 4 * kept.numel()
     assert len(capsys.readouterr().out.splitlines()) == 2
+    exec(saved, defined)
+    assert defined["later"].get_seq_length() == defined["answer"].shape[1] - 1
+    budgets = [defined[name].budgets().layer_entries for name in ("cache", "later")]
+    assert budgets[0].equal(budgets[1])
+    exec(custom, defined)
+    assert defined["compressed"].shape[1] > tokens
     exec(core, defined)
     assert int(defined["selection"].counts.sum()) == 64 * 4 * 2
 
 
 def test_usage_keeps_a_conversation_within_its_budget(names: dict[str, Any]) -> None:
-    _, turns, _ = blocks("docs/usage.md")
+    _, _, turns, _, _ = blocks("docs/usage.md")
     defined = {**names, "lavakv": lavakv, "torch": torch}
     with lavakv.enabled(names["model"]), torch.no_grad():
         exec(turns, defined)

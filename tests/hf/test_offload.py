@@ -117,3 +117,16 @@ def test_buffers_count_and_hooks_that_do_not_offload_bring_nothing(tmp_path: Pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_offloaded_models_pass_the_check(kind: str, tmp_path: Path) -> None:
     check_weights_loaded(KINDS[kind](zoo.tiny("llama"), tmp_path).model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_context_of_offloaded_weights_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
+    """Its weights cannot be compared, and keys and values go to where the layers compute."""
+    model = lavakv.enable(KINDS[kind](zoo.tiny("llama"), tmp_path))
+    cache, file = lava_cache(model), tmp_path / "context.safetensors"
+    feed(model, cache, [zoo.prompt(PROMPT)])
+    cache.save(file)
+    loaded, more = lavakv.LavaCache.load(file, model), [zoo.prompt(3, seed=1), zoo.prompt(1, seed=2)]
+    assert feed(model, loaded, more).equal(feed(model, cache, more))
+    others = lavakv.LavaCache.load(file, lavakv.enable(zoo.tiny("llama")))
+    assert kept(others) == kept(lavakv.LavaCache.load(file, model))

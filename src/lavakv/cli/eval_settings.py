@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lavakv.cli.lists import fractions, names, numbers, whole_numbers
+from lavakv.cli.options import is_given
 from lavakv.cli.variants import parse_policies
 from lavakv.errors import InputError
 
@@ -33,7 +34,7 @@ def chosen_settings(context: typer.Context, preset: str | None) -> tuple[EvalSet
     from lavakv.evaluation.settings import EvalSettings
 
     values = {field.name: _parsed(field.name, context.params[field.name]) for field in fields(EvalSettings)}
-    passed = [name for name in values if _is_given(context, name)]
+    passed = [name for name in values if is_given(context, name)]
     if preset is not None:
         named = dict(get_preset(preset).settings)
         if {"budgets", "keep"} & set(passed):
@@ -90,8 +91,3 @@ def expanded(tasks: tuple[str, ...]) -> tuple[str, ...]:
             raise InputError("--tasks", expected="a pattern of known tasks", got=name, fix="--list-tasks shows them.")
         found.update(dict.fromkeys(matching))
     return tuple(found)
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"

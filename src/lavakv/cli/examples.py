@@ -14,6 +14,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         'lavakv generate "Tell me about KV caches" --budget 128',
         'lavakv generate "What does it say?" -f report.txt --keep 25% -n 64',
         "lavakv generate -f report.txt --max-bytes 32MiB --policy snapkv --json",
+        "lavakv generate 'Who wrote it?' --context report.safetensors",
+    ),
+    "compress": (
+        "lavakv compress report.txt -o report.safetensors --keep 25%",
+        "lavakv compress report.txt -o report.safetensors --max-bytes 32MiB --json",
     ),
     "chat": (
         "lavakv chat --budget 512",

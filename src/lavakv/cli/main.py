@@ -12,6 +12,7 @@ from lavakv._version import __version__
 from lavakv.cli.bench import bench
 from lavakv.cli.chat import chat
 from lavakv.cli.compare import compare
+from lavakv.cli.compress import compress
 from lavakv.cli.demo import demo
 from lavakv.cli.doctor import doctor
 from lavakv.cli.eval import evaluate
@@ -27,6 +28,7 @@ app = typer.Typer(name="lavakv", epilog=epilog("lavakv"), pretty_exceptions_enab
 _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "chat": chat,
+    "compress": compress,
     "compare": compare,
     "inspect": inspect,
     "eval": evaluate,

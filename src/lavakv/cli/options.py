@@ -21,6 +21,8 @@ ModelName = Annotated[
         help="Hugging Face id, directory, GGUF file, or smollm2 (downloaded automatically).",
     ),
 ]
+Budget = Annotated[int | None, typer.Option(metavar="N", help="Mean entries kept per KV head (256 without a budget).")]
+MaxBytes = Annotated[str | None, typer.Option(metavar="BYTES", help="Maximum size of keys and values, e.g. 512MiB.")]
 Policies = Annotated[str, typer.Option(metavar="LIST", help="Eviction policy names separated by commas, or all.")]
 Budgets = Annotated[str | None, typer.Option(metavar="LIST", help="Mean entries per KV head, e.g. 128,256.")]
 Window = Annotated[
@@ -39,6 +41,10 @@ Attention = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 KEEP_FLOOR = "A sequence keeps at least window + 1 entries per head."
+Keep = Annotated[
+    str | None,
+    typer.Option(metavar="FRACTION", help=f"Kept fraction of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR}"),
+]
 
 
 def question(more: str = "") -> Any:
@@ -56,3 +62,9 @@ def kept_fractions(default: str) -> Any:
         metavar="LIST",
         help=f"Kept fractions of the prompt, e.g. 0.25 or 25%. {KEEP_FLOOR} Without any budget: {default}.",
     )
+
+
+def is_given(call: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = call.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

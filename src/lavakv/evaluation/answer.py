@@ -50,10 +50,11 @@ class Answer:
         text: generated text, special tokens left out.
         prompt_tokens: length of the prompt.
         new_tokens: length of the answer.
-        kept_entries: entries of the prompt that compressed layers hold (all of them with the full cache).
+        kept_entries: entries that compressed layers hold of the prompt, or of the part of it that a cache held before
+            (all of them with the full cache).
         kept_fraction: the same as a share of all.
         kv_bytes: bytes of keys and values allocated at the end, all layers.
-        prefill_seconds: until the first new token.
+        prefill_seconds: until the first new token, what a cache held before not included.
         decode_seconds: from the first new token to the last.
         cache: the cache itself.
     """
@@ -85,6 +86,7 @@ def answer(
     variant: Variant,
     sampling: Sampling,
     on_text: Callable[[str], None] | None = None,
+    cache: Any = None,
 ) -> Answer:
     """Generate from one prompt.
 
@@ -94,16 +96,18 @@ def answer(
         variant: full cache or policy and budget.
         sampling: how tokens are chosen, and how many.
         on_text: called with each piece of text as it is generated.
+        cache: one that holds the beginning of the prompt by this variant, which is not read again; or None.
 
     Raises:
         LavaError: bad budget or policy, a model that cannot be compressed, a prompt beyond the model's positions.
     """
     config, num_tokens = loaded.model.config, ids.shape[1]
     max_new_tokens = max_answer_tokens(config, num_tokens, sampling.max_new_tokens)
-    cache, clock = variant.new_cache(config), TokenClock(loaded.tokenizer, on_text)
+    cache = variant.new_cache(config) if cache is None else cache
+    compressed, clock = cache.get_seq_length() or num_tokens, TokenClock(loaded.tokenizer, on_text)
     with nullcontext() if variant.policy is None else enabled(loaded.model):
         new = _generated(loaded, ids, cache, clock, replace(sampling, max_new_tokens=max_new_tokens))
-    kept_entries, kept_fraction = _kept(config, cache, num_tokens)
+    kept_entries, kept_fraction = _kept(config, cache, compressed)
     return Answer(
         text=loaded.tokenizer.decode(new, skip_special_tokens=True).strip(),
         prompt_tokens=num_tokens,

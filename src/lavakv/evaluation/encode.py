@@ -12,6 +12,8 @@ from lavakv.errors import InputError
 from lavakv.hf.positions import max_positions
 from lavakv.models.chat import ChatTemplate
 
+_GAP = "\n\n"  # between a text and its question
+
 
 def encode(tokenizer: Any, text: str, *, chat: bool = True) -> Tensor:
     """Token ids of one prompt, int64 `[1, N]`.
@@ -48,16 +50,39 @@ def encode_parts(
     """
     if not questions:
         return encode(tokenizer, context, chat=chat), []
-    _require_text(context)
     if not all(question.strip() for question in questions):
         raise InputError("--question", expected="some text", got="none", fix="Omit it, or ask something.")
+    context_ids = encode_context(tokenizer, context, chat=chat)
+    return context_ids, [encode_question(tokenizer, question, chat=chat) for question in questions]
+
+
+def encode_context(tokenizer: Any, text: str, *, chat: bool = True) -> Tensor:
+    """Token ids of a text whose question comes later, int64 `[1, N]`, up to where the question begins.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        text: what the user says before the question.
+        chat: begin as the model's chat template does, if it has one.
+
+    Raises:
+        InputError: no text.
+    """
+    _require_text(text)
     template = ChatTemplate(tokenizer, chat)
-    if template.is_used:
-        start, end = template.around(f"{context}\n\n")
-        rests = [question + end for question in questions]
-    else:
-        start, rests = context, [f"\n\n{question}" for question in questions]
-    return _row(template.ids(start)), [_row(template.ids(rest, starts_prompt=False)) for rest in rests]
+    return _row(template.ids(template.around(f"{text}{_GAP}")[0] if template.is_used else text))
+
+
+def encode_question(tokenizer: Any, question: str, *, chat: bool = True) -> Tensor:
+    """Token ids that follow those of `encode_context`, int64 `[1, tokens]`, up to where the answer begins.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        question: what the user says behind the text.
+        chat: as for the text.
+    """
+    template = ChatTemplate(tokenizer, chat)
+    rest = question + template.around()[1] if template.is_used else _GAP + question
+    return _row(template.ids(rest, starts_prompt=False))
 
 
 def max_answer_tokens(config: Any, num_tokens: int, max_new_tokens: int) -> int:

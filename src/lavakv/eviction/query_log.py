@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,7 +51,11 @@ class QueryLog:
 
     @property
     def num_columns(self) -> int:
-        """Last columns whose queries are remembered, at most the window."""
+        """Last columns whose queries can judge a round, at most the window."""
+        return self._num_remembered if self._settings else 0
+
+    @property
+    def _num_remembered(self) -> int:
         return min(sum(one.num_columns for one in self._forwards), self.window)
 
     def begin(self, num_columns: int) -> None:
@@ -96,9 +100,18 @@ class QueryLog:
         for one in self._forwards:
             one.rows = list(sequences) if one.rows is None else [one.rows[row] for row in sequences]
 
-    def clear(self) -> None:
-        """Forget all queries."""
-        self._forwards = []
+    def snapshot(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """What is remembered, by layer: queries `[B, query_heads, num_columns, head_dim]`, norms `[B, num_columns]`."""
+        found = [(layer, *self._parts(layer)) for layer in sorted(self._forwards[-1].queries if self._forwards else ())]
+        queries = {layer: own.clone() for layer, own, _ in found if own is not None}
+        return queries, {layer: norms.clone() for layer, _, norms in found if norms is not None}
+
+    def restore(self, queries: Mapping[int, Tensor], norms: Mapping[int, Tensor]) -> None:
+        """Remember what `snapshot` gave, and nothing else; it judges a round once a forward has brought settings."""
+        self._forwards, self._settings = [], {}
+        if queries:
+            columns = next(iter(queries.values())).shape[2]
+            self._forwards = [_Forward(columns, dict(queries), dict(norms))]
 
     def observations(self, weight: Callable[[int], Tensor | None]) -> list[Observation]:
         """What judges the candidates of each layer: the queries of the last `num_columns` columns.
@@ -109,10 +122,14 @@ class QueryLog:
         return [self._observation(layer, weight(layer)) for layer in sorted(self._settings)]
 
     def _observation(self, layer: int, weight: Tensor | None) -> Observation:
-        queries = self._joined([one.last(one.queries, layer) for one in self._forwards], -2)
-        norms = self._joined([one.last(one.norms, layer) for one in self._forwards], -1)
+        queries, norms = self._parts(layer)
         assert queries is not None
         return Observation(queries, self._settings[layer], layer, weight, norms)
+
+    def _parts(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Queries and norms of the last columns."""
+        queries = self._joined([one.last(one.queries, layer) for one in self._forwards], -2)
+        return queries, self._joined([one.last(one.norms, layer) for one in self._forwards], -1)
 
     def _joined(self, parts: Sequence[Tensor | None], dim: int) -> Tensor | None:
         """The last columns of all forwards, or None where one of them is not known."""
@@ -120,7 +137,7 @@ class QueryLog:
         if len(known) < len(parts) or not known:
             return None
         joined = torch.cat(known, dim=dim)
-        return joined.narrow(dim, joined.shape[dim] - self.num_columns, self.num_columns)
+        return joined.narrow(dim, joined.shape[dim] - self._num_remembered, self._num_remembered)
 
 
 def _own(part: Tensor) -> Tensor:

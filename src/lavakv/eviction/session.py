@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,8 @@ class SessionSnapshot(NamedTuple):
         budgets: what the last round decided.
         stores: one a layer.
         brought_back: see `Columns`.
+        queries: what the log remembers of each layer, by the model's index; see `QueryLog.snapshot`.
+        norms: likewise.
     """
 
     real: Tensor
@@ -46,6 +49,8 @@ class SessionSnapshot(NamedTuple):
     budgets: Budgets
     stores: tuple[StoreSnapshot, ...]
     brought_back: Tensor | None = None
+    queries: Mapping[int, Tensor] = MappingProxyType({})
+    norms: Mapping[int, Tensor] = MappingProxyType({})
 
 
 class Session:
@@ -261,7 +266,8 @@ class Session:
         assert self.budgets is not None
         stores = tuple(store.snapshot() for store in self.stores)
         columns = self.columns
-        return SessionSnapshot(columns.real.clone(), columns.tokens.clone(), self.budgets, stores, columns.brought_back)
+        seen = columns.real.clone(), columns.tokens.clone()
+        return SessionSnapshot(*seen, self.budgets, stores, columns.brought_back, *self.log.snapshot())
 
     @storing()
     def restore(self, snapshot: SessionSnapshot) -> None:
@@ -281,7 +287,7 @@ class Session:
         self.columns = Columns()
         self.columns.restore(snapshot.real, snapshot.tokens)
         self.columns.brought_back = snapshot.brought_back
-        self.log.clear()
+        self.log.restore(snapshot.queries, snapshot.norms)
         self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
 
     def require_sound(self) -> None:

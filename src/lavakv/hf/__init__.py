@@ -1,6 +1,7 @@
 """The transformers integration: the only folder that knows transformers."""
 
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.custom_generate import compressed
 from lavakv.hf.enable import disable, enable, enabled
 
-__all__ = ["LavaCache", "disable", "enable", "enabled"]
+__all__ = ["LavaCache", "compressed", "disable", "enable", "enabled"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -191,6 +192,42 @@ class LavaCache(CacheRefusals, EvictingCache):
         self._reserved = check_reserved(max_new_tokens)
         if self._state.session.budgets is not None:
             self._apply_reservation()
+
+    def save(self, path: str | Path) -> None:
+        """Write the compressed context to a safetensors file, whole or not at all; a file that is there is replaced.
+
+        Args:
+            path: the file.
+
+        Raises:
+            CacheStateError: the cache holds no prompt, a forward is under way, or the last one failed.
+            UnsupportedError: a layer whose state cannot be saved; it is named.
+            InputError: the file cannot be written.
+            DiskError: the disk is full or broken.
+        """
+        from lavakv.hf.saved import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any, *, policy: str | Policy | None = None) -> LavaCache:
+        """Read a context that `save` wrote. The cache goes on as the saved one would have, for the same model only.
+
+        Args:
+            path: the file. Nothing in it is run, and every byte is checked.
+            model: the transformers model, enabled or not; keys and values go to its devices. Or its config: then
+                architecture and geometry are checked, not dtype and weights, and the CPU holds the cache.
+            policy: the `Policy` that compressed the context, needed if it has no registered name.
+
+        Raises:
+            InputError: no such file, no saved context, or one that is cut or changed.
+            UnsupportedError: a newer format.
+            CacheMismatchError: a model of another architecture, geometry or dtype, or with other weights.
+            PolicyError: another policy, or one without a registered name that was not passed.
+        """
+        from lavakv.hf.saved import load
+
+        return load(path, model, policy)
 
     def reset(self) -> None:
         """Forget everything; the cache is as new."""

@@ -111,7 +111,7 @@ class EvictingCache(DrivenCache):
             BudgetError: the budget cannot be met; nothing is evicted.
         """
         session = self._state.session
-        session.require_prompt()
+        self.require_complete_prompt()
         assert session.budgets is not None
         if not any(held > budget for held, budget in zip(self._most_held(), self._budgets_in_force, strict=True)):
             return session.budgets
@@ -165,6 +165,15 @@ class EvictingCache(DrivenCache):
             )  # fmt: skip
         self.check_chunks()
         self._prompt_columns = num_columns or -1
+
+    def require_complete_prompt(self) -> None:
+        """Raise CacheStateError where no prompt is held, or one that comes in chunks is not at its end."""
+        self._state.session.require_prompt()
+        if self._prompt_columns is not None:
+            raise CacheStateError(
+                "cache", expected="a complete prompt", got="chunks of one that is held until its end",
+                fix="Finish `with cache.prompt_in_chunks():` first.",
+            )  # fmt: skip
 
     def forget_expected(self) -> None:
         """Reset a cache whose prompt was announced in chunks and did not come to its end."""
