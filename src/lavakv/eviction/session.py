@@ -63,6 +63,7 @@ class Session:
         columns: real tokens and padding of all columns seen.
         budgets: what the last round decided, once the prompt is in.
         num_taken: layers of the prompt that are in.
+        last_round: columns seen when the last round ran; those behind it can be cropped without a trace.
     """
 
     def __init__(self, stores: Sequence[LayerStore], num_heads: Sequence[int]) -> None:
@@ -71,6 +72,7 @@ class Session:
         self.columns = Columns()
         self.budgets: Budgets | None = None
         self.num_taken = 0
+        self.last_round = 0
         self._round: Round | None = None
 
     @property
@@ -133,6 +135,7 @@ class Session:
         """Close a forward."""
         if self.phase is Phase.READING:
             self.phase = Phase.HOLDING if succeeded else Phase.BROKEN
+            self.last_round = self.last_round or self.columns.length
         self._round = None
 
     def lengths(self) -> Tensor:
@@ -180,6 +183,7 @@ class Session:
             except BaseException:
                 self.phase = Phase.BROKEN if later.round.has_evicted else self.phase
                 raise
+        self.last_round = self.columns.length
         return self.budgets
 
     def truncate(self, num_columns: int) -> None:
@@ -194,17 +198,63 @@ class Session:
             store.truncate(num_columns)
         self.columns.truncate(num_columns)
 
+    def check_crop(self, num_columns: int) -> None:
+        """Check that `crop` can forget the last columns.
+
+        Raises:
+            InputError: a round evicted by these columns, or evicted some of them.
+            CacheStateError: nothing is held, or a forward did not finish.
+        """
+        self._require_prompt()
+        since = self.columns.length - self.last_round
+        if 0 <= num_columns <= since:  # nothing is read from a device
+            return
+        most = self.columns.length if self._holds_everything() else since
+        if not 0 <= num_columns <= most:
+            raise InputError(
+                "tokens_to_remove",
+                expected=f"0 to {most} tokens, those that came after the last eviction",
+                got=str(num_columns),
+                fix="What an eviction has judged by cannot be taken back; fill a new cache with the shorter text.",
+            )
+
+    def _holds_everything(self) -> bool:
+        """Whether no head of any layer has evicted a token; read from the device."""
+        tokens = self.columns.real[:, : self.tail_start].sum(dim=1).tolist()
+        layers = (zip(tokens, store.past_counts(), strict=True) for store in self.stores)
+        return all(count == seen for rows in layers for seen, heads in rows for count in heads)
+
+    @storing()
+    def crop(self, num_columns: int) -> None:
+        """Forget the last columns where that leaves no trace, as if they had never come.
+
+        Raises:
+            LavaError: as `check_crop` raises it; the session is then unchanged.
+        """
+        self.check_crop(num_columns)
+        if num_columns <= self.stores[0].tail_length:
+            self.truncate(num_columns)
+        else:
+            for store in self.stores:
+                store.truncate_past(num_columns)
+            self.columns.truncate(num_columns)
+        self.last_round = min(self.last_round, self.columns.length)
+
     @storing()
     def select(self, sequences: Sequence[int]) -> None:
-        """Hold these sequences alone, in this order, and free what the others hold.
+        """Hold these sequences alone, in this order, any number of times each; frees what the others hold.
 
         Raises:
             CacheStateError: nothing is held, or a forward did not finish.
         """
         self._require_prompt()
         assert self.budgets is not None
-        for store in self.stores:
-            store.select(sequences)
+        try:
+            for store in self.stores:
+                store.select(sequences)
+        except BaseException:
+            self.phase = Phase.BROKEN
+            raise
         self.columns.select(sequences)
         rows = torch.tensor(sequences, device="cpu")
         self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
@@ -239,7 +289,7 @@ class Session:
         self.columns = Columns()
         self.columns.restore(snapshot.real, snapshot.tokens)
         self.columns.brought_back = snapshot.brought_back
-        self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
+        self.budgets, self.phase, self.last_round = snapshot.budgets, Phase.HOLDING, snapshot.real.shape[1]
 
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward failed half-way or is under way."""

@@ -22,7 +22,7 @@ from lavakv.hf.driven import DrivenCache
 from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
-from lavakv.hf.refusals import CacheRefusals
+from lavakv.hf.operations import CacheOperations
 from lavakv.hf.rotation import check_rotation
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
@@ -36,7 +36,7 @@ from lavakv.store.ragged import RaggedStore
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
 
 
-class LavaCache(CacheRefusals, DrivenCache):
+class LavaCache(CacheOperations, DrivenCache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
     transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
