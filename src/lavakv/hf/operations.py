@@ -100,8 +100,8 @@ class CacheOperations:
             return
         session = self._state.session
         session.check_crop(count)
-        for index, layer in enumerate(self.layers):
-            check_layer_crop(layer, index, count, session.columns.length)
+        for number, layer in enumerate(self.layers):
+            check_layer_crop(layer, number, count, session.columns.length)
         if count and count == session.columns.length:
             self.reset()
             return
