@@ -70,6 +70,8 @@ def crop_stock_layer(layer: Any, num_columns: int) -> None:
     has_tokens = not isinstance(layer, LinearAttentionLayer) or _convolutions(layer)
     if has_tokens and (num_columns or getattr(layer, "record_past", False)):
         layer.crop(-num_columns)
+        if hasattr(layer, "sliding_window") and layer.is_initialized:  # it cuts views out of all that was recorded
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
 
 
 def crop_recurrent_part(layer: LinearAttentionLayer, num_columns: int) -> None:
