@@ -206,7 +206,7 @@ class Session:
             CacheStateError: nothing is held, or a forward did not finish.
         """
         self._require_prompt()
-        since = self.columns.length - self.last_round
+        since = max(self.columns.length - self.last_round, 0)
         if 0 <= num_columns <= since:  # nothing is read from a device
             return
         most = self.columns.length if self._holds_everything() else since

@@ -39,8 +39,7 @@ class GuardedGenerate:
             _check_options(self.__self__, args, kwargs)
             check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)
-            asked = _option("max_new_tokens", self.__self__, args, kwargs)
-            cache.note_announced(asked if isinstance(asked, int) else 0)
+            cache.note_announced(_num_announced(self.__self__, args, kwargs))
         try:
             with _prepared(self.__self__, cache, args, kwargs):
                 return self.__wrapped__(*args, **kwargs)
@@ -113,6 +112,15 @@ def _sent(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     embeddings = kwargs.get("inputs_embeds")
     ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
     return ids if embeddings is None else embeddings
+
+
+def _num_announced(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """New tokens that a call of `generate` may add; 0 where it does not say."""
+    added, length = (_option(name, model, args, kwargs) for name in ("max_new_tokens", "max_length"))
+    if isinstance(added, int):
+        return added
+    sent = _sent(args, kwargs)
+    return max(length - sent.shape[1], 0) if isinstance(length, int) and isinstance(sent, Tensor) else 0
 
 
 def _num_copies(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
