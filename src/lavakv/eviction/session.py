@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import NamedTuple
 
@@ -235,9 +236,10 @@ class Session:
         if num_columns <= self.stores[0].tail_length:
             self.truncate(num_columns)
         else:
-            for store in self.stores:
-                store.truncate_past(num_columns)
-            self.columns.truncate(num_columns)
+            with self.changing():
+                for store in self.stores:
+                    store.truncate_past(num_columns)
+                self.columns.truncate(num_columns)
         self.last_round = min(self.last_round, self.columns.length)
 
     @storing()
@@ -249,15 +251,21 @@ class Session:
         """
         self._require_prompt()
         assert self.budgets is not None
-        try:
+        with self.changing():
             for store in self.stores:
                 store.select(sequences)
+            self.columns.select(sequences)
+        rows = torch.tensor(sequences, device="cpu")
+        self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What is held does not fit together where the block fails half-way."""
+        try:
+            yield
         except BaseException:
             self.phase = Phase.BROKEN
             raise
-        self.columns.select(sequences)
-        rows = torch.tensor(sequences, device="cpu")
-        self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
 
     def snapshot(self) -> SessionSnapshot:
         """What the session holds.

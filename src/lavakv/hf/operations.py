@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from operator import index
 from typing import Any, NoReturn
 
 import torch
-import transformers
 from torch import Tensor
 
 from lavakv.errors import HiddenTensorError, InputError, UnsupportedError
+from lavakv.hf.arguments import number_to_remove, sequence_numbers
 from lavakv.hf.croppable import check_layer_crop, crop_stock_layer
 from lavakv.hf.state import CacheState
 from lavakv.store.base import LayerStore
 from lavakv.store.growing import storing
-
-# transformers before 5.18 takes a positive number for the length that stays, and warns
-_POSITIVE_IS_LENGTH = tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 18)
 
 
 class CacheOperations:
@@ -27,15 +22,18 @@ class CacheOperations:
     _state: CacheState
     layers: list[Any]
 
-    def select(self, sequences: Sequence[int]) -> None:
+    def select(self, sequences: Sequence[int] | Tensor) -> None:
         """Hold some sequences of the batch, in the order given, any number of times each.
 
         Raises:
+            InputError: no such sequences.
             CacheStateError: the cache holds no prompt, or its last forward failed.
         """
-        self._state.session.select(sequences)
-        indices = torch.tensor(sequences, device="cpu")
-        with storing():
+        session = self._state.session
+        numbers = sequence_numbers(sequences, session.batch) if session.batch > 0 else []
+        session.select(numbers)
+        indices = torch.tensor(numbers, device="cpu")
+        with storing(), session.changing():
             for layer in self.layers:
                 layer.move_states(indices) if isinstance(layer, LayerOperations) else layer.reorder_cache(indices)
 
@@ -69,7 +67,7 @@ class CacheOperations:
             CacheStateError: the last forward failed.
         """
         if self._is_filled():
-            self.select(sequence_numbers(indices, self._state.session.batch))
+            self.select(indices)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let the sequences go on from others of the batch, int64 `[rows]`, as beam search does after every token.
@@ -106,7 +104,7 @@ class CacheOperations:
             self.reset()
             return
         session.crop(count)
-        with storing():
+        with storing(), session.changing():
             for layer in self.layers:
                 layer.crop_rest(count) if isinstance(layer, LayerOperations) else crop_stock_layer(layer, count)
 
@@ -211,45 +209,3 @@ class LayerOperations:
 
 def _unsupported(what: str, fix: str) -> UnsupportedError:
     return UnsupportedError(what, expected="a plain transformers cache", got="a LavaCache", fix=fix)
-
-
-def sequence_numbers(indices: Any, batch: int) -> list[int]:
-    """Sequences of a batch, by number or mask, as non-negative numbers; read from the device.
-
-    Raises:
-        InputError: not a list of sequences of the batch.
-    """
-    found = torch.as_tensor(indices)
-    if found.dtype is torch.bool and found.shape == (batch,):
-        found = found.nonzero().flatten()
-    whole = not (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
-    numbers = found.tolist() if found.ndim == 1 and whole else []
-    if not numbers or not all(-batch <= number < batch for number in numbers):
-        raise InputError(
-            "sequences",
-            expected=f"a list of sequences of the batch, 0 to {batch - 1}",
-            got=f"{found.dtype} {found.tolist() if found.numel() <= 16 else tuple(found.shape)}",
-            fix="Pass the row that each sequence goes on from.",
-        )
-    return [number % batch for number in numbers]
-
-
-def number_to_remove(tokens_to_remove: Any, seen: int) -> int:
-    """Columns that `crop` takes back, at least 0.
-
-    Raises:
-        InputError: not a whole number; a positive one, where transformers refuses those; more than were seen.
-    """
-    expected, number = "a whole number of tokens, 0 or with a minus in front of it", None
-    if not isinstance(tokens_to_remove, bool) and hasattr(tokens_to_remove, "__index__"):
-        with suppress(TypeError, ValueError):  # tensors have the method, whatever they hold
-            number = index(tokens_to_remove)
-    if number is not None and number > 0 and _POSITIVE_IS_LENGTH:
-        return max(seen - number, 0)
-    if number is not None and number <= 0:
-        if -number <= seen or not seen:
-            return -number
-        expected = f"at most the {seen} tokens that were seen, with a minus in front of the number"
-    raise InputError(
-        "tokens_to_remove", expected=expected, got=repr(tokens_to_remove), fix="Pass -3 to take three tokens back."
-    )
