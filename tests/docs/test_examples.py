@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ def test_the_recipe_s_policy_works_in_a_cache(recipe: dict[str, Any], names: dic
 def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     names: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cached, core = blocks("docs/usage.md")
+    cached, together, core = (
+        next(block for block in blocks("docs/usage.md") if mark in block)
+        for mark in ("copy.deepcopy", "cache.expand", "lavakv.scores")
+    )
     defined = dict(names)
     with torch.no_grad():
         exec(cached, defined)
@@ -76,6 +80,12 @@ def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     kept = defined["cache"].lengths()
     assert int(kept.sum()) == tokens // 4 * kept.numel()
     assert len(capsys.readouterr().out.splitlines()) == 2
+    alone = copy.deepcopy(defined["cache"])
+    exec(together, defined)
+    assert defined["output"].shape[0] == defined["cache"].batch_size == 2
+    second = torch.cat([defined["context"], defined["asked"].input_ids[1:]], dim=1)
+    answer = names["model"].generate(second, past_key_values=alone, max_new_tokens=16)
+    assert defined["output"][1, : answer.shape[1]].equal(answer[0])
     exec(core, defined)
     assert int(defined["selection"].counts.sum()) == 64 * 4 * 2
 
