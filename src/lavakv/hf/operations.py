@@ -113,6 +113,13 @@ class CacheOperations:
         raise NotImplementedError
 
     @property
+    def is_initialized(self) -> bool:
+        """Whether a prompt is in. A compressed layer by itself says no: there are no keys of it to look at."""
+        layers = [layer for layer in self.layers if layer.supports_early_init]
+        filled = (layer.num_columns if isinstance(layer, LayerOperations) else layer.is_initialized for layer in layers)
+        return len(layers) > 0 and all(filled)
+
+    @property
     def is_recording(self) -> bool:
         """Whether tokens to come may be taken back; see `activate_past_recording`."""
         return any(getattr(layer, "record_past", False) for layer in self.layers)
@@ -145,19 +152,10 @@ class LayerOperations:
     record_past: bool
     _state: CacheState
 
-    @property
-    def is_initialized(self) -> bool:
-        """Whether the layer holds a prompt."""
-        return self.num_columns > 0
-
-    @is_initialized.setter
-    def is_initialized(self, value: bool) -> None:
-        """Nothing: transformers sets False when it makes a layer."""
-
     @storing()
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let this layer's sequences go on from others; see `CacheOperations.reorder_cache`."""
-        if self.is_initialized:
+        if self.num_columns:
             numbers = sequence_numbers(beam_idx, self._state.session.batch)
             self.store.select(numbers)
             self.move_states(torch.tensor(numbers, device="cpu"))
@@ -168,14 +166,14 @@ class LayerOperations:
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each sequence of the layer."""
-        if self.is_initialized:
+        if self.num_columns:
             self.reorder_cache(torch.arange(self._state.session.batch).repeat_interleave(repeats))
 
     @storing()
     def crop(self, tokens_to_remove: int) -> None:
         """Take the layer's last tokens back; see `CacheOperations.crop`."""
         count = number_to_remove(tokens_to_remove, self.num_columns)
-        if not self.is_initialized:
+        if not self.num_columns:
             return
         self._state.session.check_crop(count)
         check_layer_crop(self, getattr(self, "index", -1), count, self.num_columns)
