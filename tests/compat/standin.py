@@ -62,8 +62,11 @@ class ToyModelTest(unittest.TestCase):
         assert self.model(IDS[:, :1], past_key_values=cache).logits.shape == (2, 1, 64)
 
     def test_generate_beams(self):
+        self.model.generate(IDS, max_new_tokens=4, num_beams=2)
+
+    def test_generate_attentions(self):
         with self.subTest("of two"):
-            self.model.generate(IDS, max_new_tokens=4, num_beams=2)
+            self.model.generate(IDS, max_new_tokens=4, output_attentions=True, return_dict_in_generate=True)
 
     def test_cache_keys(self):
         assert self.model(IDS, use_cache=True).past_key_values.layers[0].keys.shape == (2, 2, 6, 8)

@@ -19,7 +19,7 @@ from transformers_suite.run import Outcome, read
 from transformers_suite.verdict import needing_stock_run, summary, verdict_of
 
 VERSION = metadata.version("transformers")
-BEAMS = Refusal("*beams", "UnsupportedError", "num_beams", "beams")
+ATTENTIONS = Refusal("*attentions", "UnsupportedError", "output_attentions", "attentions")
 KEYS = Refusal("*::test_cache_keys", "HiddenTensorError", "as one tensor", "keys")
 TOY = "tests/models/toy/test_modeling_toy.py::ToyModelTest::"
 
@@ -36,7 +36,7 @@ class Ran:
     def __init__(self, folder: Path) -> None:
         self.build = folder / "build"
         checkout = make_checkout(folder / "checkout", VERSION)
-        listed = write_list(folder / "list.toml", BEAMS, KEYS)
+        listed = write_list(folder / "list.toml", ATTENTIONS, KEYS)
         arguments = ["--tests", str(checkout), "--build", str(self.build), "--refusals", str(listed)]
         self.code = main([*arguments, "--processes", "0", "--seconds", "10"])
         logs = self.build / f"test-transformers-{VERSION}"
@@ -55,7 +55,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 
 
 def test_our_cache_takes_part_and_answers_are_compared(ran: Ran) -> None:
-    plain = ("test_generate", "test_generate_sampled", "test_generate_of_its_own")
+    plain = ("test_generate", "test_generate_sampled", "test_generate_beams", "test_generate_of_its_own")
     for name in (*plain, "test_cache_of_a_test", "test_cache_of_a_forward"):
         assert ran.ours[TOY + name].outcome == "passed", name
         assert ran.ours[TOY + name].caches > 0, name
@@ -77,7 +77,7 @@ def test_only_what_is_selected_runs(ran: Ran) -> None:
 
 
 def test_the_faults_are_those_that_stock_passes(ran: Ran) -> None:
-    verdict = ran.verdict(BEAMS, KEYS)
+    verdict = ran.verdict(ATTENTIONS, KEYS)
     names = {"test_cache_class", "test_cache_skips_ours", "test_generate_stops_the_world", "test_generate_drawn"}
     assert set(verdict.faults) == {TOY + name for name in names}
     assert "AssertionError" in verdict.faults[TOY + "test_cache_class"]
@@ -87,31 +87,31 @@ def test_the_faults_are_those_that_stock_passes(ran: Ran) -> None:
 
 
 def test_failures_that_are_not_ours(ran: Ran) -> None:
-    verdict = ran.verdict(BEAMS, KEYS)
-    others = {"stock_fails": 1, "hub": 1, "skipped": 1, "uncollected": 1, "refused": 2, "passed": 5, "passed_stock": 1}
+    verdict = ran.verdict(ATTENTIONS, KEYS)
+    others = {"stock_fails": 1, "hub": 1, "skipped": 1, "uncollected": 1, "refused": 2, "passed": 6, "passed_stock": 1}
     assert {name: verdict.counts[name] for name in others} == others
     assert "1  E   ModuleNotFoundError: No module named 'a_package_that_is_not_here'" in summary(verdict)
 
 
 def test_a_refusal_that_is_not_listed_is_a_fault(ran: Ran) -> None:
     stock = {**ran.stock, TOY + "test_cache_keys": Outcome()}
-    verdict = verdict_of(ran.ours, stock, [BEAMS])
+    verdict = verdict_of(ran.ours, stock, [ATTENTIONS])
     assert "unlisted refusal: HiddenTensorError" in verdict.faults[TOY + "test_cache_keys"]
-    assert TOY + "test_cache_keys" in needing_stock_run(ran.ours, [BEAMS])
-    assert TOY + "test_cache_keys" not in needing_stock_run(ran.ours, [BEAMS, KEYS])
+    assert TOY + "test_cache_keys" in needing_stock_run(ran.ours, [ATTENTIONS])
+    assert TOY + "test_cache_keys" not in needing_stock_run(ran.ours, [ATTENTIONS, KEYS])
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        Refusal("*beams", "InputError", "num_beams", "the wrong class"),
-        Refusal("*beams", "UnsupportedError", "num_lasers", "the wrong text"),
-        Refusal("*keys", "UnsupportedError", "num_beams", "the wrong tests"),
+        Refusal("*attentions", "InputError", "output_attentions", "the wrong class"),
+        Refusal("*attentions", "UnsupportedError", "num_lasers", "the wrong text"),
+        Refusal("*keys", "UnsupportedError", "output_attentions", "the wrong tests"),
     ],
 )
 def test_an_entry_accepts_only_its_own(ran: Ran, entry: Refusal) -> None:
-    verdict = verdict_of(ran.ours, {**ran.stock, TOY + "test_generate_beams": Outcome()}, [entry])
-    assert TOY + "test_generate_beams" in verdict.faults
+    verdict = verdict_of(ran.ours, {**ran.stock, TOY + "test_generate_attentions": Outcome()}, [entry])
+    assert TOY + "test_generate_attentions" in verdict.faults
     assert verdict.counts["refused"] == 0
 
 
@@ -119,7 +119,7 @@ def test_an_entry_that_nothing_ends_in_can_be_removed(ran: Ran) -> None:
     stale = Refusal("*::test_generate", "UnsupportedError", "generate", "it works now")
     elsewhere = Refusal("*/llama/*", "UnsupportedError", "x", "no such test ran")
     not_ours = Refusal("*static*", "UnsupportedError", "x", "our cache takes no part")
-    verdict = ran.verdict(BEAMS, KEYS, stale, elsewhere, not_ours)
+    verdict = ran.verdict(ATTENTIONS, KEYS, stale, elsewhere, not_ours)
     assert verdict.stale == [stale]
     assert "Can be removed" in summary(verdict)
     assert verdict.as_dict()["stale"] == ["*::test_generate: generate"]
@@ -127,8 +127,8 @@ def test_an_entry_that_nothing_ends_in_can_be_removed(ran: Ran) -> None:
 
 def test_a_part_of_the_tests_says_nothing_about_entries_for_all(ran: Ran) -> None:
     anywhere = Refusal("*", "UnsupportedError", "nobody says this", "any test may")
-    assert verdict_of(ran.ours, ran.stock, [BEAMS, KEYS, anywhere]).stale == [anywhere]
-    assert verdict_of(ran.ours, ran.stock, [BEAMS, KEYS, anywhere], complete=False).stale == []
+    assert verdict_of(ran.ours, ran.stock, [ATTENTIONS, KEYS, anywhere]).stale == [anywhere]
+    assert verdict_of(ran.ours, ran.stock, [ATTENTIONS, KEYS, anywhere], complete=False).stale == []
 
 
 def test_a_run_without_faults_passes_and_one_without_our_cache_does_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ def test_the_recipe_s_policy_works_in_a_cache(recipe: dict[str, Any], names: dic
 def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     names: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached, saved, _, custom, core = blocks("docs/usage.md")
+    marks = "copy.deepcopy", "cache.expand", "cache.save", "custom_generate", "lavakv.scores"
+    cached, together, saved, custom, core = (
+        next(block for block in blocks("docs/usage.md") if mark in block) for mark in marks
+    )
     monkeypatch.chdir(tmp_path)
     defined = dict(names)
     with torch.no_grad():
@@ -77,6 +81,13 @@ def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
     kept = defined["cache"].lengths()
     assert int(kept.sum()) == tokens // 4 * kept.numel()
     assert len(capsys.readouterr().out.splitlines()) == 2
+    alone, fresh = copy.deepcopy(defined["cache"]), copy.deepcopy(defined["cache"])
+    exec(together, defined)
+    assert defined["output"].shape[0] == defined["cache"].batch_size == 2
+    second = torch.cat([defined["context"], defined["asked"].input_ids[1:]], dim=1)
+    answer = names["model"].generate(second, past_key_values=alone, max_new_tokens=16)
+    assert defined["output"][1, : answer.shape[1]].equal(answer[0])
+    defined |= {"cache": fresh}
     exec(saved, defined)
     assert defined["later"].get_seq_length() == defined["answer"].shape[1] - 1
     budgets = [defined[name].budgets().layer_entries for name in ("cache", "later")]
@@ -88,7 +99,7 @@ def test_usage_asks_each_question_of_a_copy_and_selects_without_transformers(
 
 
 def test_usage_keeps_a_conversation_within_its_budget(names: dict[str, Any]) -> None:
-    _, _, turns, _, _ = blocks("docs/usage.md")
+    turns = next(block for block in blocks("docs/usage.md") if 'evict="turns"' in block)
     defined = {**names, "lavakv": lavakv, "torch": torch}
     with lavakv.enabled(names["model"]), torch.no_grad():
         exec(turns, defined)

@@ -149,7 +149,7 @@ def test_a_streamer_is_served_by_the_folder() -> None:
         ({"policy": "snap"}, lavakv.PolicyError, "policy"),
         ({"window": 0}, lavakv.BudgetError, "window"),
         ({"max_bytes": "lots"}, lavakv.BudgetError, "max_bytes"),
-        ({"num_beams": 2}, lavakv.UnsupportedError, "num_beams"),
+        ({"use_cache": False}, lavakv.UnsupportedError, "use_cache"),
         ({"prefill_chunk_size": 9, "policy": "h2o"}, lavakv.PolicyError, "h2o"),
     ],
 )

@@ -103,8 +103,8 @@ def test_head_can_be_enabled_after_its_decoder() -> None:
     before = _traces(model)
     lavakv.enable(model.model)
     lavakv.enable(model)
-    with refuses(lavakv.UnsupportedError, "num_beams"):
-        model.generate(zoo.prompt(40), past_key_values=lava_cache(model), num_beams=2, max_new_tokens=2)
+    with refuses(lavakv.UnsupportedError, "use_cache"):
+        model.generate(zoo.prompt(40), past_key_values=lava_cache(model), use_cache=False, max_new_tokens=2)
     lavakv.disable(model)
     assert _traces(model) == before
 

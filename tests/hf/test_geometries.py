@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, DynamicCache, MllamaConfig, MllamaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, MllamaConfig, MllamaForConditionalGeneration
 
 import lavakv
 from tests.hf import zoo
@@ -111,3 +111,41 @@ def test_bytes_of_layers_with_several_head_sizes() -> None:
         cache = lava_cache(model, max_bytes=limit)
         feed(model, cache, CHUNKS[:1])
         assert limit - token_bytes < cache.nbytes <= limit
+
+
+@torch.no_grad()
+def test_what_holds_an_image_cannot_be_cropped() -> None:
+    """Its keys are no tokens of the text; without an image there are none, and a crop is as anywhere."""
+    model = lavakv.enable(_mllama())
+    cache = lava_cache(model)
+    feed(model, cache, CHUNKS[:1], **_image(CHUNKS[0]))
+    feed(model, cache, CHUNKS[1:2], cross_attention_mask=torch.ones(1, 81, 1, 1, dtype=torch.long))
+    with refuses(lavakv.UnsupportedError, "cropping", "something else than the text"):
+        cache.crop(-1)
+    assert cache.get_seq_length() == 81
+    cache, plain = lava_cache(model), lava_cache(model)
+    feed(model, plain, CHUNKS[:1])
+    feed(model, cache, [CHUNKS[0], CHUNKS[3]])
+    cache.crop(-6)
+    assert feed(model, cache, CHUNKS[1:2]).equal(feed(model, plain, CHUNKS[1:2]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompt", [80, 3], ids=["long", "shorter than a convolution"])
+def test_convolutions_take_back_what_they_recorded(prompt: int) -> None:
+    torch.manual_seed(7)
+    kinds = ["conv", "full_attention", "conv", "full_attention"]
+    config = AutoConfig.for_model("lfm2", **{**zoo.common(), "num_hidden_layers": 4}, layer_types=kinds, conv_L_cache=4)
+    model = lavakv.enable(AutoModelForCausalLM.from_config(config).eval().double())
+    chunks = split(zoo.prompt(prompt + 6, batch=2), [prompt, 3, 1, 2])
+    cache, plain = lava_cache(model), lava_cache(model)
+    feed(model, plain, chunks[:1])
+    feed(model, cache, chunks[:1])
+    cache.activate_past_recording()
+    assert cache.is_croppable
+    feed(model, cache, [zoo.prompt(3, batch=2, seed=4)])
+    cache.crop(-3)
+    cache.stop_recording()
+    assert feed(model, cache, chunks[1:]).equal(feed(model, plain, chunks[1:]))
+    with refuses(lavakv.CacheStateError, "cache layer 0"):
+        cache.crop(-1)

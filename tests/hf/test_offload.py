@@ -58,6 +58,29 @@ def test_what_is_kept_is_that_of_the_model_that_is_all_there(kind: str, policy: 
     assert found[0] == found[1] == found[2]
 
 
+BEAMS, LOOKUP = {"num_beams": 3}, {"prompt_lookup_num_tokens": 3}
+
+
+# Drafts need a first weight that is loaded: transformers sends them to its device.
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, BEAMS) for kind in ("some layers on disk", "hooks that move inputs only", "cpu")),
+        *((kind, LOOKUP) for kind in ("some layers on disk", "hooks that move inputs only")),
+    ],
+)
+def test_searches_and_drafts(kind: str, options: dict[str, int], tmp_path: Path) -> None:
+    """As far as one device shows it: accelerate's hooks stand between `generate`, the layers and the cache."""
+    whole, away = lavakv.enable(zoo.tiny("llama")), lavakv.enable(KINDS[kind](zoo.tiny("llama"), tmp_path))
+    ids = zoo.prompt(PROMPT // 2).repeat(1, 2)
+    found = []
+    for model in (whole, away):
+        cache = lava_cache(model)
+        tokens = model.generate(ids, past_key_values=cache, max_new_tokens=8, do_sample=False, **options)
+        found.append((tokens.tolist(), kept(cache)))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
 def test_other_projections_too(kind: str) -> None:
     whole, away = zoo.tiny(kind), accelerate.cpu_offload(zoo.tiny(kind), execution_device=torch.device("cpu"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 from transformers import DynamicCache, GenerationConfig
 
 import lavakv
@@ -16,9 +15,6 @@ from tests.hf.helpers import assert_like_new, assert_same_contents, contents, fe
 KINDS = ["llama", "gemma3_text"]
 CHUNKS = split(zoo.prompt(44), [40, 1, 3])
 OPTIONS = {
-    "num_beams": 2,
-    "prompt_lookup_num_tokens": 3,
-    "assistant_early_exit": 1,
     "use_cache": False,
 }
 
@@ -43,21 +39,13 @@ def test_generate_options(option: str, way: str) -> None:
     assert_like_new(model, cache, lava_cache(model))
 
 
-@pytest.mark.parametrize("option", [{"prefill_chunk_size": 16}, {"num_beams": 2}])
-def test_generate_options_with_other_caches_work_on(option: dict[str, int]) -> None:
+@pytest.mark.parametrize("option", ["prefill_chunk_size", "num_beams", "prompt_lookup_num_tokens"])
+def test_generate_options_with_other_caches_work_on(option: str) -> None:
     model = zoo.tiny("llama")
-    options = {"max_new_tokens": 3, "do_sample": False, **option}
+    options = {"max_new_tokens": 3, "do_sample": False, option: 2}
     plain = model.generate(CHUNKS[0], past_key_values=DynamicCache(config=model.config), **options)
     lavakv.enable(model)
     assert model.generate(CHUNKS[0], past_key_values=DynamicCache(config=model.config), **options).equal(plain)
-
-
-def test_assistant_model() -> None:
-    model = lavakv.enable(zoo.tiny("llama"))
-    cache = lava_cache(model)
-    with refuses(UnsupportedError, "assistant_model"):
-        model.generate(CHUNKS[0], past_key_values=cache, assistant_model=zoo.tiny("llama"), max_new_tokens=2)
-    assert_like_new(model, cache, lava_cache(model))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,12 +64,6 @@ def test_attention_weights(kind: str, way: str) -> None:
 
 
 OPERATIONS: dict[str, tuple[str, Callable[[lavakv.LavaCache], object]]] = {
-    "crop some": ("cropping", lambda cache: cache.crop(-2)),
-    "crop nothing": ("cropping", lambda cache: cache.crop(0)),
-    "crop to": ("cropping", lambda cache: cache.crop(3)),
-    "reorder": ("beam search", lambda cache: cache.reorder_cache(torch.tensor([1, 0]))),
-    "repeat": ("repeating", lambda cache: cache.batch_repeat_interleave(2)),
-    "choose": ("selecting", lambda cache: cache.batch_select_indices(torch.tensor([1]))),
     "offload": ("offloading", lambda cache: cache.offload(cache.layer_indices[0])),
     "fetch": ("offloading", lambda cache: cache.layers[cache.layer_indices[0]].prefetch()),
 }
@@ -108,6 +90,4 @@ def test_cache_operations(kind: str, name: str, prompt: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cache_does_not_claim_what_it_refuses(kind: str) -> None:
-    cache = lava_cache(zoo.tiny(kind))
-    assert not cache.is_croppable
-    assert not cache.is_compileable
+    assert not lava_cache(zoo.tiny(kind)).is_compileable

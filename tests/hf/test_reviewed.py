@@ -25,7 +25,7 @@ def cache(model):
     return lavakv.LavaCache(model.config, BUDGET, window=WINDOW)
 
 
-@pytest.mark.parametrize(("option", "value"), [("use_cache", False), ("num_beams", 2)])
+@pytest.mark.parametrize(("option", "value"), [("use_cache", False)])
 def test_the_model_s_own_generation_config_is_read_behind_the_one_given(option, value, model, cache) -> None:
     setattr(model.generation_config, option, value)
     given = GenerationConfig(max_new_tokens=3, do_sample=False)

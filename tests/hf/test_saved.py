@@ -298,13 +298,13 @@ def test_all_that_a_cache_remembers_is_saved_or_known_to_be_needless() -> None:
     saved = {"_spec", "_policy", "_store_class", "_reserved", "_announced", "_watch", "_state", "layers"}
     saved |= {"_evict", "max_tokens_per_head", "_protect", "_budgets_in_force", "_held", "_held_at", "_itemsize"}
     from_the_model = {"_config", "_geometry", "layer_class_to_replicate", "offloading"}
-    assert vars(cache).keys() == saved | from_the_model | {"_num_new", "_prompt_columns"}
+    assert vars(cache).keys() == saved | from_the_model | {"_num_new", "_prompt_columns", "_has_recorded"}
     of_a_forward = {"step", "noted_ids", "held"}
     from_the_policy_or_the_next_forward = {"needs_norms", "projections"}
     known = {"_geometry", "session", "_model"} | of_a_forward | from_the_policy_or_the_next_forward
     assert vars(cache._state).keys() == known
     assert vars(cache._state.session).keys() == {
-        "stores", "_num_heads", "phase", "columns", "budgets", "num_taken", "_round", "log",
+        "stores", "_num_heads", "phase", "columns", "budgets", "num_taken", "_round", "log", "last_round",
     }  # fmt: skip
     columns = ("real", "tokens", "budgets", "stores", "brought_back")
     assert SessionSnapshot._fields == (*columns, "queries", "norms")

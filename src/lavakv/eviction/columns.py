@@ -66,9 +66,11 @@ class Columns:
         self.length -= num_columns
 
     def select(self, sequences: Sequence[int]) -> None:
-        """Keep these sequences alone, in this order."""
-        rows = torch.tensor(sequences, device=self.real.device)
-        self._real, self._tokens = self.real.index_select(0, rows), self.tokens.index_select(0, rows)
+        """Keep these sequences alone, in this order, any number of times each."""
+        assert self._real is not None
+        assert self._tokens is not None
+        rows = torch.tensor(sequences, device=self._real.device)  # the spare columns go along: the next token fits
+        self._real, self._tokens = self._real.index_select(0, rows), self._tokens.index_select(0, rows)
 
     def restore(self, real: Tensor, tokens: Tensor) -> None:
         """Hold what `real` and `tokens` of another one were, bool and int64 `[B, columns]`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -71,6 +72,7 @@ class Session:
         budgets: what the last round decided, once the prompt is in.
         num_taken: layers of the prompt that are in.
         log: the last queries, as far as the engine notes them there.
+        last_round: columns seen when the last round ran; those behind it can be cropped without a trace.
     """
 
     def __init__(self, stores: Sequence[LayerStore], num_heads: Sequence[int], window: int = 0) -> None:
@@ -80,6 +82,7 @@ class Session:
         self.budgets: Budgets | None = None
         self.num_taken = 0
         self.log = QueryLog(window)
+        self.last_round = 0
         self._round: Round | None = None
 
     @property
@@ -144,6 +147,7 @@ class Session:
         if self.phase is Phase.READING:
             self.phase = Phase.HOLDING if succeeded else Phase.BROKEN
             self.log.end(succeeded)
+            self.last_round = self.last_round or self.columns.length
         self._round = None
 
     def lengths(self) -> Tensor:
@@ -198,6 +202,7 @@ class Session:
             except BaseException:
                 self.phase = Phase.BROKEN if later.round.has_evicted else self.phase
                 raise
+        self.last_round = self.columns.length
         return self.budgets
 
     def evict_by_log(
@@ -240,21 +245,75 @@ class Session:
         self.columns.truncate(num_columns)
         self.log.truncate(num_columns)
 
+    def check_crop(self, num_columns: int) -> None:
+        """Check that `crop` can forget the last columns.
+
+        Raises:
+            InputError: a round evicted by these columns, or evicted some of them.
+            CacheStateError: nothing is held, or a forward did not finish.
+        """
+        self.require_prompt()
+        since = max(self.columns.length - self.last_round, 0)
+        if 0 <= num_columns <= since:  # nothing is read from a device
+            return
+        most = self.columns.length if self._holds_everything() else since
+        if not 0 <= num_columns <= most:
+            raise InputError(
+                "tokens_to_remove",
+                expected=f"0 to {most} tokens, those that came after the last eviction",
+                got=str(num_columns),
+                fix="What an eviction has judged by cannot be taken back; fill a new cache with the shorter text.",
+            )
+
+    def _holds_everything(self) -> bool:
+        """Whether no head of any layer has evicted a token; read from the device."""
+        tokens = self.columns.real[:, : self.tail_start].sum(dim=1).tolist()
+        layers = (zip(tokens, store.past_counts(), strict=True) for store in self.stores)
+        return all(count == seen for rows in layers for seen, heads in rows for count in heads)
+
+    @storing()
+    def crop(self, num_columns: int) -> None:
+        """Forget the last columns where that leaves no trace, as if they had never come.
+
+        Raises:
+            LavaError: as `check_crop` raises it; the session is then unchanged.
+        """
+        self.check_crop(num_columns)
+        if num_columns <= self.stores[0].tail_length:
+            self.truncate(num_columns)
+        else:
+            with self.changing():
+                for store in self.stores:
+                    store.truncate_past(num_columns)
+                self.columns.truncate(num_columns)
+                self.log.truncate(num_columns)
+        self.last_round = min(self.last_round, self.columns.length)
+
     @storing()
     def select(self, sequences: Sequence[int]) -> None:
-        """Hold these sequences alone, in this order, and free what the others hold.
+        """Hold these sequences alone, in this order, any number of times each; frees what the others hold.
 
         Raises:
             CacheStateError: nothing is held, or a forward did not finish.
         """
         self.require_prompt()
         assert self.budgets is not None
-        for store in self.stores:
-            store.select(sequences)
-        self.columns.select(sequences)
-        self.log.select(sequences)
+        with self.changing():
+            for store in self.stores:
+                store.select(sequences)
+            self.columns.select(sequences)
+            self.log.select(sequences)
         rows = torch.tensor(sequences, device="cpu")
         self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What is held does not fit together where the block fails half-way."""
+        try:
+            yield
+        except BaseException:
+            self.phase = Phase.BROKEN
+            raise
 
     def snapshot(self) -> SessionSnapshot:
         """What the session holds.
@@ -288,7 +347,7 @@ class Session:
         self.columns.restore(snapshot.real, snapshot.tokens)
         self.columns.brought_back = snapshot.brought_back
         self.log.restore(snapshot.queries, snapshot.norms)
-        self.budgets, self.phase = snapshot.budgets, Phase.HOLDING
+        self.budgets, self.phase, self.last_round = snapshot.budgets, Phase.HOLDING, snapshot.real.shape[1]
 
     def require_sound(self) -> None:
         """Raise CacheStateError where a forward failed half-way or is under way."""

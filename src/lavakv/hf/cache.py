@@ -23,7 +23,6 @@ from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
-from lavakv.hf.refusals import CacheRefusals
 from lavakv.hf.rotation import check_rotation
 from lavakv.hf.rounds import Evict, EvictingCache, check_evict, check_judges_later
 from lavakv.hf.state import CacheState
@@ -38,7 +37,7 @@ from lavakv.store.ragged import RaggedStore
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
 
 
-class LavaCache(CacheRefusals, EvictingCache):
+class LavaCache(EvictingCache):
     """A cache for `model.generate(..., past_key_values=cache)` or plain forwards of an enabled model.
 
     transformers 5.24 calls the argument `cache`; older ones know `past_key_values` only. The first forward is the
@@ -236,7 +235,7 @@ class LavaCache(CacheRefusals, EvictingCache):
         self._state.needs_norms = self._needs("residual_norms")
         self._watch: TailWatch | None = None
         self._announced = self._itemsize = self._num_new = self._held_at = 0
-        self._budgets_in_force, self._held, self._prompt_columns = [], [], None
+        self._budgets_in_force, self._held, self._prompt_columns, self._has_recorded = [], [], None, False
         self.layers = stock_layers(self._config)
         for index, store in zip(self.layer_indices, stores, strict=True):
             place = (index, store, self._state, self._geometry.other_full_layers)

@@ -130,18 +130,7 @@ class DrivenCache(Cache):
     @property
     def can_select(self) -> bool:
         """Whether `select` can serve: layers that are not compressed may offer no way to it."""
-        return all(hasattr(layer, "batch_select_indices") for layer in self.layers)
-
-    def select(self, sequences: Sequence[int]) -> None:
-        """Hold some sequences of the batch alone, in the order given; only if `can_select`.
-
-        Raises:
-            CacheStateError: the cache holds no prompt, or its last forward failed.
-        """
-        self._state.session.select(sequences)
-        for index, layer in enumerate(self.layers):
-            if index not in self.layer_indices:
-                layer.batch_select_indices(torch.tensor(sequences, device="cpu"))
+        return all(hasattr(layer, "reorder_cache") for layer in self.layers)
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -10,12 +12,9 @@ from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf import interface
 from lavakv.hf.adapters import check_generate_adapter
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.speculation import check_speculation, guard_speculation, speculation, unguard_speculation
 
-_NO_SPECULATION = "no speculative decoding"
 _REFUSED = {
-    "num_beams": (1, "one beam"),
-    "prompt_lookup_num_tokens": (None, _NO_SPECULATION),
-    "assistant_early_exit": (None, _NO_SPECULATION),
     "use_cache": (True, "a forward that uses the cache"),
 }
 
@@ -39,11 +38,11 @@ class GuardedGenerate:
             _check_options(self.__self__, args, kwargs)
             check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)
-            asked = _option("max_new_tokens", self.__self__, args, kwargs)
-            cache.note_announced(asked if isinstance(asked, int) else 0)
+            cache.note_announced(_num_announced(self.__self__, args, kwargs))
             _announce_chunks(self.__self__, cache, args, kwargs)
         try:
-            return self.__wrapped__(*args, **kwargs)
+            with _prepared(self.__self__, cache, args, kwargs):
+                return self.__wrapped__(*args, **kwargs)
         except KeyboardInterrupt:  # no hook runs after one
             interface.forget(id(cache))
             raise
@@ -58,11 +57,33 @@ class GuardedGenerate:
         return type(model).generate.__get__(model) if self.replaced is None else self.replaced
 
 
+@contextmanager
+def _prepared(model: Any, cache: LavaCache | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """Give a filled cache as many sequences as a call makes of its rows, and end what speculation has recorded."""
+    copies, sent = _num_copies(model, args, kwargs), _sent(args, kwargs)
+    if cache is None or not isinstance(sent, Tensor):
+        yield
+        return
+    seen, recording = cache.get_seq_length(), cache.is_recording
+    expanded = copies > 1 and cache.batch_size == sent.shape[0]
+    if expanded:
+        cache.expand(copies)
+    try:
+        yield
+    except BaseException:
+        if expanded and cache.get_seq_length() == seen and cache.batch_size == copies * sent.shape[0]:
+            cache.select(range(0, cache.batch_size, copies))  # nothing was read
+        raise
+    if cache.is_recording and not recording:
+        cache.stop_recording()
+
+
 def guard_generate(model: Any) -> None:
     """Put the guard on this model object."""
     own = model.__dict__.get("generate")
     if hasattr(type(model), "generate") and not isinstance(own, GuardedGenerate):
         model.generate = GuardedGenerate(model, own)
+        guard_speculation(model)
 
 
 def unguard_generate(model: Any) -> None:
@@ -72,6 +93,7 @@ def unguard_generate(model: Any) -> None:
         del model.generate
         if own.replaced is not None:
             model.generate = own.replaced
+        unguard_speculation(model)
 
 
 def _option(name: str, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,18 +108,35 @@ def _check_options(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         got = _option(option, model, args, kwargs)
         if got not in (None, allowed):
             raise UnsupportedError(option, expected=expected, got=repr(got), fix="Leave it out with a LavaCache.")
-    if kwargs.get("assistant_model") is not None:
-        raise UnsupportedError(
-            "assistant_model", expected=_NO_SPECULATION, got="an assistant", fix="Leave it out with a LavaCache."
-        )
+
+
+def _sent(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call of `generate` brings: ids `[B, m]` or embeddings `[B, m, hidden]`."""
+    embeddings = kwargs.get("inputs_embeds")
+    ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+    return ids if embeddings is None else embeddings
+
+
+def _num_announced(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """New tokens that a call of `generate` may add; 0 where it does not say."""
+    added, length = (_option(name, model, args, kwargs) for name in ("max_new_tokens", "max_length"))
+    if isinstance(added, int):
+        return added
+    sent = _sent(args, kwargs)
+    return max(length - sent.shape[1], 0) if isinstance(length, int) and isinstance(sent, Tensor) else 0
+
+
+def _num_copies(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Sequences that a call of `generate` makes of each row."""
+    asked = (_option(name, model, args, kwargs) for name in ("num_beams", "num_return_sequences"))
+    return max([1, *(value for value in asked if isinstance(value, int))])
 
 
 def _announce_chunks(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A prompt that `generate` sends in chunks is held whole until its last one; the cache may evict after each."""
     if _option("prefill_chunk_size", model, args, kwargs) is None:
         return
-    sent = kwargs.get("inputs_embeds")
-    sent = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None)) if sent is None else sent
+    sent = _sent(args, kwargs)
     if cache.evicts_turns:
         cache.check_chunks()
     elif isinstance(sent, Tensor) and not cache.get_seq_length():
@@ -106,17 +145,24 @@ def _announce_chunks(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs
 
 def _check_continuation(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A further turn is the whole text again, or new ids under a mask of all columns (as `generate` takes them)."""
-    held, embeddings = cache.get_seq_length(), kwargs.get("inputs_embeds")
-    ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-    sent = ids if embeddings is None else embeddings
+    held, embeddings, sent = cache.get_seq_length(), kwargs.get("inputs_embeds"), _sent(args, kwargs)
+    name = speculation(lambda option: _option(option, model, args, kwargs), kwargs)
+    if name is not None:
+        check_speculation(model, cache, name, kwargs)
     if not held or not isinstance(sent, Tensor):
         return
     mask, count = kwargs.get("attention_mask"), sent.shape[1]
     mask_length = count if mask is None else mask.shape[-1]
     if mask_length == count > held:
-        copies = _option("num_return_sequences", model, args, kwargs) or 1
-        rows, seen = sent.repeat_interleave(copies, 0), mask if mask is None else mask.repeat_interleave(copies, 0)
-        cache.check_continues(rows, seen if seen is None or seen.ndim == 2 else None, model.get_input_embeddings())
+        copies = _num_copies(model, args, kwargs)
+        if cache.batch_size != sent.shape[0] and copies > 1:
+            sent, mask = sent.repeat_interleave(copies, 0), mask if mask is None else mask.repeat_interleave(copies, 0)
+        cache.check_continues(sent, mask if mask is None or mask.ndim == 2 else None, model.get_input_embeddings())
+    elif name is not None and embeddings is None:
+        raise UnsupportedError(
+            name, expected="the whole text, what the cache holds included", got=f"the {count} new tokens alone",
+            fix="Pass the text from its start.",
+        )  # fmt: skip
     elif embeddings is not None or mask_length != held + count:
         raise InputError(
             "input_ids" if embeddings is None else "inputs_embeds",

@@ -10,10 +10,11 @@ from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
 from lavakv.attention import AttentionRequest, AttentionSettings
 from lavakv.errors import HiddenTensorError, UnsupportedError
+from lavakv.hf.croppable import crop_recurrent_part
 from lavakv.hf.masks import SeenColumns
+from lavakv.hf.operations import LayerOperations
 from lavakv.hf.projection import ProjectionSource
 from lavakv.hf.prompt import LayerPrompt, PromptStep
-from lavakv.hf.refusals import LayerRefusals
 from lavakv.hf.rotation import LayerRotation
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import AppendStep
@@ -67,12 +68,13 @@ class _Hidden:
             self.__get__(layer)
 
 
-class LavaLayer(LayerRefusals, CacheLayerMixin):
+class LavaLayer(LayerOperations, CacheLayerMixin):
     """A full-attention layer of a `LavaCache`; its keys and values live in its store."""
 
     is_sliding = False
     is_compileable = False
-    is_croppable = False
+    is_croppable = True
+    record_past = False
 
     keys = _Hidden()
     values = _Hidden()
@@ -156,20 +158,27 @@ class LavaLinearLayer(LinearAttentionLayer, LavaLayer):
 
     is_sliding = False
     is_compileable = False
-    is_croppable = False
 
     offload = LavaLayer.offload
     prefetch = LavaLayer.prefetch
+    reset = LavaLayer.reset
     reorder_cache = LavaLayer.reorder_cache
     crop = LavaLayer.crop
-    batch_repeat_interleave = LavaLayer.batch_repeat_interleave
-    batch_select_indices = LavaLayer.batch_select_indices
 
     def __init__(self, stock: Any, *args: Any) -> None:
         LavaLayer.__init__(self, *args)
         for name, value in vars(stock).items():  # the recurrent part as transformers made it
             if name not in ("keys", "values"):
                 setattr(self, name, value)
+
+    def move_states(self, indices: Tensor) -> None:
+        """Move the recurrent states."""
+        LinearAttentionLayer.reorder_cache(self, indices)
+
+    def crop_rest(self, num_columns: int) -> None:
+        """Take back what convolutions recorded, and count."""
+        LavaLayer.crop_rest(self, num_columns)
+        crop_recurrent_part(self, num_columns)
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """Prepare recurrent states; the store takes keys and values as they come."""

@@ -15,6 +15,7 @@ from lavakv.errors import CacheStateError, InputError, PolicyError
 from lavakv.eviction.records import Budgets
 from lavakv.hf.checks import check_prompt
 from lavakv.hf.driven import DrivenCache
+from lavakv.hf.operations import CacheOperations
 from lavakv.policy.rules import Policy
 
 Evict = Literal["prompt", "turns"]
@@ -62,7 +63,7 @@ def check_judges_chunks(policy: Policy) -> None:
         )  # fmt: skip
 
 
-class EvictingCache(DrivenCache):
+class EvictingCache(CacheOperations, DrivenCache):
     """The part of a `LavaCache` that evicts after its prompt.
 
     Attributes:
@@ -76,6 +77,7 @@ class EvictingCache(DrivenCache):
     _held: list[int]
     _held_at: int
     _prompt_columns: int | None
+    _has_recorded: bool
 
     @property
     def evicts_turns(self) -> bool:
@@ -200,9 +202,32 @@ class EvictingCache(DrivenCache):
             if self._state.session.columns.length == self._prompt_columns:
                 self._finish_chunks()
             return
-        at_bound = self.max_tokens_per_head is not None and max(self._most_held()) >= self.max_tokens_per_head
-        if not was_prompt and (at_bound or (self.evicts_turns and num_columns > 1)):
+        brings_drafts, self._has_recorded = self.is_recording and self._has_recorded, self.is_recording
+        if was_prompt or brings_drafts:  # drafts must not judge, and could not be taken back
+            return
+        if self._is_at_bound or (self.evicts_turns and num_columns > 1):
             self.compress()
+
+    @override
+    def _after_crop(self) -> None:
+        """What drafts left behind may have reached the bound."""
+        if self.is_recording and self._is_at_bound:
+            self.compress()
+
+    @override
+    def stop_recording(self) -> None:
+        super().stop_recording()
+        self._has_recorded = False
+
+    @override
+    def _note_rows(self, sequences: Sequence[int]) -> None:
+        """Budgets and lengths of the sequences that are held now."""
+        self._budgets_in_force = [self._budgets_in_force[row] for row in sequences]
+        self._held = [self._held[row] for row in sequences]
+
+    @property
+    def _is_at_bound(self) -> bool:
+        return self.max_tokens_per_head is not None and max(self._most_held()) >= self.max_tokens_per_head
 
     def _budgets_for(self, tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """`tokens_per_head`, below the bound and checked against what is protected."""

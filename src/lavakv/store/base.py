@@ -78,6 +78,15 @@ class StoreSnapshot(NamedTuple):
         counts = self.past_counts[torch.tensor(sequences, device="cpu")]
         return StoreSnapshot(past[0], past[1], past[2], counts, tail[0], tail[1], self.num_columns)
 
+    def before(self, num_columns: int) -> StoreSnapshot:
+        """What is held of the first columns; `num_columns` of them, none of the tail."""
+        kept = self.past_columns < num_columns
+        segments = torch.split(kept, self.past_counts.flatten().tolist())
+        counts = torch.tensor([int(segment.sum()) for segment in segments], dtype=torch.int64, device="cpu")
+        past = [part[kept] for part in (self.past_keys, self.past_values, self.past_columns)]
+        tail = [part[:, :, :0] for part in (self.tail_keys, self.tail_values)]
+        return StoreSnapshot(past[0], past[1], past[2], counts.view_as(self.past_counts), tail[0], tail[1], num_columns)
+
 
 class LayerStore(ABC):
     """Keys and values of one layer, all sequences of a batch. Words and axes: `layout.md`.
@@ -161,6 +170,10 @@ class LayerStore(ABC):
             InputError: a negative number, or more columns than the tail has.
         """
 
+    def truncate_past(self, num_columns: int) -> None:
+        """Drop the tail and the last columns of a past that has evicted none of them. After `keep`."""
+        self.restore(self.snapshot().before(self.num_columns - num_columns))
+
     @abstractmethod
     def past_counts(self) -> list[list[int]]:
         """Entries held before the tail, `[B][H]`."""
@@ -182,7 +195,7 @@ class LayerStore(ABC):
         """Hold what a snapshot of this or another kind of store holds, and nothing else."""
 
     def select(self, sequences: Sequence[int]) -> None:
-        """Hold these sequences alone, in this order, and free what the others hold. After `keep`."""
+        """Hold these sequences alone, in this order, any number of times each; frees the others. After `keep`."""
         self.restore(self.snapshot().of_sequences(sequences))
 
     @property

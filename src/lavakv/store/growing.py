@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -65,6 +65,21 @@ class GrowingKeyValues:
         if self.length + num_columns > self._keys.shape[2]:
             self._grow(self.length + num_columns)
 
+    def select(self, sequences: Sequence[int]) -> None:
+        """Hold these sequences alone, in this order, with as many spare columns as before.
+
+        As many sequences as before stay in the buffers they are in, and those that keep their place are not copied.
+        """
+        if len(sequences) != self._keys.shape[0]:
+            self._keys, self._values = self._selected(self._keys, sequences), self._selected(self._values, sequences)
+            return
+        moved = [place for place, sequence in enumerate(sequences) if place != sequence]
+        if moved:
+            places = torch.tensor(moved, device=self._keys.device)
+            sources = torch.tensor([sequences[place] for place in moved], device=self._keys.device)
+            for used in (self.keys, self.values):
+                used.index_copy_(0, places, used.index_select(0, sources))
+
     def write_at(self, column: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write new columns from a column on that only the device knows, int64 `[1]`; `length` does not change.
 
@@ -78,6 +93,13 @@ class GrowingKeyValues:
         """Count columns that `write_at` has written."""
         assert self.length + num_columns <= self._keys.shape[2]
         self.length += num_columns
+
+    def _selected(self, buffer: Tensor, sequences: Sequence[int]) -> Tensor:
+        with storing():
+            selected = buffer.new_empty(len(sequences), *buffer.shape[1:])
+            sources = torch.tensor(sequences, device=buffer.device)
+            selected[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, sources)
+        return selected
 
     def _grow(self, capacity: int) -> None:
         self._keys, self._values = self._grown(self._keys, capacity), self._grown(self._values, capacity)

@@ -105,6 +105,15 @@ class MaskedStore(LayerStore):
         self.dense.length -= num_columns
 
     @override
+    def select(self, sequences: Sequence[int]) -> None:
+        assert self.dense is not None
+        assert self._ranks is not None
+        assert self._counts is not None
+        rows = torch.tensor(sequences, device=self.device)
+        self.dense.select(sequences)
+        self._ranks, self._counts = self._ranks.index_select(0, rows), self._counts.index_select(0, rows)
+
+    @override
     def past_counts(self) -> list[list[int]]:
         counts: list[list[int]] = self.held().sum(dim=2).tolist()
         return counts

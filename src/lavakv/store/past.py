@@ -96,6 +96,15 @@ class RaggedPast:
         keys, values, columns = (torch.cat([t[rows] for rows in kept]) for t in (self.keys, self.values, self.columns))
         return RaggedPast(keys, values, columns, counts)
 
+    def selected(self, sequences: Sequence[int], heads: int) -> RaggedPast:
+        """A copy that holds these sequences of `heads` segments each, in this order."""
+        lengths = self.lengths()
+        spans = [slice(self.offsets[row * heads], self.offsets[(row + 1) * heads]) for row in sequences]
+        keys, values, columns = (torch.cat([t[span] for span in spans]) for t in (self.keys, self.values, self.columns))
+        return RaggedPast(
+            keys, values, columns, [n for row in sequences for n in lengths[row * heads : (row + 1) * heads]]
+        )
+
     def num_chunks(self, size: int) -> int:
         """Into how many chunks of at most `size` entries the segments fall; counted once."""
         if size not in self._num_chunks:

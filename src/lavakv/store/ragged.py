@@ -27,6 +27,7 @@ class RaggedStore(LayerStore):
         self._shape = (0, 0)
         self._num_columns = 0
         self._kind: tuple[Hashable, ...] = ()
+        self._equal_pasts: tuple[RaggedPast, list[int]] | None = None
         self.past: RaggedPast | None = None
         self.tail: GrowingKeyValues | None = None
 
@@ -108,6 +109,24 @@ class RaggedStore(LayerStore):
         check_truncation(num_columns, self.tail.length)
         self.tail.length -= num_columns
         self._num_columns -= num_columns
+
+    @override
+    def select(self, sequences: Sequence[int]) -> None:
+        assert self.past is not None
+        assert self.tail is not None
+        labels = self._past_labels()
+        selected = [labels[sequence] for sequence in sequences]
+        if selected != labels:  # else every sequence comes to stand where an equal past is: beams of one prompt
+            self.past = self.past.selected(sequences, self.num_heads)
+        self._equal_pasts = (self.past, selected)
+        self.tail.select(sequences)
+        self._shape = (len(sequences), self.num_heads)
+
+    def _past_labels(self) -> list[int]:
+        """One number a sequence of the past that is held now; equal numbers hold bitwise the same entries."""
+        if self._equal_pasts is not None and self._equal_pasts[0] is self.past:
+            return self._equal_pasts[1]
+        return list(range(self._shape[0]))
 
     @override
     def past_counts(self) -> list[list[int]]:
