@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -108,9 +109,9 @@ class CacheOperations:
             for layer in self.layers:
                 layer.crop_rest(count) if isinstance(layer, LayerOperations) else crop_stock_layer(layer, count)
 
+    @abstractmethod
     def reset(self) -> None:
-        """Forget everything."""
-        raise NotImplementedError
+        """Forget everything; the cache is as new."""
 
     @property
     def is_initialized(self) -> bool:
@@ -145,7 +146,10 @@ class CacheOperations:
 
 
 class LayerOperations:
-    """The same for one compressed layer, ahead of transformers' own methods; a cache's operations move all layers."""
+    """The same for one compressed layer, ahead of transformers' own methods.
+
+    Called for one layer alone, they leave the others, and what the cache knows of its columns, as they are.
+    """
 
     store: LayerStore
     num_columns: int
