@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -116,9 +117,9 @@ class CacheOperations:
     def _after_crop(self) -> None:
         """Do what is due after tokens were taken back."""
 
+    @abstractmethod
     def reset(self) -> None:
-        """Forget everything."""
-        raise NotImplementedError
+        """Forget everything; the cache is as new."""
 
     @property
     def is_initialized(self) -> bool:
@@ -153,7 +154,10 @@ class CacheOperations:
 
 
 class LayerOperations:
-    """The same for one compressed layer, ahead of transformers' own methods; a cache's operations move all layers."""
+    """The same for one compressed layer, ahead of transformers' own methods.
+
+    Called for one layer alone, they leave the others, and what the cache knows of its columns, as they are.
+    """
 
     store: LayerStore
     num_columns: int
