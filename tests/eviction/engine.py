@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,7 +33,7 @@ class Engine:
         window: window size.
         padding: columns of left padding of each sequence.
         seed: of what is made up for a layer and column; the same whatever the store.
-        store: kind of store.
+        store: makes a store.
         order: for each layer the heads in another order than they are made in, or None.
     """
 
@@ -43,7 +43,7 @@ class Engine:
     window: int
     padding: list[int]
     seed: int = 0
-    store: type[LayerStore] = RaggedStore
+    store: Callable[[], LayerStore] = RaggedStore
     order: list[list[int]] | None = None
     session: Session = field(init=False)
     num_columns: int = 0
