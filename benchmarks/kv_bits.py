@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from kl import MIN_NATS, MODES, prompts, truncated
 
+from lavakv.budgets.spec import KvBits
 from lavakv.evaluation.sweep import Sweep
 from lavakv.evaluation.variant import Variant
 from lavakv.hf.geometry import geometry_of
 from lavakv.hf.memory import column_bytes
 from lavakv.models.load import load
-from lavakv.store.quantiser import KvBits
 
 WINDOW = 32
 BITS: tuple[KvBits | None, ...] = (None, 8, 4)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavakv import InputError, UnsupportedError
+from lavakv import UnsupportedError
 from lavakv.store import quantiser as module
-from lavakv.store.quantiser import Quantiser, check_bits, check_quantisable, check_sizes
+from lavakv.store.quantiser import Quantiser, check_quantisable, check_sizes
 from tests.errors import assert_all_parts
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
@@ -125,18 +125,6 @@ def test_a_quantised_vector_is_no_view_and_the_source_is_left_alone() -> None:
     found = Quantiser(8, 8).quantised_once(vectors)
     found.zero_()
     assert vectors.equal(before)
-
-
-@pytest.mark.parametrize("bits", [None, 8, 4])
-def test_known_bits_pass(bits: int | None) -> None:
-    assert check_bits(bits) == bits
-
-
-@pytest.mark.parametrize("bits", [2, 16, 0, -4, True, "4", 4.0, [8], torch.tensor(8)])
-def test_other_bits_are_named(bits: object) -> None:
-    with pytest.raises(InputError, match="kv_bits: expected 8, 4 or None") as caught:
-        check_bits(bits)
-    assert_all_parts(caught.value, got=repr(bits))
 
 
 def test_sizes_and_dtypes_that_do_not_fit_are_named() -> None:

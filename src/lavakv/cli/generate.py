@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
@@ -36,6 +36,9 @@ def generate(
     max_bytes: Annotated[
         str | None, typer.Option(metavar="BYTES", help="Maximum size of keys and values, e.g. 512MiB.")
     ] = None,
+    kv_bits: Annotated[
+        int | None, typer.Option(metavar="BITS", help="Bits of each number behind the window: 8 or 4.")
+    ] = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
     full_cache: Annotated[bool, typer.Option("--full-cache", help="Keep everything: no compression.")] = False,
     window: options.Window = DEFAULT_WINDOW,
@@ -51,8 +54,9 @@ def generate(
     """Generate text from a prompt with a compressed KV cache."""
     kept = fraction("--keep", keep)
     spec = BudgetSpec(budget, kept, max_bytes, window)
-    if full_cache and (budget, keep, max_bytes) != (None, None, None):
+    if full_cache and (budget, keep, max_bytes, kv_bits) != (None, None, None, None):
         raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Give only one of them.")
+    bits = check_kv_bits(kv_bits, "--kv-bits")
     check_seed(seed)
     check_temperature(temperature)
     require_policy_name(policy, "--policy")
@@ -64,7 +68,8 @@ def generate(
         from lavakv.evaluation.variant import Variant
         from lavakv.policy.registry import get_policy
 
-    variant = Variant(None) if full_cache else Variant(get_policy(policy).name, budget, kept, spec.max_bytes, window)
+    sizes = (budget, kept, spec.max_bytes, window)
+    variant = Variant(None) if full_cache else Variant(get_policy(policy).name, *sizes, kv_bits=bits)
     loaded = load_quietly(model, dtype, device, attention)
     ids = encode(loaded.tokenizer, text, chat=chat)
     done = _answered(loaded, ids, variant, Sampling(max_new_tokens, temperature, seed), stream=not as_json)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec, KvBits
 from lavakv.errors import InputError
 from lavakv.policy.names import require_policy_name
 
 if TYPE_CHECKING:  # a command line is checked before PyTorch is loaded
     from lavakv.hf.fan_out import FanOutCache
     from lavakv.policy.rules import Policy
-    from lavakv.store.quantiser import KvBits
 
 
 @dataclass(frozen=True, slots=True)

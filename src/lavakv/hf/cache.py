@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, KvBits, check_kv_bits
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker
@@ -32,7 +32,7 @@ from lavakv.store.base import LayerStore
 from lavakv.store.growing import storing
 from lavakv.store.masked import MaskedStore
 from lavakv.store.quantised import QuantisedStore
-from lavakv.store.quantiser import KvBits, check_bits, check_sizes
+from lavakv.store.quantiser import check_sizes
 from lavakv.store.ragged import RaggedStore
 
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
@@ -79,7 +79,7 @@ class LavaCache(CacheRefusals, DrivenCache):
         self._policy = get_policy(policy)
         if not isinstance(store, str) or store not in _STORES:
             raise InputError("store", expected=" or ".join(_STORES), got=repr(store), fix="Use ragged, the default.")
-        self._store_class, self._kv_bits = _STORES[store], check_bits(kv_bits)
+        self._store_class, self._kv_bits = _STORES[store], check_kv_bits(kv_bits)
         self._reserved = 0 if max_new_tokens is None else check_reserved(max_new_tokens)
         self._config, self._geometry = config, geometry_of(config)
         if self._kv_bits is not None:

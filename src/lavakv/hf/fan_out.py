@@ -7,13 +7,12 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-from lavakv.budgets.spec import BudgetSpec
+from lavakv.budgets.spec import BudgetSpec, KvBits
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.geometry import check_policy
 from lavakv.hf.rotation import check_rotation
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Need, Policy
-from lavakv.store.quantiser import KvBits
 
 
 class FanOutCache(LavaCache):

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lavakv.errors import InputError, UnsupportedError
+from lavakv.errors import UnsupportedError
 
-KvBits = Literal[8, 4]
 GROUP_SIZES = (32, 16, 8)
 MAX_BLOCK_ELEMENTS = 2**20  # 4 MiB of float32
 _SCALE = torch.bfloat16  # as wide a range as float32; codes are chosen by the rounded scale
@@ -90,19 +89,6 @@ class Quantiser(NamedTuple):
         entries = max(MAX_BLOCK_ELEMENTS // self.dim, 1)
         for start in range(0, len(sources), entries):
             yield sources[start : start + entries], targets[start : start + entries]
-
-
-def check_bits(kv_bits: object) -> int | None:
-    """Return the bits of a survivor's numbers, None for the model's own dtype.
-
-    Raises:
-        InputError: something else than 8, 4 or None.
-    """
-    if kv_bits is None or (isinstance(kv_bits, int) and kv_bits in get_args(KvBits)):
-        return kv_bits
-    raise InputError(
-        "kv_bits", expected="8, 4 or None", got=repr(kv_bits), fix="Leave it out to keep the model's own precision."
-    )
 
 
 def check_sizes(dims: Iterable[int]) -> None:
