@@ -19,6 +19,7 @@ from lavakv.store.quantised import QuantisedStore
 from lavakv.store.quantiser import Quantiser
 from lavakv.store.ragged import RaggedStore
 from tests.errors import assert_all_parts
+from tests.hf.test_no_sync import no_waiting
 from tests.store.rounds import Rounds, rounds
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
@@ -195,3 +196,18 @@ def test_what_cannot_be_quantised_is_named(kind: type[QuantisedStore]) -> None:
     store = QuantisedStore(4)
     with pytest.raises(UnsupportedError, match="heads of 12"):
         store.restore(_short(RaggedStore(), dim=12).snapshot())
+
+
+@BITS
+def test_nothing_is_read_on_the_host(bits: int) -> None:
+    """Neither when entries are quantised, in a later round too, nor when they are read."""
+    keys, values, ranked = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 16), [torch.arange(5).expand(2, -1)]
+    store = QuantisedStore(bits)
+    with no_waiting():
+        store.hold(keys, values)
+        store.keep(ranked, [[2, 5]], 3)
+        store.append(keys, values)
+        store.candidates(0, torch.arange(9, 14), 3)
+        store.keep(ranked, [[1, 2]], 3)
+        store.trim([[1, 1]])
+        assert store.dequantised().past is not None
