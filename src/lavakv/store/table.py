@@ -72,12 +72,8 @@ def gather_again(
     old_rows = order[found] if len(held) else None
     buffers, capacity = tail.buffers, tail.buffers[0].shape[2]
     if not capacity:
-        kept = (
-            (past.keys, past.values)
-            if old_rows is None
-            else (past.keys.index_select(0, old_rows), past.values.index_select(0, old_rows))
-        )
-        return RaggedPast(*kept, columns.to(torch.int32), counts)
+        rows = slice(None) if old_rows is None else old_rows
+        return RaggedPast(past.keys[rows], past.values[rows], columns.to(torch.int32), counts)
     new_rows = segment * capacity + (columns - tail_start).clamp(min=0)
     new = stored(*(buffer.flatten(0, 2).index_select(0, new_rows) for buffer in buffers))
     if old_rows is not None:
