@@ -122,12 +122,13 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, dtype: torch.dtype, head_dims: tuple[int, ...] = (80, 5, 8)) -> Case:
+def cases(draw: st.DrawFn, dtype: torch.dtype, head_dims: tuple[int, ...] = (80, 5, 8), value_dim: int = 3) -> Case:
     """Empty heads, all heads empty, odd head sizes, groups of one to seven, one query and many under masks."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     batch, heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 7]))
     head_dim, window, evictable = draw(st.sampled_from(head_dims)), draw(st.integers(1, 4)), draw(st.integers(0, 12))
-    value_dim, num_queries = draw(st.sampled_from([head_dim, head_dim, 3])), draw(st.sampled_from([1, 1, 2, 5]))
+    value_dim = draw(st.sampled_from([head_dim, head_dim, value_dim]))
+    num_queries = draw(st.sampled_from([1, 1, 2, 5]))
     columns = evictable + window + 1 + num_queries
     most = draw(st.sampled_from([0, evictable, evictable]))
     counts = [[draw(st.integers(0, most)) for _ in range(heads)] for _ in range(batch)]

@@ -15,6 +15,7 @@ from lavakv.attention import AttentionRequest
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.static import append_and_attend
 from lavakv.attention.triton import launch
+from lavakv.store.quantised import QuantisedStore
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
 from tests.attention.kernel_cases import case, in_float64, typical
@@ -84,6 +85,15 @@ def test_what_the_kernels_cannot_take_is_refused_by_name() -> None:
     new = example.keys[:, :, :1]
     with pytest.raises(UnsupportedError, match="float64 is neither"):
         append_and_attend(_filled(example, 1), new, new, example.request, torch.tensor([6]))
+
+
+def test_a_past_in_fewer_bits_is_refused_by_name() -> None:
+    example = case(torch.float32, 16)
+    store, new = example.fill(QuantisedStore(4)), example.keys[:, :, :1]
+    assert isinstance(store, QuantisedStore)
+    with pytest.raises(UnsupportedError, match="got a past in 4 bits"):
+        append_and_attend(store, new, new, example.request, torch.tensor([6]))
+    assert store.num_columns == example.keys.shape[2]
 
 
 def test_several_queries_need_a_mask() -> None:

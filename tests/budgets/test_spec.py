@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavakv import BudgetError
-from lavakv.budgets.spec import BudgetSpec
+from lavakv import BudgetError, InputError
+from lavakv.budgets.spec import BudgetSpec, check_kv_bits
 from tests.errors import assert_all_parts
 
 BAD_COUNTS = [0, -1, 2.0, 2.5, True, "32", [32]]
@@ -82,3 +82,15 @@ def test_bytes_buy_the_largest_budget_that_fits(lengths: list[int], window: int,
         return
     (budget,) = set(spec.tokens_per_head(lengths, fixed, token))
     assert entries(budget) == entries(max(fitting))
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_known_bits_pass(bits: int | None) -> None:
+    assert check_kv_bits(bits) == bits
+
+
+@pytest.mark.parametrize("bits", [2, 16, 0, -4, True, "4", 4.0, [8]])
+def test_other_bits_are_named(bits: object) -> None:
+    with pytest.raises(InputError, match="kv_bits: expected 8, 4 or None") as caught:
+        check_kv_bits(bits)
+    assert_all_parts(caught.value, got=repr(bits))

@@ -27,6 +27,8 @@ CASES = {
     "too long": (["word1 " * 300], "expected fewer than 256 tokens, the model's positions, got 302"),
     "unknown option": (["hi", "--wat"], "--wat"),
     "bytes that are no text": (["\udcff\udcfe"], "prompt: expected UTF-8 text"),
+    "bits that there are not": (["hi", "--kv-bits", "3"], "--kv-bits: expected 8, 4 or None"),
+    "bits for the full cache": (["hi", "--full-cache", "--kv-bits", "4"], "--full-cache: expected no budget"),
     "a budget for the full cache": (["hi", "--full-cache", "--budget", "9"], "--full-cache: expected no budget"),
     "a seed beyond 64 bits": (["hi", "--seed", "9" * 25], "--seed"),
 }

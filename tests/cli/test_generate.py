@@ -46,6 +46,19 @@ def test_json_is_one_document_with_the_measurements(model_dir, long_prompt, caps
     assert record["kv_bytes"] > 0
 
 
+def test_fewer_bits_give_the_librarys_text_in_fewer_bytes(model_dir, long_prompt, capsys) -> None:
+    sizes = []
+    for bits in ([], ["--kv-bits", "8"], ["--kv-bits", "4"]):
+        assert run(["generate", long_prompt, "-m", model_dir, "-n", "8", "--no-chat", "--json", *bits]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["text"] == _expected(model_dir, long_prompt, kv_bits=int(bits[1]) if bits else None)
+        assert record["kept_fraction"] == 1.0
+        sizes.append(record["kv_bytes"])
+    survivors = (150 - 32) * 2 * 3  # keys and values of 8 numbers; a scale of 2 bytes each
+    assert sizes[0] - sizes[1] == survivors * 2 * (8 * 4 - (8 + 2))
+    assert sizes[0] - sizes[2] == survivors * 2 * (8 * 4 - (4 + 2))
+
+
 def test_full_cache_keeps_everything(model_dir, long_prompt, capsys) -> None:
     assert run(["generate", long_prompt, "-m", model_dir, "-n", "4", "--full-cache", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept_fraction"] == 1.0

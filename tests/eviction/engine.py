@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,7 +33,7 @@ class Engine:
         window: window size.
         padding: columns of left padding of each sequence.
         seed: of what is made up for a layer and column; the same whatever the store.
-        store: kind of store.
+        store: makes a store.
         order: for each layer the heads in another order than they are made in, or None.
         protect: original positions that every head keeps.
     """
@@ -44,7 +44,7 @@ class Engine:
     window: int
     padding: list[int]
     seed: int = 0
-    store: type[LayerStore] = RaggedStore
+    store: Callable[[], LayerStore] = RaggedStore
     order: list[list[int]] | None = None
     protect: range = range(0)
     session: Session = field(init=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -28,8 +30,11 @@ from lavakv.policy.rules import Policy
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
+from lavakv.store.quantised import QuantisedStore
+from lavakv.store.quantiser import Quantiser
 from lavakv.store.ragged import RaggedStore
 from tests.errors import assert_all_parts
+from tests.eviction import engine as engine_module
 from tests.eviction.engine import Engine
 
 PROMPT_ONLY = [name for name in lavakv.policies() if get_policy(name).prompt_only]
@@ -236,6 +241,28 @@ def test_a_restored_session_goes_on_as_the_one_it_was(
         one.read(4)
         one.evict(engine.budget)
     assert twin.kept() == engine.kept()
+
+
+@settings(max_examples=30, deadline=None)
+@given(engines(), st.sampled_from([8, 4]))
+def test_rounds_in_fewer_bits_are_those_of_the_masked_store(case: tuple[Engine, list[int]], bits: int) -> None:
+    """Scores see what attention sees, so survivors are the same, and each was quantised once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "DIM", 8)
+        patch.setattr(engine_module, "VALUE_DIM", 16)
+        made, turns = case
+        ragged, masked = (
+            _run(replace(made, store=partial(kind, bits)), turns) for kind in (QuantisedStore, MaskedStore)
+        )
+        assert ragged.kept() == masked.kept()
+        for layer, stores in enumerate(zip(ragged.session.stores, masked.session.stores, strict=True)):
+            whole = ragged.made_up(layer)[1]
+            tail = stores[0].tail_length
+            for row, head in itertools.product(range(len(made.padding)), range(made.num_heads[layer])):
+                held = [store.read(row, head) for store in stores]
+                assert all(one.equal(other) for one, other in zip(*held, strict=True))
+                past = whole[row, head, held[0].columns[: len(held[0].columns) - tail]]
+                assert held[0].keys[: len(past)].equal(Quantiser(bits, 8).quantised_once(past))
 
 
 def test_a_snapshot_keeps_what_a_mask_brought_back() -> None:

@@ -277,6 +277,21 @@ def test_rounds_go_on_where_they_were(kind: str, store: str, tmp_path: Path) -> 
     assert int(loaded.lengths().sum()) < 40 * loaded.lengths().numel()
 
 
+@pytest.mark.parametrize("kv_bits", [8, 4])
+@pytest.mark.parametrize("store", ["ragged", "masked"])
+def test_fewer_bits_are_saved_as_they_are_held(kv_bits: int, store: str, tmp_path: Path) -> None:
+    model = lavakv.enable(zoo.tiny("llama"))
+    cache, path = lava_cache(model, store=store, kv_bits=kv_bits, evict="turns"), tmp_path / "context.safetensors"
+    turns = split(zoo.prompt(100), [50, 1, 20, 1, 28])
+    feed(model, cache, turns[:2])
+    cache.save(path)
+    loaded, twin = lavakv.LavaCache.load(path, model), copy.deepcopy(cache)
+    assert repr(loaded) == repr(cache)
+    for turn in turns[2:]:
+        assert feed(model, loaded, [turn]).equal(feed(model, twin, [turn]))
+        assert kept(loaded) == kept(twin)
+
+
 def test_a_prompt_in_chunks_is_not_saved_before_its_end(tmp_path: Path) -> None:
     model = lavakv.enable(zoo.tiny("llama"))
     cache = lava_cache(model)
@@ -296,7 +311,16 @@ def test_all_that_a_cache_remembers_is_saved_or_known_to_be_needless() -> None:
     cache = lava_cache(model)
     feed(model, cache, [PROMPT])
     saved = {"_spec", "_policy", "_store_class", "_reserved", "_announced", "_watch", "_state", "layers"}
-    saved |= {"_evict", "max_tokens_per_head", "_protect", "_budgets_in_force", "_held", "_held_at", "_itemsize"}
+    saved |= {
+        "_kv_bits",
+        "_evict",
+        "max_tokens_per_head",
+        "_protect",
+        "_budgets_in_force",
+        "_held",
+        "_held_at",
+        "_itemsize",
+    }
     from_the_model = {"_config", "_geometry", "layer_class_to_replicate", "offloading"}
     assert vars(cache).keys() == saved | from_the_model | {"_num_new", "_prompt_columns", "_has_recorded"}
     of_a_forward = {"step", "noted_ids", "held"}

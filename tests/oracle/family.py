@@ -67,6 +67,7 @@ POLICIES = {
     "knorm": Rules(scores.knorm, "equal", "equal"),
     "keydiff": Rules(scores.keydiff, "equal", "equal"),
     "lagkv": Rules(family_neighbours.lagkv, "equal", "equal"),
+    "r-kv": Rules(family_neighbours.rkv, "equal", "equal"),
     "curdkv": Rules(family_neighbours.curdkv, "equal", "equal"),
     "expected-attention": Rules(family_rotation.expected_attention, "pooled", "equal"),
     "compactor": Rules(family_rotation.compactor, "equal", "equal"),

@@ -1,4 +1,4 @@
-"""Scores of the family that compare an entry with those around it: LagKV, CurDKV, ChunkKV."""
+"""Scores of the family that compare an entry with others: LagKV, CurDKV, ChunkKV, R-KV."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from tests.oracle.family_scores import max_pool
 from tests.oracle.family_view import Ranking, View
 
 LARGE = 1e6  # beyond any rank and position
@@ -55,6 +56,35 @@ def _leverage(vectors: torch.Tensor) -> torch.Tensor:
 def _of_block(block: torch.Tensor) -> torch.Tensor:
     lengths = block.square().sum(dim=1)
     return lengths / lengths.sum()
+
+
+def rkv(view: View, keep: int) -> Ranking:
+    """A tenth of the attention within the candidates, less nine tenths of the likeness to all other entries."""
+    ranked = []
+    for head, keys in enumerate(view.keys):
+        paid = torch.stack([_candidate_logits(view, query) for query in view.queries_of(head)]).amax(dim=0)
+        attended = max_pool(paid.softmax(dim=1).sum(dim=0) / view.window)
+        ranked.append((0.1 * attended - 0.9 * _redundancy(keys)[: view.num_evictable]).tolist())
+    return Ranking(ranked)
+
+
+def _candidate_logits(view: View, query: int) -> torch.Tensor:
+    """Logits of the window's rows and the evictable positions, `[window, evictable]`."""
+    own = view.capture.queries[view.sequence, query, -view.window :].to(view.dtype)
+    products = own @ view.keys[query // len(view.queries_of(0)), : view.num_evictable].T * view.capture.scaling
+    cap = view.capture.softcap
+    return cap * torch.tanh(products / cap) if cap else products
+
+
+def _redundancy(keys: torch.Tensor) -> torch.Tensor:
+    directions = keys / keys.square().sum(dim=1, keepdim=True).sqrt()
+    cosines = directions @ directions.T
+    for place, row in enumerate(cosines):
+        row[place] = 0.0
+        alike = (row > 0.5).nonzero().flatten().tolist()
+        if alike:
+            row[alike[-1]] = 0.0
+    return (cosines.sum(dim=0) / len(keys)).softmax(dim=0)
 
 
 def in_chunks(score: Callable[[View, int], Ranking], size: int = 20) -> Callable[[View, int], Ranking]:

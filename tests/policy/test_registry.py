@@ -46,6 +46,7 @@ SOURCES = {
     "knorm": "2406.11430",
     "keydiff": "2504.15364",
     "lagkv": "2504.04704",
+    "r-kv": "2505.24133",
     "curdkv": "2509.15038",
     "expected-attention": "2510.00636",
     "compactor": "2507.08143",

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import lavakv
+from lavakv.hf.contract import cache_argument
+from tests.hf.helpers import typical
 from tests.oracle import reference
 from tests.real.conftest import Document
 
@@ -60,3 +62,21 @@ def test_survivors_of_simpler_rules(model, document: Document, policy: str, rule
         model(document.ids, past_key_values=cache, logits_to_keep=1)
     assert differences(held_positions(cache), reference.survivors(document.prompt.captures, 128, **rules)) == []
     assert int(cache.lengths().sum()) == 128 * cache.lengths().numel()
+
+
+@pytest.mark.parametrize("document", ["docstrings"], indirect=True)
+def test_survivors_in_fewer_bits_are_those_of_the_masked_store(model, document: Document) -> None:
+    """The same positions, and logits no further apart than those of both stores without bits, twice over."""
+    ids, following = document.ids[:, :700], document.ids[:, 700:716]
+    differences_by_bits = {}
+    for bits in (None, 8, 4):
+        caches = [lavakv.LavaCache(model.config, budget=128, store=s, kv_bits=bits) for s in ("ragged", "masked")]
+        logits = []
+        for cache in caches:
+            with lavakv.enabled(model), torch.no_grad():
+                model(ids, **cache_argument(model, cache), logits_to_keep=1)
+                logits.append(model(following, **cache_argument(model, cache)).logits)
+        assert differences(*map(held_positions, caches)) == []
+        assert logits[0].argmax(-1).equal(logits[1].argmax(-1))
+        differences_by_bits[bits] = typical(*logits)
+    assert max(differences_by_bits[8], differences_by_bits[4]) <= 2 * differences_by_bits[None]

@@ -179,7 +179,15 @@ def whole_prompt(window: ScoringWindow) -> ScoringWindow:
 
 def plain_attention(window: ScoringWindow) -> list[Tensor]:
     """PyTorch's own float32 softmax and log-softmax, written out anew, `[H, G, w, N]` each."""
-    keys, tokens = torch.cat(list(window.keys), dim=1), window.num_tokens
+    logits, tokens = plain_logits(window), window.num_tokens
+    if window.sinks is not None:
+        logits = torch.cat([logits, window.sinks[..., None, None].expand(*logits.shape[:3], 1)], dim=-1)
+    return [shares[..., :tokens] for shares in (logits.softmax(-1), logits.log_softmax(-1).exp())]
+
+
+def plain_logits(window: ScoringWindow) -> Tensor:
+    """Float32 logits, -inf where nothing is seen, `[H, G, w, N]`."""
+    keys = torch.cat(list(window.keys), dim=1)
     logits = torch.einsum("hgwd,hkd->hgwk", window.queries, keys) * window.scaling
     if window.softcap is not None:
         logits = torch.tanh(logits / window.softcap) * window.softcap
@@ -188,9 +196,12 @@ def plain_attention(window: ScoringWindow) -> list[Tensor]:
     if window.caps is not None:
         empty = torch.arange(window.num_evictable) >= window.caps[:, None]
         logits[..., : window.num_evictable].masked_fill_(empty[:, None, None], -torch.inf)
-    if window.sinks is not None:
-        logits = torch.cat([logits, window.sinks[..., None, None].expand(*logits.shape[:3], 1)], dim=-1)
-    return [shares[..., :tokens] for shares in (logits.softmax(-1), logits.log_softmax(-1).exp())]
+    return logits
+
+
+def candidate_logits(window: ScoringWindow) -> Tensor:
+    """Those of the candidates, `[H, G, w, n]`."""
+    return plain_logits(window)[..., : window.num_evictable]
 
 
 def plain_attention_error(window: ScoringWindow, exact: Tensor) -> float:

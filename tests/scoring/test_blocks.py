@@ -75,6 +75,7 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
         "knorm",
         "keydiff",
         "lagkv",
+        "r-kv",
         "curdkv",
         "chunkkv",
     ],

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from lavakv.scoring.random import random_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
 from lavakv.scoring.residual_max import residual_max_score
+from lavakv.scoring.rkv import importance_among_candidates, rkv_score
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.tiers import TieredScores
@@ -66,6 +67,7 @@ TWINS: dict[Callable[[ScoringWindow], Tensor], twins.Twin] = {
     residual_max_score: twins.residual_max,
     keydiff_score: twins.keydiff,
     curdkv_score: twins.curdkv,
+    importance_among_candidates: twins.importance_among_candidates,
 }
 SCORES = {  # several policies share one; some score whole prompts only
     policy.score: name for name, policy in reversed(FAMILY.items()) if not policy.prompt_only
@@ -94,6 +96,17 @@ def test_every_head_is_scored_as_if_it_were_alone(score: Callable[[ScoringWindow
                 assert_near(scores[head, None, : exact.shape[1]], exact, bound)
 
     check()
+
+
+@given(pieces)
+def test_rkv_scores_every_head_as_if_it_were_alone(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
+    known, found = attention(pair[0]), [rkv_score(window) for window in pair]
+    for head in range(len(pair[0].queries)):
+        one = alone(pair[0], head)
+        assume(twins.similarity_is_clear(one))
+        exact, bound = twins.rkv(one, known)
+        for scores in found:
+            assert_near(scores[head, None, : exact.shape[1]], exact, bound)
 
 
 @given(pieces)

@@ -21,6 +21,7 @@ from lavakv.scoring.naive.family import (
 )
 from lavakv.scoring.naive.neighbours import curdkv_score_naive, lag_relative_spread_naive, relative_naive
 from lavakv.scoring.naive.residual import residual_max_score_naive
+from lavakv.scoring.naive.rkv import cosines_naive, importance_naive, redundancy_naive, rkv_score_naive
 from lavakv.scoring.naive.tiers import (
     criticalkv_score_naive,
     defensive_attention_naive,
@@ -32,7 +33,7 @@ from lavakv.scoring.naive.tiers import (
 from lavakv.scoring.naive.window import value_norms_naive
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import EPSILON, Attention, expected, largest, projected_error, variance_error
-from tests.scoring.cases import naive
+from tests.scoring.cases import candidate_logits, naive
 
 Twin = Callable[[ScoringWindow, Attention], tuple[Tensor, float]]
 
@@ -140,6 +141,38 @@ def curdkv(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
     dims = window.keys[0].shape[-1] + window.values[0].shape[-1]
     product = 2 * (dims + 19) + 1  # squares and their sum, in an entry and in its block; the block's sum; the quotient
     return exact, (2 * product + window.num_tokens + 1) * EPSILON * largest(exact)
+
+
+def importance_among_candidates(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """Twice the error that PyTorch's own softmax of the same logits shows, and sums and roundings that it does not."""
+    exact = expected([importance_naive(naive(window), head) for head in range(len(window.queries))], window)
+    logits = candidate_logits(window).amax(dim=1)
+    evidence = max(
+        largest(shares.nan_to_num(0.0).double().mean(dim=1) - exact)
+        for shares in (logits.softmax(-1), logits.log_softmax(-1).exp())
+    )
+    assert evidence < 1e-4, "the evidence itself is wrong"
+    return exact, 2 * evidence + (8 + known.terms) * EPSILON * largest(exact)
+
+
+def similarity_is_clear(window: ScoringWindow) -> bool:
+    """Whether no cosine is so near to the threshold that rounding decides."""
+    cosines = [cosines_naive(keys) for keys in naive(window).keys]
+    return all(abs(cosine - 0.5) > 1e-5 for rows in cosines for row in rows for cosine in row)
+
+
+def redundancy(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    """A mean of cosines moves by the roundings of products and sums, a softmax by twice that, relative to itself."""
+    exact = expected([redundancy_naive(keys)[: window.num_evictable] for keys in naive(window).keys], window)
+    size, tokens = window.keys[0].shape[2], window.num_tokens
+    moved = (3 * size + 2 * tokens + 12) * EPSILON
+    return exact, (2 * moved + (tokens + 4) * EPSILON) * largest(exact)
+
+
+def rkv(window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:
+    exact = expected(rkv_score_naive(naive(window)), window)
+    errors = [part(window, known)[1] for part in (importance_among_candidates, redundancy)]
+    return exact, 0.1 * errors[0] + 0.9 * errors[1] + 4 * EPSILON
 
 
 def _weighted_by_norm(scores: list[list[float]], window: ScoringWindow, known: Attention) -> tuple[Tensor, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,14 +89,25 @@ class Rounds:
 
 
 @st.composite
-def rounds(draw: st.DrawFn) -> Rounds:
-    """One to four rounds, windows of any size the tail has, forwards of one token and of many between them."""
+def rounds(
+    draw: st.DrawFn,
+    kinds: Sequence[Callable[[], LayerStore]] = (RaggedStore, MaskedStore),
+    head_dims: Sequence[int] = (1, 4, 5),
+    value_dim: int = 3,
+) -> Rounds:
+    """One to four rounds, windows of any size the tail has, forwards of one token and of many between them.
+
+    Args:
+        kinds: make the stores.
+        head_dims: sizes of a key to draw from.
+        value_dim: size of a value where it is not that of a key.
+    """
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     batch, heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    columns, head_dim = draw(st.integers(1, 9)), draw(st.sampled_from([1, 4, 5]))
-    value_dim = draw(st.sampled_from([head_dim, 3]))
+    columns, head_dim = draw(st.integers(1, 9)), draw(st.sampled_from(head_dims))
+    value_dim = draw(st.sampled_from([head_dim, value_dim]))
     keys, values = (random_tensor(generator, batch, heads, columns, dim) for dim in (head_dim, value_dim))
-    life = Rounds(draw, generator, keys, values, stores=(RaggedStore(), MaskedStore()))
+    life = Rounds(draw, generator, keys, values, stores=tuple(kind() for kind in kinds))
     for store in life.stores:
         store.hold(keys, values)
     for number in range(draw(st.integers(1, 4))):

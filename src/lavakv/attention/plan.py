@@ -14,6 +14,7 @@ from lavakv.attention.triton.sizes import max_rows, refusal
 from lavakv.kernels import Fallback
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
+from lavakv.store.quantised import QuantisedStore
 from lavakv.store.ragged import RaggedStore
 
 Path = Callable[..., Tensor]  # from a store of the kind it was chosen for and a request
@@ -49,6 +50,8 @@ def choose(store: LayerStore, request: AttentionRequest) -> Path:
     """
     if isinstance(store, MaskedStore):
         return attend_masked
+    if isinstance(store, QuantisedStore):
+        return DequantisingPath()
     if not isinstance(store, RaggedStore):
         return attend_read
     if not kernels_expected(store, request):
@@ -75,6 +78,20 @@ def kernel_refusal(store: RaggedStore, request: AttentionRequest) -> str | None:
     assert store.tail is not None
     keys, values = store.tail.buffers
     return refusal(request.queries, keys, values) or fallback.failures.get(_signature(store, request))
+
+
+class DequantisingPath:
+    """Dequantises a layer's past for one call, and takes the path of a store that holds it like that."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def __call__(self, store: QuantisedStore, request: AttentionRequest) -> Tensor:
+        """Attend; see `AttentionPlan.attend`."""
+        dequantised = store.dequantised()
+        if self._path is None:
+            self._path = choose(dequantised, request)
+        return self._path(dequantised, request)
 
 
 class KernelPath:

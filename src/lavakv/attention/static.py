@@ -7,6 +7,7 @@ from torch import Tensor
 from lavakv.attention.request import AttentionRequest
 from lavakv.attention.triton.sizes import refusal
 from lavakv.errors import InputError, UnsupportedError
+from lavakv.store.quantised import QuantisedStore
 from lavakv.store.ragged import RaggedStore
 
 
@@ -41,6 +42,8 @@ def append_and_attend(
     assert store.past is not None
     assert store.tail is not None
     reason = refusal(request.queries, keys, values)
+    if isinstance(store, QuantisedStore):
+        reason = f"a past in {store.kv_bits} bits, which is dequantised anew at every step"
     if reason is not None:
         raise UnsupportedError(
             "static decoding", expected="a layer for the Triton kernels", got=reason, fix="Decode without a CUDA graph."

@@ -1,4 +1,4 @@
-"""The requested budget: in tokens, as a fraction or in bytes, checked once and frozen."""
+"""The requested budget: in tokens, as a fraction or in bytes, checked once and frozen; and bits per number."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral
+from typing import Literal, cast, get_args
 
-from lavakv.errors import BudgetError
+from lavakv.errors import BudgetError, InputError
 
+KvBits = Literal[8, 4]
 DEFAULT_BUDGET = 256
 DEFAULT_WINDOW = 32
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -98,6 +100,23 @@ class BudgetSpec:
                 return share
             max_entries -= tokens
         return ordered[-1]
+
+
+def check_kv_bits(value: object, argument: str = "kv_bits") -> KvBits | None:
+    """Return the bits of each number behind the window, None for the model's own dtype.
+
+    Args:
+        value: what was given.
+        argument: what the error calls it.
+
+    Raises:
+        InputError: something else than 8, 4 or None.
+    """
+    if value is None or (isinstance(value, int) and value in get_args(KvBits)):
+        return cast("KvBits | None", value)
+    raise InputError(
+        argument, expected="8, 4 or None", got=repr(value), fix="Leave it out to keep the model's own precision."
+    )
 
 
 def parse_bytes(value: int | str) -> int:

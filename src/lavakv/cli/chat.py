@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lavakv.budgets.limits import check_bound
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
@@ -42,9 +42,8 @@ def chat(
         str | None,
         typer.Option(metavar="FRACTION", help=f"Kept fraction of all that was said, e.g. 25%. {options.KEEP_FLOOR}"),
     ] = None,
-    max_bytes: Annotated[
-        str | None, typer.Option(metavar="BYTES", help="Maximum size of keys and values, e.g. 512MiB.")
-    ] = None,
+    max_bytes: options.MaxBytes = None,
+    kv_bits: options.KvBits = None,
     max_tokens_per_head: Annotated[
         int | None,
         typer.Option(metavar="N", help="Evict inside an answer as soon as a head holds this many entries on average."),
@@ -69,6 +68,7 @@ def chat(
     if budget is None and kept is None and max_bytes is None:
         budget = _NO_BUDGET
     spec = BudgetSpec(budget, kept, max_bytes, window)
+    bits = check_kv_bits(kv_bits, "--kv-bits")
     check_bound(max_tokens_per_head, spec.budget)
     check_seed(seed)
     check_temperature(temperature)
@@ -87,7 +87,7 @@ def chat(
     def new_cache(num_system_tokens: int) -> LavaCache:
         return LavaCache(
             loaded.model.config, spec.budget, policy, window, keep=kept, max_bytes=spec.max_bytes, evict="turns",
-            max_tokens_per_head=max_tokens_per_head, protect=num_system_tokens,
+            max_tokens_per_head=max_tokens_per_head, protect=num_system_tokens, kv_bits=bits,
         )  # fmt: skip
 
     conversation = Conversation(

@@ -16,13 +16,13 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "lavakv generate -f report.txt --max-bytes 32MiB --policy snapkv --json",
         "lavakv generate 'Who wrote it?' --context report.safetensors",
     ),
-    "compress": (
-        "lavakv compress report.txt -o report.safetensors --keep 25%",
-        "lavakv compress report.txt -o report.safetensors --max-bytes 32MiB --json",
-    ),
     "chat": (
         "lavakv chat --budget 512",
         "lavakv chat -f rules.txt --keep 25% --policy residual-max",
+    ),
+    "compress": (
+        "lavakv compress report.txt -o report.safetensors --keep 25%",
+        "lavakv compress report.txt -o report.safetensors --max-bytes 32MiB --json",
     ),
     "compare": (
         "lavakv compare -f report.txt --policies lava,snapkv --keep 25%,10%",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
@@ -57,6 +57,7 @@ def generate(
     budget: options.Budget = None,
     keep: options.Keep = None,
     max_bytes: options.MaxBytes = None,
+    kv_bits: options.KvBits = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
     full_cache: Annotated[bool, typer.Option("--full-cache", help="Keep everything: no compression.")] = False,
     window: options.Window = DEFAULT_WINDOW,
@@ -72,8 +73,9 @@ def generate(
     """Generate text from a prompt with a compressed KV cache."""
     kept = fraction("--keep", keep)
     spec = BudgetSpec(budget, kept, max_bytes, window)
-    if full_cache and (budget, keep, max_bytes) != (None, None, None):
+    if full_cache and (budget, keep, max_bytes, kv_bits) != (None, None, None, None):
         raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Give only one of them.")
+    bits = check_kv_bits(kv_bits, "--kv-bits")
     check_seed(seed)
     check_temperature(temperature)
     require_policy_name(policy, "--policy")
@@ -92,7 +94,7 @@ def generate(
         from lavakv.policy.registry import get_policy
 
         named = None if full_cache else get_policy(policy).name
-        variant = Variant(None) if named is None else Variant(named, budget, kept, spec.max_bytes, window)
+        variant = Variant(None) if named is None else Variant(named, budget, kept, spec.max_bytes, window, kv_bits=bits)
         run = _of_prompt(load_quietly(model, dtype, device, attention), text, variant, sampling, chat=chat)
     done = _shown(run, stream=not as_json)
     if as_json:

@@ -23,6 +23,7 @@ ModelName = Annotated[
 ]
 Budget = Annotated[int | None, typer.Option(metavar="N", help="Mean entries kept per KV head (256 without a budget).")]
 MaxBytes = Annotated[str | None, typer.Option(metavar="BYTES", help="Maximum size of keys and values, e.g. 512MiB.")]
+KvBits = Annotated[int | None, typer.Option(metavar="BITS", help="Bits of each number behind the window: 8 or 4.")]
 Policies = Annotated[str, typer.Option(metavar="LIST", help="Eviction policy names separated by commas, or all.")]
 Budgets = Annotated[str | None, typer.Option(metavar="LIST", help="Mean entries per KV head, e.g. 128,256.")]
 Window = Annotated[

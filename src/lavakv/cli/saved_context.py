@@ -14,7 +14,8 @@ from lavakv.models.choices import DTYPES
 from lavakv.models.default import fetched_model_dir
 from lavakv.models.source import CONFIG, source_of
 
-_DECIDED = ("budget", "keep", "max_bytes", "policy", "full_cache", "window", "chat")  # when the context was compressed
+# When the context was compressed:
+_DECIDED = ("budget", "keep", "max_bytes", "kv_bits", "policy", "full_cache", "window", "chat")
 
 
 def checked_header(call: typer.Context, context: Path, model: str, dtype: str) -> SavedHeader:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec, KvBits
 from lavakv.errors import InputError
 from lavakv.policy.names import require_policy_name
 
@@ -27,6 +27,7 @@ class Variant:
         max_bytes: bytes, or text such as "512MiB".
         window: last prompt tokens, always kept.
         store: `ragged` or `masked`.
+        kv_bits: as in `LavaCache`.
     """
 
     policy: str | Policy | None = None
@@ -35,6 +36,7 @@ class Variant:
     max_bytes: int | str | None = None
     window: int = DEFAULT_WINDOW
     store: Literal["ragged", "masked"] = "ragged"
+    kv_bits: KvBits | None = None
 
     @property
     def label(self) -> str:
@@ -64,9 +66,8 @@ class Variant:
             return DynamicCache(config=config)
         from lavakv.hf import LavaCache
 
-        return LavaCache(
-            config, self.budget, self.policy, self.window, self.store, keep=self.keep, max_bytes=self.max_bytes
-        )
+        sizes: dict[str, Any] = {"keep": self.keep, "max_bytes": self.max_bytes, "kv_bits": self.kv_bits}
+        return LavaCache(config, self.budget, self.policy, self.window, self.store, **sizes)
 
     def spec(self) -> BudgetSpec:
         """The budget, checked.
@@ -106,10 +107,15 @@ def require_distinct(name: str, values: Sequence[Any]) -> None:
 
 def batches(variants: Sequence[Variant], max_rows: int) -> Iterator[list[Variant]]:
     """Neighbours that can share a batch, as many as fit; the full cache gets one of its own."""
-    for (is_full, _, _), group in groupby(variants, key=lambda each: (each.policy is None, each.window, each.store)):
+    for (is_full, *_), group in groupby(variants, key=_shared):
         waiting = list(group)
         step = 1 if is_full else max_rows
         yield from (waiting[start : start + step] for start in range(0, len(waiting), step))
+
+
+def _shared(variant: Variant) -> tuple[bool, int, str, int | None]:
+    """What variants of one batch have in common."""
+    return variant.policy is None, variant.window, variant.store, variant.kv_bits
 
 
 def fan_out(variants: Sequence[Variant], config: Any) -> FanOutCache:
@@ -122,4 +128,5 @@ def fan_out(variants: Sequence[Variant], config: Any) -> FanOutCache:
 
     policies = [variant.policy for variant in variants if variant.policy is not None]
     assert len(policies) == len(variants)
-    return FanOutCache(config, policies, [variant.spec() for variant in variants], variants[0].store)
+    first = variants[0]
+    return FanOutCache(config, policies, [variant.spec() for variant in variants], first.store, first.kv_bits)

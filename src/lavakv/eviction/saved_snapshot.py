@@ -11,6 +11,7 @@ from torch import Tensor
 from lavakv.eviction.records import Budgets
 from lavakv.eviction.session import SessionSnapshot
 from lavakv.store.base import StoreSnapshot
+from lavakv.store.quantiser import Quantiser
 
 
 def layer_prefix(index: int) -> str:
@@ -29,7 +30,8 @@ def session_tensors(snapshot: SessionSnapshot, layer_indices: Sequence[int]) -> 
     named |= {f"budgets.{name}": part for name, part in snapshot.budgets._asdict().items()}
     for index, store in zip(layer_indices, snapshot.stores, strict=True):
         for name, part in store._asdict().items():
-            named[layer_prefix(index) + name] = part if isinstance(part, Tensor) else torch.tensor(part)
+            if part is not None:
+                named[layer_prefix(index) + name] = part if isinstance(part, Tensor) else torch.tensor(part)
     for name, parts in (("queries", snapshot.queries), ("norms", snapshot.norms)):
         named |= {f"{layer_prefix(index)}{name}": part for index, part in parts.items()}
     return named
@@ -54,12 +56,13 @@ def session_snapshot(
     budgets = Budgets(*(tensors[f"budgets.{name}"] for name in Budgets._fields))
     stores = []
     for index, heads, device in zip(layer_indices, num_heads, devices, strict=True):
-        parts = {name: tensors[layer_prefix(index) + name] for name in StoreSnapshot._fields}
-        _check_store(parts, real.shape, heads)
+        parts = {name: tensors[layer_prefix(index) + name] for name in StoreSnapshot._fields if name != "kv_bits"}
+        bits = tensors.get(f"{layer_prefix(index)}kv_bits")
+        kv_bits = None if bits is None else int(bits)
+        _check_store(parts, real.shape, heads, kv_bits)
         count, counts = int(parts.pop("num_columns")), parts.pop("past_counts")
-        stores.append(
-            StoreSnapshot(**{k: v.to(device) for k, v in parts.items()}, past_counts=counts, num_columns=count)
-        )
+        own = {name: part.to(device) for name, part in parts.items()}
+        stores.append(StoreSnapshot(**own, past_counts=counts, num_columns=count, kv_bits=kv_bits))
     _require(len({store.tail_keys.shape[2] for store in stores}) == 1, "tails of unequal length")
     _require(real.dtype == torch.bool and tokens.dtype == torch.int64 and tokens.shape == real.shape, "odd columns")
     per_layer, shape = (len(stores), real.shape[0]), budgets.head_entries.shape
@@ -82,7 +85,7 @@ def _log_parts(
     return found
 
 
-def _check_store(parts: Mapping[str, Tensor], columns: torch.Size, heads: int) -> None:
+def _check_store(parts: Mapping[str, Tensor], columns: torch.Size, heads: int, kv_bits: int | None) -> None:
     """Check what a kernel would otherwise read outside of its buffers for."""
     counts, past, tail = parts["past_counts"], parts["past_columns"], parts["tail_keys"]
     _require(counts.dtype == torch.int64 and tuple(counts.shape) == (columns[0], heads), "counts of other heads")
@@ -94,7 +97,10 @@ def _check_store(parts: Mapping[str, Tensor], columns: torch.Size, heads: int) -
     for kind in ("keys", "values"):
         held, new = parts[f"past_{kind}"], parts[f"tail_{kind}"]
         _require(new.ndim == 4 and new.shape[:3] == (columns[0], heads, tail.shape[2]), f"a tail of other {kind}")
-        _require(tuple(held.shape) == (entries, new.shape[3]) and held.dtype == new.dtype, f"a past of other {kind}")
+        width, dtype = new.shape[3], new.dtype
+        if kv_bits is not None:
+            width, dtype = Quantiser(kv_bits, width).row_bytes, torch.uint8
+        _require(tuple(held.shape) == (entries, width) and held.dtype == dtype, f"a past of other {kind}")
 
 
 def _require(right: bool, wrong: str) -> None:

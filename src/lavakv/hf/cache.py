@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
 from lavakv.budgets.limits import check_bound, check_protect
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, KvBits, check_kv_bits
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker
@@ -32,6 +32,8 @@ from lavakv.policy.rules import Need, Policy
 from lavakv.store.base import LayerStore
 from lavakv.store.growing import storing
 from lavakv.store.masked import MaskedStore
+from lavakv.store.quantised import QuantisedStore
+from lavakv.store.quantiser import check_sizes
 from lavakv.store.ragged import RaggedStore
 
 _STORES: dict[str, type[LayerStore]] = {"ragged": RaggedStore, "masked": MaskedStore}
@@ -63,6 +65,7 @@ class LavaCache(EvictingCache):
             further above, the rarer the rounds. Capacity up to it is allocated at once.
         protect: positions that are never evicted, e.g. those of a system prompt: a number of tokens at the beginning of
             each sequence, or a slice of its positions. They count towards the budget.
+        kv_bits: bits of each number that leaves the window, 8 or 4; None keeps the model's dtype.
 
     Raises:
         LavaError: a subclass each for budget, policy, store, and models that cannot be compressed.
@@ -82,6 +85,7 @@ class LavaCache(EvictingCache):
         evict: Evict = "prompt",
         max_tokens_per_head: int | None = None,
         protect: int | slice = 0,
+        kv_bits: KvBits | None = None,
     ) -> None:
         self._spec = BudgetSpec(budget, keep, max_bytes, window)
         self._policy = get_policy(policy)
@@ -90,9 +94,11 @@ class LavaCache(EvictingCache):
         self._protect = check_protect(protect, self._spec)
         if not isinstance(store, str) or store not in _STORES:
             raise InputError("store", expected=" or ".join(_STORES), got=repr(store), fix="Use ragged, the default.")
-        self._store_class = _STORES[store]
+        self._store_class, self._kv_bits = _STORES[store], check_kv_bits(kv_bits)
         self._reserved = 0 if max_new_tokens is None else check_reserved(max_new_tokens)
         self._config, self._geometry = config, geometry_of(config)
+        if self._kv_bits is not None:
+            check_sizes(self._geometry.head_dims)
         check_rotation(self._policy, config, self._geometry.layer_indices)
         check_policy(self._policy, config, self._geometry)
         if self.evicts_turns or self.max_tokens_per_head is not None:
@@ -101,7 +107,8 @@ class LavaCache(EvictingCache):
         self.reset()
 
     def __repr__(self) -> str:
-        return f"LavaCache({self._spec}, policy={self._policy.name!r}, store={self._store_class.__name__})"
+        bits = "" if self._kv_bits is None else f", kv_bits={self._kv_bits}"
+        return f"LavaCache({self._spec}, policy={self._policy.name!r}, store={self._store_class.__name__}{bits})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LavaCache:
         twin = type(self).__new__(type(self))
@@ -230,7 +237,7 @@ class LavaCache(EvictingCache):
 
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
-        stores = [self._store_class() for _ in self.layer_indices]
+        stores = [self._new_store() for _ in self.layer_indices]
         self._state = CacheState(self._geometry, Session(stores, self._geometry.num_heads, self._window))
         self._state.needs_norms = self._needs("residual_norms")
         self._watch: TailWatch | None = None
@@ -240,6 +247,11 @@ class LavaCache(EvictingCache):
         for index, store in zip(self.layer_indices, stores, strict=True):
             place = (index, store, self._state, self._geometry.other_full_layers)
             self.layers[index] = self.new_layer(self.layers[index], *place)
+
+    def _new_store(self) -> LayerStore:
+        if self._store_class is MaskedStore:
+            return MaskedStore(self._kv_bits)
+        return RaggedStore() if self._kv_bits is None else QuantisedStore(self._kv_bits)
 
     def new_layer(self, stock: Any, *args: Any) -> LavaLayer:
         """Make one compressed layer in place of one of transformers; see `LavaLayer`."""
@@ -267,9 +279,9 @@ class LavaCache(EvictingCache):
     def _resolved(self, spec: BudgetSpec, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         fixed = token = 0
         if spec.max_bytes is not None:
-            sizes = zip(self._geometry.num_heads, self._geometry.head_dims, strict=True)
-            token = 2 * sum(heads * size for heads, size in sizes) * itemsize
+            whole, token = memory.column_bytes(self._geometry, itemsize, self._kv_bits)
             fixed = memory.other_layers_bytes(self.layers, self._config, len(num_tokens), columns, itemsize)
+            fixed += (whole - token) * sum(min(spec.window, tokens) for tokens in num_tokens)
         return spec.tokens_per_head(num_tokens, fixed, token)
 
     def _needs(self, need: Need) -> bool:

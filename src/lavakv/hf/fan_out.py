@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-from lavakv.budgets.spec import BudgetSpec
+from lavakv.budgets.spec import BudgetSpec, KvBits
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.geometry import check_policy
 from lavakv.hf.rotation import check_rotation
@@ -23,6 +23,7 @@ class FanOutCache(LavaCache):
         policies: one a row, names from `lavakv.policies()` or `Policy` objects.
         specs: one budget a row, all with the same window.
         store: as in `LavaCache`.
+        kv_bits: likewise.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class FanOutCache(LavaCache):
         policies: Sequence[str | Policy],
         specs: Sequence[BudgetSpec],
         store: Literal["ragged", "masked"] = "ragged",
+        kv_bits: KvBits | None = None,
     ) -> None:
         self._specs, self._policies = list(specs), [get_policy(policy) for policy in policies]
-        super().__init__(config, None, policies[0], specs[0].window, store)
+        super().__init__(config, None, policies[0], specs[0].window, store, kv_bits=kv_bits)
         for policy in self._policies:
             check_rotation(policy, config, self.layer_indices)
             check_policy(policy, config, self._geometry)

@@ -11,8 +11,9 @@ from transformers import PretrainedConfig, cache_utils
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
 from lavakv.errors import UnsupportedError
-from lavakv.hf.geometry import head_dim, layer_config
+from lavakv.hf.geometry import Geometry, head_dim, layer_config
 from lavakv.hf.layer import LavaLayer
+from lavakv.store.quantiser import Quantiser
 
 STATELESS = tuple(filter(None, [getattr(cache_utils, "DummyLayer", None)]))  # not in the oldest transformers
 _RECURRENT = ("conv_states", "recurrent_states")
@@ -34,6 +35,21 @@ def bytes_by_sequence(layers: Iterable[Any], batch: int) -> list[int]:
         parts = [size + even for size in own]
         totals = [total + part for total, part in zip(totals, parts, strict=True)]
     return totals
+
+
+def column_bytes(geometry: Geometry, itemsize: int, kv_bits: int | None) -> tuple[int, int]:
+    """Bytes of one column in all compressed layers and heads: as the model makes it, and behind the window.
+
+    Args:
+        geometry: of the model.
+        itemsize: bytes of one number in keys and values.
+        kv_bits: bits of a number behind the window, or None for the same.
+    """
+    sizes = list(zip(geometry.num_heads, geometry.head_dims, strict=True))
+    whole = 2 * sum(heads * size for heads, size in sizes) * itemsize
+    if kv_bits is None:
+        return whole, whole
+    return whole, 2 * sum(heads * Quantiser(kv_bits, size).row_bytes for heads, size in sizes)
 
 
 def detach_states(layers: Iterable[Any]) -> None:

@@ -54,7 +54,7 @@ def _header_of(cache: LavaCache, records: list[Any], notes: dict[str, Any]) -> S
     """What a file says about a cache, without its checksum."""
     policy, spec, model = cache._policy, cache._spec, cache._state._model
     state: dict[str, Any] = {"reserved": cache._reserved, "announced": cache._announced}
-    state |= {"evict": cache._evict, "max_tokens_per_head": cache.max_tokens_per_head}
+    state |= {"kv_bits": cache._kv_bits, "evict": cache._evict, "max_tokens_per_head": cache.max_tokens_per_head}
     state["protect"] = [cache._protect.start, cache._protect.stop]
     state["last_round"] = cache._state.session.last_round
     state["held"] = [cache._budgets_in_force, cache._held, cache._held_at]
@@ -98,7 +98,7 @@ def _loaded(
     given = dict(header.budget)
     window = given.pop("window")
     state = header.state
-    given |= {"evict": state["evict"], "max_tokens_per_head": state["max_tokens_per_head"]}
+    given |= {name: state[name] for name in ("kv_bits", "evict", "max_tokens_per_head")}
     given["protect"] = slice(*state["protect"])
     cache = LavaCache(config, policy=policy, window=window, store=header.store, **given)  # type: ignore[arg-type]
     devices = _devices(decoder, len(cache.layers))

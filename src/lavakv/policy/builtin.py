@@ -27,6 +27,7 @@ from lavakv.scoring.reach import reach_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
 from lavakv.scoring.residual_max import residual_max_score
+from lavakv.scoring.rkv import rkv_score
 from lavakv.scoring.snapkv import snapkv_score
 from lavakv.scoring.streaming_llm import streaming_llm_score
 from lavakv.scoring.tova import tova_score
@@ -173,6 +174,7 @@ FAMILY = with_facts(
         Policy("knorm", "Key norm: short keys stay (arXiv 2406.11430)", knorm_score, "equal", "equal"),
         Policy("keydiff", "KeyDiff: keys unlike the others stay (arXiv 2504.15364)", keydiff_score, "equal", "equal"),
         Policy("lagkv", "LagKV: spread relative to what follows (arXiv 2504.04704)", lagkv_score, "equal", "equal"),
+        Policy("r-kv", "R-KV: attended and unlike the others (arXiv 2505.24133)", rkv_score, "equal", "equal"),
         Policy("curdkv", "CurDKV: leverage of key times value (arXiv 2509.15038)", curdkv_score, "equal", "equal"),
         Policy(
             "expected-attention",

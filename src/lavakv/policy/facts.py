@@ -54,6 +54,7 @@ FACTS = {
     "knorm": Facts("entries", 0.014),
     "keydiff": Facts("entries", 0.017),
     "lagkv": Facts("entries", 0.034),
+    "r-kv": Facts("window"),
     "curdkv": Facts("entries", 0.013),
     "random": Facts("entries", 0.013),
     "expected-attention": Facts("all queries", 0.063),

@@ -12,7 +12,7 @@ BUILT_IN = (
     "lava", "lava-uniform-layers", "lava-uniform-heads", "snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv",
     "chunkkv", "cake", "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "caote", "dropkv", "laprox",
     "residual", "residual-far", "residual-max", "reach", "kvzip", "kvzip+", "h2o", "tova", "streaming-llm", "knorm",
-    "keydiff", "lagkv", "curdkv", "expected-attention", "compactor", "random",
+    "keydiff", "lagkv", "r-kv", "curdkv", "expected-attention", "compactor", "random",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class WindowRows(NamedTuple):
     def whole(self) -> Tensor:
         """Attention to all keys, which are one chunk, in one pass: float32 `[H, G, w, N]`."""
         (keys,) = self.keys
-        return torch.softmax(self._logits(keys, 0, self.sinks), dim=-1)[..., : keys.shape[1]]
+        return torch.softmax(self.logits(keys, 0, self.sinks), dim=-1)[..., : keys.shape[1]]
 
     def blocks(self, denominators: Tensor, block_tokens: int) -> Iterator[Tensor]:
         """Attention to at most `block_tokens` keys at a time, float32 `[H, G, w, tokens]`.
@@ -47,7 +47,7 @@ class WindowRows(NamedTuple):
         """
         (largest, total), start = denominators, 0
         for keys in token_blocks(self.keys, block_tokens):
-            yield self._logits(keys, start).sub_(largest).exp_().div_(total)
+            yield self.logits(keys, start).sub_(largest).exp_().div_(total)
             start += keys.shape[1]
 
     def denominators(self, block_tokens: int) -> Tensor:
@@ -61,14 +61,15 @@ class WindowRows(NamedTuple):
         start = 0
         for keys in token_blocks(self.keys, block_tokens):
             if keys.shape[1]:
-                logits = self._logits(keys, start)
+                logits = self.logits(keys, start)
                 higher = torch.maximum(largest, logits.amax(dim=-1, keepdim=True))
                 reference = higher.clamp(min=torch.finfo(higher.dtype).min)  # -inf - -inf would be NaN
                 total = total * (largest - reference).exp() + logits.sub_(reference).exp_().sum(dim=-1, keepdim=True)
                 largest, start = higher, start + keys.shape[1]
         return torch.stack([largest, total])
 
-    def _logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
+    def logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
+        """Logits of the keys that stand from place `start` on; see `masked_logits`."""
         first = sum(chunk.shape[1] for chunk in self.keys) - self.queries.shape[2]
         stop = start + keys.shape[1]
         visible = None if self.visible is None else self.visible[..., start:stop]

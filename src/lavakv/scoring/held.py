@@ -59,9 +59,9 @@ def vectors_in_order(window: ScoringWindow, chunks: Sequence[Tensor], num_first:
     count = window.num_evictable
     if in_prompt_order(window):
         first = min(num_first, count)
-        return _between(chunks, first + start, first + stop).float()
-    candidates = _between(chunks, start, min(stop + num_first, count))
-    both = torch.cat([candidates, _between(chunks, count, window.num_tokens)], dim=1)
+        return tokens_between(chunks, first + start, first + stop).float()
+    candidates = tokens_between(chunks, start, min(stop + num_first, count))
+    both = torch.cat([candidates, tokens_between(chunks, count, window.num_tokens)], dim=1)
     first_entry = at_first_positions(window, num_first).sum(dim=1, keepdim=True)
     entries = first_entry + torch.arange(start, stop, device=both.device)
     caps = num_held(window) - window.queries.shape[2]
@@ -70,7 +70,7 @@ def vectors_in_order(window: ScoringWindow, chunks: Sequence[Tensor], num_first:
     return both.gather(1, index).float()
 
 
-def _between(chunks: Sequence[Tensor], start: int, stop: int) -> Tensor:
+def tokens_between(chunks: Sequence[Tensor], start: int, stop: int) -> Tensor:
     """Tokens from `start` to `stop` of chunks `[H, tokens, dim]`, copied."""
     parts, first = [], 0
     for chunk in chunks:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lavakv.scoring import pooling
-from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS, WindowRows, empty_places, joined, token_blocks
+from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS, WindowRows, empty_places, first_tokens, joined, token_blocks
 from lavakv.scoring.fused import fused_mean_attention
 from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
@@ -222,6 +222,16 @@ class ScoringWindow:
             yield part
             if not left:
                 return
+
+    def logit_blocks(self) -> Iterator[Tensor]:
+        """Logits of the evictable positions in blocks, float32 `[H, G, w, tokens]`, -inf where a row does not see.
+
+        Computed at each call; -inf in empty places.
+        """
+        rows, start = self._rows(), 0
+        for keys in token_blocks(first_tokens(self.keys, self.num_evictable), self.block_tokens):
+            yield rows.logits(keys, start)
+            start += keys.shape[1]
 
     def reduce(self, over_rows: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a reduction over the window's rows to the attention of all evictable positions.

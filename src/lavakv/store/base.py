@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lavakv.errors import InputError
+from lavakv.store.quantiser import Quantiser
 
 Counts = Sequence[Sequence[int]]
 
@@ -48,13 +49,15 @@ class StoreSnapshot(NamedTuple):
     """What a layer holds, as plain tensors that later changes of the store leave alone.
 
     Attributes:
-        past_keys: `[entries, head_dim]`, segments of sequence and head back to back, each in rank order.
-        past_values: `[entries, value_dim]`.
+        past_keys: `[entries, head_dim]`, segments of sequence and head back to back, each in rank order; rows of bytes
+            (uint8) as `Quantiser` makes them where `kv_bits` is given.
+        past_values: `[entries, value_dim]`, likewise.
         past_columns: int32 `[entries]`.
         past_counts: int64 `[B, H]` on the CPU.
         tail_keys: `[B, H, tail, head_dim]`.
         tail_values: `[B, H, tail, value_dim]`.
         num_columns: columns seen, evicted ones and the tail included.
+        kv_bits: bits of a number of the past, or None for the dtype of the tail.
     """
 
     past_keys: Tensor
@@ -64,6 +67,27 @@ class StoreSnapshot(NamedTuple):
     tail_keys: Tensor
     tail_values: Tensor
     num_columns: int
+    kv_bits: int | None = None
+
+    def past(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the past in the dtype of the tail."""
+        if self.kv_bits is None:
+            return self.past_keys, self.past_values
+        pairs = ((self.past_keys, self.tail_keys), (self.past_values, self.tail_values))
+        keys, values = (Quantiser(self.kv_bits, tail.shape[3]).dequantise(rows, tail.dtype) for rows, tail in pairs)
+        return keys, values
+
+    def check_bits(self, kv_bits: int | None) -> None:
+        """Check that a store with these bits can hold it without quantising a number twice.
+
+        Raises:
+            InputError: it is in other bits.
+        """
+        if kv_bits is not None and self.kv_bits not in (None, kv_bits):
+            raise InputError(
+                "snapshot", expected=f"one in {kv_bits} bits or in full precision", got=f"one in {self.kv_bits} bits",
+                fix="Restore it with the kv_bits it was made with, or without any.",
+            )  # fmt: skip
 
     def of_sequences(self, sequences: Sequence[int]) -> StoreSnapshot:
         """What some of the sequences hold, in the order given."""
@@ -76,7 +100,7 @@ class StoreSnapshot(NamedTuple):
         rows = torch.tensor(sequences, device=self.tail_keys.device)
         tail = [part.index_select(0, rows) for part in (self.tail_keys, self.tail_values)]
         counts = self.past_counts[torch.tensor(sequences, device="cpu")]
-        return StoreSnapshot(past[0], past[1], past[2], counts, tail[0], tail[1], self.num_columns)
+        return StoreSnapshot(past[0], past[1], past[2], counts, tail[0], tail[1], self.num_columns, self.kv_bits)
 
     def before(self, num_columns: int) -> StoreSnapshot:
         """What is held of the first columns; `num_columns` of them, none of the tail."""

@@ -10,14 +10,20 @@ from typing_extensions import override
 
 from lavakv.store.base import CandidateTable, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
+from lavakv.store.quantiser import Quantiser, check_quantisable
 
 _NEVER = torch.iinfo(torch.int64).max
 
 
 class MaskedStore(LayerStore):
-    """Dense keys and values with a mask per head. See `layout.md`."""
+    """Dense keys and values with a mask per head. See `layout.md`.
 
-    def __init__(self) -> None:
+    Args:
+        kv_bits: as in `QuantisedStore`: what a round keeps out of the tail is quantised and read again, in place.
+    """
+
+    def __init__(self, kv_bits: int | None = None) -> None:
+        self.kv_bits = kv_bits
         self.dense: GrowingKeyValues | None = None
         self._ranks: Tensor | None = None
         self._counts: Tensor | None = None
@@ -53,6 +59,8 @@ class MaskedStore(LayerStore):
 
     @override
     def hold(self, keys: Tensor, values: Tensor) -> None:
+        if self.kv_bits is not None:
+            check_quantisable(keys, values)
         self.dense = GrowingKeyValues(keys.detach().clone(), values.detach().clone())
 
     @override
@@ -74,14 +82,27 @@ class MaskedStore(LayerStore):
     @override
     def keep(self, ranked_columns: Sequence[Tensor], counts: Counts, window: int) -> None:
         assert self.dense is not None
-        keys = self.dense.keys
+        keys, tail_start = self.dense.keys, self._tail_start
         self._tail_start = keys.shape[2] - window
         self._ranks = torch.full((*keys.shape[:2], self._tail_start), _NEVER, device=keys.device)
-        for ranks, columns, row in zip(self._ranks, ranked_columns, counts, strict=True):
+        for sequence, (ranks, columns, row) in enumerate(zip(self._ranks, ranked_columns, counts, strict=True)):
             for head, count in enumerate(row):
                 kept = columns[head, :count].to(keys.device)
                 ranks[head, kept] = torch.arange(count, device=keys.device)
+                if self.kv_bits is not None:
+                    self._quantise(sequence, head, kept[kept >= tail_start])
         self.trim(counts)
+
+    def _quantise(self, sequence: int, head: int, columns: Tensor) -> None:
+        """Leave of some columns what `kv_bits` can hold."""
+        assert self.dense is not None
+        for part in (self.dense.keys, self.dense.values):
+            own = part[sequence, head]
+            own[columns] = self._as_held(own[columns])
+
+    def _as_held(self, vectors: Tensor) -> Tensor:
+        """What `kv_bits` can hold of `[entries, dim]`."""
+        return vectors if self.kv_bits is None else Quantiser(self.kv_bits, vectors.shape[1]).quantised_once(vectors)
 
     @override
     def trim(self, counts: Counts) -> None:
@@ -148,13 +169,17 @@ class MaskedStore(LayerStore):
         tail = [part[:, :, self._tail_start :].clone() for part in (self.dense.keys, self.dense.values)]
         columns = torch.cat([own for _, _, own in places]).to(torch.int32)
         held = torch.tensor(counts, dtype=torch.int64, device="cpu")
-        return StoreSnapshot(past[0], past[1], columns, held, tail[0], tail[1], self.num_columns)
+        if self.kv_bits is not None:  # the same rows as when they were quantised
+            past = [Quantiser(self.kv_bits, part.shape[1]).quantise(part) for part in past]
+        return StoreSnapshot(past[0], past[1], columns, held, tail[0], tail[1], self.num_columns, self.kv_bits)
 
     @override
     def restore(self, snapshot: StoreSnapshot) -> None:
+        snapshot.check_bits(self.kv_bits)
         (batch, heads), device = snapshot.past_counts.shape, snapshot.tail_keys.device
         self._tail_start = snapshot.num_columns - snapshot.tail_keys.shape[2]
-        parts = ((snapshot.past_keys, snapshot.tail_keys), (snapshot.past_values, snapshot.tail_values))
+        held = snapshot.past() if snapshot.kv_bits is not None else tuple(map(self._as_held, snapshot.past()))
+        parts = tuple(zip(held, (snapshot.tail_keys, snapshot.tail_values), strict=True))
         dense = [tail.new_zeros(batch, heads, snapshot.num_columns, tail.shape[3]) for _, tail in parts]
         self._ranks = torch.full((batch, heads, self._tail_start), _NEVER, device=device)
         segments = torch.split(snapshot.past_columns.long(), snapshot.past_counts.flatten().tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lavakv.store.blocks import Blocks, plan_blocks
 from lavakv.store.tiles import Tiles, plan_tiles
+
+Stored = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # keys and values as a past keeps them
 
 
 class Segments(NamedTuple):
@@ -44,8 +46,8 @@ class RaggedPast:
     """Survivors of one layer, in rank order inside each segment; see `layout.md`. Frozen once made.
 
     Attributes:
-        keys: `[entries, head_dim]`.
-        values: `[entries, value_dim]`.
+        keys: `[entries, head_dim]`, or rows of bytes where entries are kept in fewer bits.
+        values: `[entries, value_dim]`, likewise.
         columns: int32 `[entries]`, where each entry came from.
         offsets: `segments + 1` integers: segment `i` is rows `offsets[i]` to `offsets[i + 1]`.
         segments: views of each segment's keys and values, cut once for all decode steps to come.
@@ -63,15 +65,16 @@ class RaggedPast:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
         self._tiles: dict[int, Tiles] = {}
         self.planned_tiles: dict[int, Tiles] = {}
-        self._blocks: list[Blocks | None] | None = None
-        self._blocks_planned = False
+        self._blocks: dict[tuple[int, torch.dtype], list[Blocks | None] | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Its entries alone: pickled one by one, each view of a segment would bring the whole buffer along."""
         return RaggedPast, (self.keys, self.values, self.columns, self.lengths())
 
     @classmethod
-    def gather(cls, keys: Tensor, values: Tensor, columns: Tensor, counts: Sequence[int]) -> RaggedPast:
+    def gather(
+        cls, keys: Tensor, values: Tensor, columns: Tensor, counts: Sequence[int], stored: Stored | None = None
+    ) -> RaggedPast:
         """Copy chosen columns out of `[B, H, columns, dim]`.
 
         Args:
@@ -79,9 +82,18 @@ class RaggedPast:
             values: `[B, H, columns, value_dim]`.
             columns: int64 `[entries]`, what each head of each sequence keeps, best first, back to back.
             counts: entries of each head of each sequence.
+            stored: makes what is kept of keys and values `[entries, dim]`; None keeps them as they are.
         """
         rows = torch.split(columns, list(counts))
-        return cls(_gathered(keys, rows), _gathered(values, rows), columns.to(torch.int32), counts)
+        kept = _gathered(keys, rows), _gathered(values, rows)
+        return cls(*(kept if stored is None else stored(*kept)), columns.to(torch.int32), counts)
+
+    def with_entries(self, keys: Tensor, values: Tensor) -> RaggedPast:
+        """The same segments with other keys and values `[entries, dim]`; what is planned for one serves both."""
+        twin = RaggedPast(keys, values, self.columns, self.lengths())
+        twin._num_chunks, twin._tiles, twin.planned_tiles = self._num_chunks, self._tiles, self.planned_tiles
+        twin._blocks, twin.host_offsets = self._blocks, self.host_offsets
+        return twin
 
     def sequence(self, first: int, last: int) -> Segments:
         """The segments `first` to `last`, views."""
@@ -121,11 +133,11 @@ class RaggedPast:
 
         None where segments are too short for it; None in the list for a sequence without entries.
         """
-        if not self._blocks_planned:
-            self._blocks_planned = True
+        planned_for = num_sequences, self.keys.dtype
+        if planned_for not in self._blocks:
             with torch.inference_mode(False):  # or a later forward with gradients could not use it
-                self._blocks = self._planned_blocks(num_sequences)
-        return self._blocks
+                self._blocks[planned_for] = self._planned_blocks(num_sequences)
+        return self._blocks[planned_for]
 
     def _planned_blocks(self, num_sequences: int) -> list[Blocks | None] | None:
         heads, planned = (len(self.offsets) - 1) // num_sequences, list[Blocks | None]()

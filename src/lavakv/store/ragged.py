@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lavakv.store.base import CandidateTable, Counts, HeldEntries, LayerStore, StoreSnapshot, check_truncation
 from lavakv.store.growing import GrowingKeyValues
-from lavakv.store.past import RaggedPast
+from lavakv.store.past import RaggedPast, Segments
 from lavakv.store.table import candidate_table, gather_again
 
 
@@ -66,8 +66,8 @@ class RaggedStore(LayerStore):
     @override
     def candidates(self, sequence: int, due: Tensor, window: int) -> CandidateTable:
         keys, values = (part[sequence] for part in self._tail())
-        past, heads = self.past, self.num_heads
-        segments = None if past is None else past.sequence(sequence * heads, (sequence + 1) * heads)
+        heads = self.num_heads
+        segments = None if self.past is None else self._readable(sequence * heads, (sequence + 1) * heads)
         return candidate_table(segments, keys, values, due, self._num_columns, window)
 
     @override
@@ -77,10 +77,11 @@ class RaggedStore(LayerStore):
         flat = torch.cat([ranked[b][h, :count] for b, row in enumerate(counts) for h, count in enumerate(row)])
         lengths = [count for row in counts for count in row]
         if self.past is None:
-            self.past = RaggedPast.gather(keys, values, flat, lengths)
+            self.past = RaggedPast.gather(keys, values, flat, lengths, self._stored)
         else:
             assert self.tail is not None
-            self.past = gather_again(self.past, self.tail, flat, lengths, self._num_columns - self.tail.length)
+            tail_start = self._num_columns - self.tail.length
+            self.past = gather_again(self.past, self.tail, flat, lengths, tail_start, self._stored)
         last = keys.shape[2] - window
         self.tail = GrowingKeyValues(
             *(part[:, :, last:].clone(memory_format=torch.contiguous_format) for part in (keys, values))
@@ -140,10 +141,10 @@ class RaggedStore(LayerStore):
 
     @override
     def read(self, sequence: int, head: int) -> HeldEntries:
-        assert self.past is not None
         assert self.tail is not None
-        keys, values = self.past.segments[sequence * self.num_heads + head]
-        columns, order = self._segment_columns(sequence, head).sort()
+        segment = sequence * self.num_heads + head
+        keys, values, own_columns, _ = self._readable(segment, segment + 1)
+        columns, order = own_columns.long().sort()
         tail = torch.arange(self._num_columns - self.tail.length, self._num_columns, device=columns.device)
         return HeldEntries(
             torch.cat([keys[order], self.tail.keys[sequence, head]]),
@@ -162,7 +163,7 @@ class RaggedStore(LayerStore):
     @override
     def restore(self, snapshot: StoreSnapshot) -> None:
         counts = snapshot.past_counts.flatten().tolist()
-        self.past = RaggedPast(snapshot.past_keys, snapshot.past_values, snapshot.past_columns, counts)
+        self.past = RaggedPast(*self._restored(snapshot), snapshot.past_columns, counts)
         self.tail = GrowingKeyValues(
             *(part.clone(memory_format=torch.contiguous_format) for part in (snapshot.tail_keys, snapshot.tail_values))
         )
@@ -186,6 +187,19 @@ class RaggedStore(LayerStore):
         assert self.tail is not None
         tail = self.tail.nbytes // self._shape[0]
         return [sum(row) * self.entry_bytes + tail for row in self.past_counts()]
+
+    def _stored(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What the past keeps of keys `[entries, head_dim]` and values `[entries, value_dim]`."""
+        return keys, values
+
+    def _restored(self, snapshot: StoreSnapshot) -> tuple[Tensor, Tensor]:
+        """What the past keeps of a snapshot's."""
+        return snapshot.past()
+
+    def _readable(self, first: int, last: int) -> Segments:
+        """The segments `first` to `last` of the past in the dtype of the tail."""
+        assert self.past is not None
+        return self.past.sequence(first, last)
 
     def _tail(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the tail, `[B, H, columns, dim]`; of all columns before the first `keep`."""

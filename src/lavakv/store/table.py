@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lavakv.store.base import CandidateTable
 from lavakv.store.growing import GrowingKeyValues
-from lavakv.store.past import RaggedPast, Segments
+from lavakv.store.past import RaggedPast, Segments, Stored
 
 
 def candidate_table(
@@ -50,9 +50,9 @@ def candidate_table(
 
 
 def gather_again(
-    past: RaggedPast, tail: GrowingKeyValues, columns: Tensor, counts: Sequence[int], tail_start: int
+    past: RaggedPast, tail: GrowingKeyValues, columns: Tensor, counts: Sequence[int], tail_start: int, stored: Stored
 ) -> RaggedPast:
-    """A new past out of an old one and the tail behind it.
+    """A new past out of an old one, whose entries are copied as they are kept, and the tail behind it.
 
     Args:
         past: survivors so far.
@@ -60,6 +60,7 @@ def gather_again(
         columns: int64 `[entries]`, what each segment keeps, best first, segments back to back.
         counts: entries of each segment.
         tail_start: columns before the tail.
+        stored: makes what is kept of keys and values `[entries, dim]` of the tail.
     """
     device, num_columns = columns.device, tail_start + tail.length
     lengths = torch.tensor(counts, device="cpu").to(device, non_blocking=True)
@@ -70,17 +71,12 @@ def gather_again(
     in_tail = columns >= tail_start
     old_rows = order[found] if len(held) else None
     buffers, capacity = tail.buffers, tail.buffers[0].shape[2]
-    new_rows = segment * capacity + (columns - tail_start).clamp(min=0) if capacity else None
-    keys = _rows_of_either(past.keys, old_rows, buffers[0], new_rows, in_tail)
-    values = _rows_of_either(past.values, old_rows, buffers[1], new_rows, in_tail)
-    return RaggedPast(keys, values, columns.to(torch.int32), counts)
-
-
-def _rows_of_either(
-    past: Tensor, past_rows: Tensor | None, tail: Tensor, tail_rows: Tensor | None, in_tail: Tensor
-) -> Tensor:
-    """Rows of the past or of the flattened tail, `[entries, dim]`; None for a source without rows."""
-    if tail_rows is None:
-        return past if past_rows is None else past.index_select(0, past_rows)
-    new = tail.flatten(0, 2).index_select(0, tail_rows)
-    return new if past_rows is None else torch.where(in_tail[:, None], new, past.index_select(0, past_rows))
+    if not capacity:
+        rows = slice(None) if old_rows is None else old_rows
+        return RaggedPast(past.keys[rows], past.values[rows], columns.to(torch.int32), counts)
+    new_rows = segment * capacity + (columns - tail_start).clamp(min=0)
+    new = stored(*(buffer.flatten(0, 2).index_select(0, new_rows) for buffer in buffers))
+    if old_rows is not None:
+        old = past.keys.index_select(0, old_rows), past.values.index_select(0, old_rows)
+        new = torch.where(in_tail[:, None], new[0], old[0]), torch.where(in_tail[:, None], new[1], old[1])
+    return RaggedPast(*new, columns.to(torch.int32), counts)
