@@ -51,8 +51,8 @@ def check_batch(inputs: Tensor, held: int) -> None:
             "input_ids",
             expected=f"{held} sequences, as the cache holds",
             got=f"{inputs.shape[0]}",
-            fix="Send as many rows as the cache was filled with. For several answers to one prompt, repeat its rows "
-            "before the cache is filled, or give each answer a copy.deepcopy of the cache.",
+            fix="Send as many rows as the cache holds. For several answers or questions to one text, `cache.expand(n)` "
+            "repeats what it holds, and copy.deepcopy copies it.",
         )
 
 
