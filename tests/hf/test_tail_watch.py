@@ -71,6 +71,17 @@ def test_tokens_that_generate_was_asked_for_are_not_warned_of(model) -> None:
         model.generate(more, past_key_values=cache, max_new_tokens=60, do_sample=False)
 
 
+def test_a_length_that_generate_was_asked_for_is_not_warned_of(model) -> None:
+    """Also where drafts come several tokens at a time."""
+    cache, half = lava_cache(model), zoo.prompt(50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.generate(
+            half.repeat(1, 2), past_key_values=cache, max_length=200, do_sample=False, prompt_lookup_num_tokens=4
+        )
+    assert int(cache.lengths().min()) > 2 * BUDGET
+
+
 def test_padding_of_the_prompt_is_no_later_text(model) -> None:
     cache, mask = lava_cache(model), torch.ones(2, 130, dtype=torch.long)
     mask[:, :100] = 0

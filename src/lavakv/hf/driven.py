@@ -62,6 +62,11 @@ class DrivenCache(Cache):
 
     @property
     @abstractmethod
+    def is_recording(self) -> bool:
+        """Whether tokens to come may be taken back."""
+
+    @property
+    @abstractmethod
     def _needs_itemsize(self) -> bool:
         """Whether budgets are in bytes, so that the dtype of keys and values must be known first."""
 
@@ -134,7 +139,7 @@ class DrivenCache(Cache):
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
         """Start a forward (called by an enabled model); see `CacheState.begin`."""
-        if self._watch is not None and inputs.shape[1] > 1:  # first: a warning may be made an error
+        if self._watch is not None and inputs.shape[1] > 1 and not self.is_recording:  # first: it may be made an error
             announced = max(self._announced, self._reserved)
             self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
         self._num_new = inputs.shape[1]

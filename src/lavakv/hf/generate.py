@@ -123,7 +123,8 @@ def _num_announced(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if isinstance(added, int):
         return added
     sent = _sent(args, kwargs)
-    return max(length - sent.shape[1], 0) if isinstance(length, int) and isinstance(sent, Tensor) else 0
+    stated = isinstance(length, int) and isinstance(sent, Tensor) and sent.ndim > 1
+    return max(length - sent.shape[1], 0) if stated else 0
 
 
 def _num_copies(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
