@@ -220,3 +220,20 @@ def test_requirements_and_readme() -> None:
     assert "tags:\n  - custom_generate\n" in readme
     for name in ("keep", "budget", "max_bytes", "policy", "window"):
         assert f"| `{name}` |" in readme
+
+
+@BOTH
+@pytest.mark.parametrize("settings", [{"max_tokens_per_head": 40}, {"protect": 9}, {"kv_bits": 8}], ids=str)
+def test_further_settings_of_the_cache(way: Any, settings: dict[str, Any]) -> None:
+    model, arguments = zoo.tiny("llama"), {**ANSWER, "max_new_tokens": 30}
+    given = {"budget": 30, "window": 8, **settings}
+    assert way(model, PROMPT, **given, **arguments).equal(expected(model, PROMPT, arguments, **given))
+    assert not is_enabled(model)
+
+
+@BOTH
+def test_a_prompt_in_chunks(way: Any) -> None:
+    model = zoo.tiny("llama", torch.float64)
+    arguments = {**ANSWER, "prefill_chunk_size": 17}
+    given = {"budget": 30, "window": 8}
+    assert way(model, PROMPT, **given, **arguments).equal(expected(model, PROMPT, ANSWER, **given))

@@ -13,6 +13,7 @@ from lavakv.hf.enable import enabled
 from lavakv.hf.generate import GuardedGenerate, _announce_chunks, _check_options
 from lavakv.policy.rules import Policy
 
+_OF_THE_CACHE = ("max_tokens_per_head", "protect", "kv_bits")
 _OF_THE_HUB = ("revision", "cache_dir", "force_download", "local_files_only", "token", "proxies", "repo_type")
 
 
@@ -38,7 +39,7 @@ def generate(
         max_bytes: see there.
         policy: see there.
         window: see there.
-        arguments: of transformers' `generate`.
+        arguments: of transformers' `generate`; and `max_tokens_per_head`, `protect` and `kv_bits` as in `LavaCache`.
 
     Returns:
         What transformers' `generate` returns.
@@ -51,7 +52,8 @@ def generate(
     for name in _OF_THE_HUB:  # they said where this function is
         arguments.pop(name, None)
     model = unwrapped(model)
-    cache = LavaCache(model.config, budget, policy, window, keep=keep, max_bytes=max_bytes)
+    sizes = {"keep": keep, "max_bytes": max_bytes, **_settings(arguments)}
+    cache = LavaCache(model.config, budget, policy, window, **sizes)
     with enabled(model):
         # A model from a repository with a generate.py of its own has that as its `generate`: it would call this again.
         return GuardedGenerate(model)(**arguments, **cache_argument(model, cache))
@@ -82,7 +84,7 @@ def compressed(
         max_bytes: see there.
         policy: see there.
         window: see there.
-        arguments: what transformers passes to its loop.
+        arguments: what transformers passes to its loop; and those of `LavaCache` that `generate` takes.
 
     Raises:
         InputError: a `LavaCache` among the arguments.
@@ -101,10 +103,16 @@ def compressed(
     given = arguments.pop(name, None)  # transformers has made an empty one
     if isinstance(given, LavaCache) or (given is not None and given.get_seq_length()):
         _refuse_cache({name: given})
-    cache = arguments[name] = LavaCache(model.config, budget, policy, window, keep=keep, max_bytes=max_bytes)
+    sizes = {"keep": keep, "max_bytes": max_bytes, **_settings(arguments)}
+    cache = arguments[name] = LavaCache(model.config, budget, policy, window, **sizes)
     _announce_chunks(model, cache, (), {"generation_config": config, "input_ids": input_ids})
     with enabled(model):
         return model._sample(input_ids, **arguments)
+
+
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the cache, taken out of the arguments."""
+    return {name: arguments.pop(name) for name in _OF_THE_CACHE if name in arguments}
 
 
 def _refuse_cache(arguments: dict[str, Any]) -> None:

@@ -107,8 +107,8 @@ class EvictingCache(CacheOperations, DrivenCache):
             What was decided.
 
         Raises:
-            CacheStateError: the cache holds no prompt, its last forward failed, or no queries are at hand because it
-                was just loaded.
+            CacheStateError: the cache holds no prompt, its last forward failed, or queries or weights are not at hand
+                because it was just loaded or unpickled.
             PolicyError: a policy that judges whole prompts only, or scores that cannot be used; nothing is evicted.
             BudgetError: the budget cannot be met; nothing is evicted.
         """
@@ -121,6 +121,7 @@ class EvictingCache(CacheOperations, DrivenCache):
         policies = self._row_policies(len(tokens))
         for policy in policies:
             check_judges_later(policy)
+        self._check_weights_known()
         budgets = self._budgets_for(tokens, session.columns.length, self._itemsize)
         pairs = list(zip(policies, budgets, strict=True))
         found = session.evict_by_log(pairs, self._window, self._output_weight, self._protect)
@@ -216,6 +217,7 @@ class EvictingCache(CacheOperations, DrivenCache):
 
     @override
     def stop_recording(self) -> None:
+        """See `CacheOperations.stop_recording`."""
         super().stop_recording()
         self._has_recorded = False
 
@@ -280,6 +282,15 @@ class EvictingCache(CacheOperations, DrivenCache):
         """Remember what a round left at most, so that no forward has to look."""
         self._budgets_in_force, self._held = list(budgets), list(held)
         self._held_at = self._state.session.columns.length
+
+    def _check_weights_known(self) -> None:
+        """Raise CacheStateError where a policy needs weights of a model that is gone or that this cache has not met."""
+        sources = [self._state.projections.get(layer) for layer in self.layer_indices]
+        if self._needs("output_weight") and any(source is None or source.module() is None for source in sources):
+            raise CacheStateError(
+                "cache", expected="a model whose weights the policy can read", got="none since it was loaded or copied",
+                fix="Read further tokens first.",
+            )  # fmt: skip
 
     def _output_weight(self, layer: int) -> Tensor | None:
         """A layer's output projection, where a policy needs it."""
