@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.budgets.spec import DEFAULT_WINDOW, KvBits
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf.adapters import unwrapped
 from lavakv.hf.cache import LavaCache
@@ -13,7 +13,6 @@ from lavakv.hf.enable import enabled
 from lavakv.hf.generate import GuardedGenerate, _announce_chunks, _check_options
 from lavakv.policy.rules import Policy
 
-_OF_THE_CACHE = ("max_tokens_per_head", "protect", "kv_bits")
 _OF_THE_HUB = ("revision", "cache_dir", "force_download", "local_files_only", "token", "proxies", "repo_type")
 
 
@@ -25,6 +24,9 @@ def generate(
     max_bytes: int | str | None = None,
     policy: str | Policy = "lava",
     window: int = DEFAULT_WINDOW,
+    max_tokens_per_head: int | None = None,
+    protect: int | slice = 0,
+    kv_bits: KvBits | None = None,
     **arguments: Any,
 ) -> Any:
     """Generate with a new `LavaCache`: the function of `hub/custom_generate/generate.py`.
@@ -34,12 +36,15 @@ def generate(
 
     Args:
         model: a transformers model.
-        budget: as in `LavaCache`, like the four that follow.
+        budget: as in `LavaCache`, like the seven that follow.
         keep: see there.
         max_bytes: see there.
         policy: see there.
         window: see there.
-        arguments: of transformers' `generate`; and `max_tokens_per_head`, `protect` and `kv_bits` as in `LavaCache`.
+        max_tokens_per_head: see there.
+        protect: see there.
+        kv_bits: see there.
+        arguments: of transformers' `generate`.
 
     Returns:
         What transformers' `generate` returns.
@@ -52,8 +57,8 @@ def generate(
     for name in _OF_THE_HUB:  # they said where this function is
         arguments.pop(name, None)
     model = unwrapped(model)
-    sizes = {"keep": keep, "max_bytes": max_bytes, **_settings(arguments)}
-    cache = LavaCache(model.config, budget, policy, window, **sizes)
+    later: dict[str, Any] = {"max_tokens_per_head": max_tokens_per_head, "protect": protect, "kv_bits": kv_bits}
+    cache = LavaCache(model.config, budget, policy, window, keep=keep, max_bytes=max_bytes, **later)
     with enabled(model):
         # A model from a repository with a generate.py of its own has that as its `generate`: it would call this again.
         return GuardedGenerate(model)(**arguments, **cache_argument(model, cache))
@@ -68,6 +73,9 @@ def compressed(
     max_bytes: int | str | None = None,
     policy: str | Policy = "lava",
     window: int = DEFAULT_WINDOW,
+    max_tokens_per_head: int | None = None,
+    protect: int | slice = 0,
+    kv_bits: KvBits | None = None,
     **arguments: Any,
 ) -> Any:
     """Greedy decoding or sampling with a new `LavaCache`, as a callable for transformers' `generate`.
@@ -79,12 +87,15 @@ def compressed(
     Args:
         model: a transformers model.
         input_ids: int64 `[B, tokens]`.
-        budget: as in `LavaCache`, like the four that follow.
+        budget: as in `LavaCache`, like the seven that follow.
         keep: see there.
         max_bytes: see there.
         policy: see there.
         window: see there.
-        arguments: what transformers passes to its loop; and those of `LavaCache` that `generate` takes.
+        max_tokens_per_head: see there.
+        protect: see there.
+        kv_bits: see there.
+        arguments: what transformers passes to its loop.
 
     Raises:
         InputError: a `LavaCache` among the arguments.
@@ -103,16 +114,11 @@ def compressed(
     given = arguments.pop(name, None)  # transformers has made an empty one
     if isinstance(given, LavaCache) or (given is not None and given.get_seq_length()):
         _refuse_cache({name: given})
-    sizes = {"keep": keep, "max_bytes": max_bytes, **_settings(arguments)}
-    cache = arguments[name] = LavaCache(model.config, budget, policy, window, **sizes)
+    later: dict[str, Any] = {"max_tokens_per_head": max_tokens_per_head, "protect": protect, "kv_bits": kv_bits}
+    cache = arguments[name] = LavaCache(model.config, budget, policy, window, keep=keep, max_bytes=max_bytes, **later)
     _announce_chunks(model, cache, (), {"generation_config": config, "input_ids": input_ids})
     with enabled(model):
         return model._sample(input_ids, **arguments)
-
-
-def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the cache, taken out of the arguments."""
-    return {name: arguments.pop(name) for name in _OF_THE_CACHE if name in arguments}
 
 
 def _refuse_cache(arguments: dict[str, Any]) -> None:
