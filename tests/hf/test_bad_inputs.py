@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -131,3 +132,17 @@ def test_kept_positions_of_what_is_not_there(place: tuple[int, int, int]) -> Non
     feed(model, cache, CHUNKS[:1])
     with refuses(InputError, "layer, batch, head", ", ".join(map(str, place))):
         cache.kept_positions(*place)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_whose_dtype_changes_in_the_middle_is_refused_and_the_cache_stays(dtype: torch.dtype) -> None:
+    model = lavakv.enable(zoo.tiny("llama"))
+    cache, later = lava_cache(model), zoo.prompt(4, seed=2)
+    feed(model, cache, [zoo.prompt(50)])
+    twin, before = copy.deepcopy(cache), contents(cache)
+    model.to(dtype)
+    with refuses(CacheMismatchError, "cache", str(dtype)):
+        feed(model, cache, [later])
+    assert_same_contents(before, cache)
+    model.to(torch.float32)
+    assert feed(model, cache, [later]).equal(feed(model, twin, [later]))

@@ -324,8 +324,8 @@ def test_all_that_a_cache_remembers_is_saved_or_known_to_be_needless() -> None:
     from_the_model = {"_config", "_geometry", "layer_class_to_replicate", "offloading"}
     assert vars(cache).keys() == saved | from_the_model | {"_num_new", "_prompt_columns", "_has_recorded"}
     of_a_forward = {"step", "noted_ids", "held"}
-    from_the_policy_or_the_next_forward = {"needs_norms", "projections"}
-    known = {"_geometry", "session", "_model"} | of_a_forward | from_the_policy_or_the_next_forward
+    from_the_policy_or_the_next_forward = {"needs_norms", "projections", "_dtype"}
+    known = {"_geometry", "session", "_model", "kv_dtype"} | of_a_forward | from_the_policy_or_the_next_forward
     assert vars(cache._state).keys() == known
     assert vars(cache._state.session).keys() == {
         "stores", "_num_heads", "phase", "columns", "budgets", "num_taken", "_round", "log", "last_round",

@@ -133,6 +133,7 @@ class LavaLayer(LayerOperations, CacheLayerMixin):
         """Store new tokens and attend with their queries to all that is held, `[B, query_heads, q, value_dim]`."""
         step = self._state.step
         assert isinstance(step, AppendStep)
+        self._state.check_dtype(keys)
         self._state.session.log.note(self.index, queries, settings, step.pop_norms())
         self.store.append(keys, values)
         self.num_columns += keys.shape[2]

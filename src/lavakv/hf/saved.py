@@ -112,6 +112,7 @@ def _loaded(
     for index in cache.layer_indices:
         cache.layers[index].num_columns = header.columns
     cache._budgets_in_force, cache._held, cache._held_at = state["held"]
+    cache._state.kv_dtype = keys.dtype
     cache._itemsize, session.last_round = keys.itemsize, state["last_round"]
     cache._announced, cache._watch = int(state["announced"]), _watch_of(state["watch"])
     cache._state._model = None if decoder is None else weakref.ref(decoder)

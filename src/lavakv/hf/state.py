@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lavakv.errors import UnsupportedError
+from lavakv.errors import CacheMismatchError, UnsupportedError
 from lavakv.eviction.round import Windows
 from lavakv.eviction.session import Phase, Session
 from lavakv.hf.checks import check_batch, check_inputs, check_model, not_announced
@@ -36,6 +36,7 @@ class CacheState:
         step: the forward under way, or None.
         held: the prompt under way, where it has to be replayed before anything is evicted, or None.
         projections: where each layer's output projection is found, by index.
+        kv_dtype: of the keys that are held, or None while that is not known.
         needs_norms: whether a policy reads norms of the residual stream, so that later rounds need them as well.
         noted_ids: `[B, q]`, the ids that the model around the decoder was called with, or None.
     """
@@ -45,8 +46,10 @@ class CacheState:
         self.step: PromptStep | AppendStep | None = None
         self.noted_ids: Tensor | None = None
         self.projections: dict[int, ProjectionSource] = {}
+        self.kv_dtype: torch.dtype | None = None
         self.needs_norms = False
         self._model: weakref.ref[nn.Module] | None = None
+        self._dtype: Any = None
         self.held: HeldPrompt | None = None
 
     def begin(
@@ -74,6 +77,8 @@ class CacheState:
         columns, is_prompt = session.columns, session.phase is Phase.EMPTY
         check_model(self._geometry, model, self._model, filled=not is_prompt)
         check_batch(inputs, session.batch)
+        if self.kv_dtype is not None and getattr(model, "dtype", self._dtype) != self._dtype:
+            raise _another_dtype(self._dtype, model.dtype)
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], columns.length, inputs.device)
         seen = None if is_prompt else columns.real
         check_inputs(inputs, real, seen, self._geometry.max_positions, is_chunk)
@@ -86,6 +91,8 @@ class CacheState:
             self.step = PromptStep(real, inputs, position_ids)
         else:
             self.step = AppendStep(inputs.shape[1], columns, mask is not None)
+        if is_prompt or self._dtype is None:
+            self._dtype = getattr(model, "dtype", None)
         self._model = weakref.ref(model)
 
     @property
@@ -140,6 +147,7 @@ class CacheState:
                 f"layer {index} where layer {expected} was due",
             )
         self._note_queries(index, prompt)
+        self.kv_dtype = prompt.keys.dtype
         windows = self._windows(index, prompt)
         if self.held is None:
             self.session.take(prompt.keys, prompt.values, windows)
@@ -185,6 +193,13 @@ class CacheState:
             windows.append(None if plan.keeps_all else prompt.window(row, plan, visible, index))
         return windows
 
+    def check_dtype(self, keys: Tensor) -> None:
+        """Raise CacheMismatchError where new keys have another dtype than those that are held."""
+        if self.kv_dtype is None:
+            self.kv_dtype = keys.dtype
+        elif keys.dtype != self.kv_dtype:
+            raise _another_dtype(self.kv_dtype, keys.dtype)
+
     def check_layer(self, index: int, keys: Tensor) -> None:
         """Raise UnsupportedError where a layer has other KV heads than its configuration says."""
         expected = self._geometry.num_heads[self._geometry.layer_indices.index(index)]
@@ -193,3 +208,10 @@ class CacheState:
                 f"model layer {index}", expected=f"{expected} KV heads, as its config says", got=f"{keys.shape[1]}",
                 fix="This architecture is not supported.",
             )  # fmt: skip
+
+
+def _another_dtype(held: Any, got: Any) -> CacheMismatchError:
+    return CacheMismatchError(
+        "cache", expected=f"the dtype of the model that filled it, {held}", got=str(got),
+        fix="Make a new LavaCache for a model in another dtype, or load it in this one from the start.",
+    )  # fmt: skip
