@@ -18,7 +18,7 @@ POLICIES = [
     if not {"prompt", "replay", "hidden_states"} & set(get_policy(name).needs) and not get_policy(name).prompt_only
 ]
 NEEDS_ALL = [name for name in lavakv.policies() if name not in POLICIES]
-WAYS = [[90, 10], [30, 30, 30, 10], [97, 1, 1, 1], [WINDOW - 3, 40, 57 - WINDOW], [*[10] * 10]]
+WAYS = [[100], [90, 10], [30, 30, 30, 10], [97, 1, 1, 1], [WINDOW - 3, 40, 57 - WINDOW], [*[10] * 10]]
 
 
 @pytest.mark.parametrize("kind", KINDS)

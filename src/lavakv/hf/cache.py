@@ -252,8 +252,12 @@ class LavaCache(CacheRefusals, EvictingCache):
 
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         tokens, padding = tokens_and_padding(real)
-        budgets = tokens if self._more_to_come(real) else self._budgets_for(tokens, real.shape[1], itemsize)
-        self._note_held(budgets, tokens)
+        if self._more_to_come(real):
+            budgets = tokens
+            self._note_held([0] * len(tokens), tokens)
+        else:
+            budgets = self._budgets_for(tokens, real.shape[1], itemsize)
+            self._note_held(budgets, [min(pair) for pair in zip(budgets, tokens, strict=True)])
         self._watch_from_here(budgets, tokens)
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
         plans = [SequencePlan(n, pad, b, self._window, policy, self._protect) for n, pad, b, policy in rows]

@@ -185,10 +185,10 @@ class EvictingCache(DrivenCache):
         policies = self._row_policies(len(tokens))
         for policy in policies:
             check_judges_later(policy)
-        budgets = self._later_budgets(tokens)
+        budgets = self._budgets_for(tokens, session.columns.length, self._itemsize)
         pairs = list(zip(policies, budgets, strict=True))
         found = session.evict_by_log(pairs, self._window, self._output_weight, self._protect)
-        self._note_held(budgets, tokens)
+        self._note_held(budgets, [min(pair) for pair in zip(budgets, tokens, strict=True)])
         self._watch_from_here(budgets, tokens)
         self._apply_reservation()
         return found
@@ -253,23 +253,20 @@ class EvictingCache(DrivenCache):
     @override
     def _after_forward(self, was_prompt: bool, num_columns: int) -> None:
         """Evict where that is due after a forward that brought so many columns."""
-        seen = self._state.session.columns.length
         if self._prompt_columns is not None:
-            if seen == self._prompt_columns:
+            if self._state.session.columns.length == self._prompt_columns:
                 self._finish_chunks()
             return
-        if was_prompt:
-            return
-        held = [held + seen - self._held_at for held in self._held]
-        over_budget = any(own > budget for own, budget in zip(held, self._budgets_in_force, strict=True))
-        bound = self.max_tokens_per_head
-        at_bound = bound is not None and max(held) >= bound
-        if over_budget and (at_bound or (self.evicts_turns and num_columns > 1)):
+        at_bound = self.max_tokens_per_head is not None and max(self._most_held()) >= self.max_tokens_per_head
+        if not was_prompt and (at_bound or (self.evicts_turns and num_columns > 1)):
             self.compress()
 
     def _budgets_for(self, tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
-        """`tokens_per_head`, checked against what is protected."""
+        """`tokens_per_head`, below the bound and checked against what is protected."""
         budgets = self.tokens_per_head(tokens, columns, itemsize)
+        if self.max_tokens_per_head is not None and not self._has_fixed_budget:
+            most = max(int(_LARGEST_SHARE * self.max_tokens_per_head), self._window + 1)
+            budgets = [min(budget, most) for budget in budgets]
         for budget, num_tokens in zip(budgets, tokens, strict=True):
             if num_tokens > budget:
                 check_protected_fit(self._protect, budget, self._window)
@@ -297,14 +294,6 @@ class EvictingCache(DrivenCache):
             self.reset()
             raise
 
-    def _later_budgets(self, tokens: Sequence[int]) -> list[int]:
-        """Budgets of a later round, below the bound."""
-        budgets = self._budgets_for(tokens, self._state.session.columns.length, self._itemsize)
-        if self.max_tokens_per_head is None or self._has_fixed_budget:
-            return budgets
-        most = max(int(_LARGEST_SHARE * self.max_tokens_per_head), self._window + 1)
-        return [min(budget, most) for budget in budgets]
-
     @property
     @abstractmethod
     def _has_fixed_budget(self) -> bool:
@@ -319,10 +308,9 @@ class EvictingCache(DrivenCache):
         appended = self._state.session.columns.length - self._held_at
         return [held + appended for held in self._held]
 
-    def _note_held(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
+    def _note_held(self, budgets: Sequence[int], held: Sequence[int]) -> None:
         """Remember what a round left at most, so that no forward has to look."""
-        self._budgets_in_force = list(budgets)
-        self._held = [min(pair) for pair in zip(budgets, tokens, strict=True)]
+        self._budgets_in_force, self._held = list(budgets), list(held)
         self._held_at = self._state.session.columns.length
 
     def _output_weight(self, layer: int) -> Tensor | None:
