@@ -11,7 +11,7 @@ from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
-from lavakv.cli.lists import fraction
+from lavakv.cli.lists import fraction, tolerance
 from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.errors import InputError
@@ -36,6 +36,7 @@ def generate(
     max_bytes: Annotated[
         str | None, typer.Option(metavar="BYTES", help="Maximum size of keys and values, e.g. 512MiB.")
     ] = None,
+    max_loss: options.MaxLoss = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
     full_cache: Annotated[bool, typer.Option("--full-cache", help="Keep everything: no compression.")] = False,
     window: options.Window = DEFAULT_WINDOW,
@@ -50,8 +51,8 @@ def generate(
 ) -> None:
     """Generate text from a prompt with a compressed KV cache."""
     kept = fraction("--keep", keep)
-    spec = BudgetSpec(budget, kept, max_bytes, window)
-    if full_cache and (budget, keep, max_bytes) != (None, None, None):
+    spec = BudgetSpec(budget, kept, max_bytes, window, tolerance("--max-loss", max_loss))
+    if full_cache and (budget, keep, max_bytes, max_loss) != (None, None, None, None):
         raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Give only one of them.")
     check_seed(seed)
     check_temperature(temperature)
@@ -64,7 +65,7 @@ def generate(
         from lavakv.evaluation.variant import Variant
         from lavakv.policy.registry import get_policy
 
-    variant = Variant(None) if full_cache else Variant(get_policy(policy).name, budget, kept, spec.max_bytes, window)
+    variant = Variant(None) if full_cache else Variant.of(get_policy(policy).name, spec)
     loaded = load_quietly(model, dtype, device, attention)
     ids = encode(loaded.tokenizer, text, chat=chat)
     done = _answered(loaded, ids, variant, Sampling(max_new_tokens, temperature, seed), stream=not as_json)
@@ -92,8 +93,11 @@ def _answered(loaded: Any, ids: Any, variant: Variant, sampling: Sampling, *, st
 def _report(done: Answer, variant: Variant) -> None:
     """Print lengths, memory and speed in one line on stderr."""
     speed = "" if done.tokens_per_second is None else f", {done.tokens_per_second:.1f} tokens/s"
+    kept = f"{done.kept_fraction:.1%} of their entries kept"
+    if variant.max_loss is not None:
+        kept += f" ({done.tokens_per_head:g} tokens per head, estimated loss {done.relative_loss:.1%})"
     notes.print(
-        f"{variant.label}: {done.prompt_tokens} prompt tokens, {done.kept_fraction:.1%} of their entries kept, "
+        f"{variant.label}: {done.prompt_tokens} prompt tokens, {kept}, "
         f"{human_bytes(done.kv_bytes)} KV cache; prefill {done.prefill_seconds:.1f} s{speed}",
         style="dim",
         highlight=False,

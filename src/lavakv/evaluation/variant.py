@@ -27,6 +27,7 @@ class Variant:
         max_bytes: bytes, or text such as "512MiB".
         window: last prompt tokens, always kept.
         store: `ragged` or `masked`.
+        max_loss: estimated loss that each sequence stays within.
     """
 
     policy: str | Policy | None = None
@@ -35,6 +36,12 @@ class Variant:
     max_bytes: int | str | None = None
     window: int = DEFAULT_WINDOW
     store: Literal["ragged", "masked"] = "ragged"
+    max_loss: float | None = None
+
+    @classmethod
+    def of(cls, policy: str | Policy, spec: BudgetSpec) -> Variant:
+        """A policy with a budget that is checked."""
+        return cls(policy, spec.budget, spec.keep, spec.max_bytes, spec.window, max_loss=spec.max_loss)
 
     @property
     def label(self) -> str:
@@ -50,6 +57,8 @@ class Variant:
             return "all"
         if self.keep is not None:
             return f"{self.keep:.1%}".replace(".0%", "%")
+        if self.max_loss is not None:
+            return f"loss {self.max_loss:g}"
         return str(self.max_bytes) if self.max_bytes is not None else str(self.budget or DEFAULT_BUDGET)
 
     def new_cache(self, config: Any) -> Any:
@@ -64,9 +73,8 @@ class Variant:
             return DynamicCache(config=config)
         from lavakv.hf import LavaCache
 
-        return LavaCache(
-            config, self.budget, self.policy, self.window, self.store, keep=self.keep, max_bytes=self.max_bytes
-        )
+        given: dict[str, Any] = {"keep": self.keep, "max_bytes": self.max_bytes, "max_loss": self.max_loss}
+        return LavaCache(config, self.budget, self.policy, self.window, self.store, **given)
 
     def spec(self) -> BudgetSpec:
         """The budget, checked.
@@ -74,7 +82,7 @@ class Variant:
         Raises:
             BudgetError: a bad one.
         """
-        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window)
+        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window, self.max_loss)
 
 
 def variants_of(

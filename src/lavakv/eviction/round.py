@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lavakv.eviction.records import Budgets, PendingLayer, PlacedLayer, RankedLayer
 from lavakv.eviction.shares import SequencePlan, Shares
+from lavakv.eviction.tolerance import decided
 from lavakv.policy.numbers import Readback
 from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
@@ -21,6 +22,7 @@ from lavakv.store.base import LayerStore
 Ranker = Callable[[Policy, ScoringWindow, int, Tensor | None], RankedLayer]
 Windows = Sequence[ScoringWindow | None]  # one a sequence; None where it keeps everything
 Columns = Sequence[Tensor]  # int64 `[H, n]` a sequence: the column of each candidate
+_RankedColumns = tuple[list[PendingLayer | None], Columns | None]
 
 
 class Round:
@@ -61,9 +63,8 @@ class Round:
         if window_tokens is None:
             window_tokens = [min(plan.window, plan.num_tokens) for plan in plans]
         self._window_tokens = window_tokens
+        self._caps = caps
         self.shares = Shares(plans, num_heads, caps)
-        self._min_entries = [plan.min_entries_per_head for plan in plans]
-        self._is_later = caps is not None
         self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
         self._placed: list[list[PlacedLayer | None]] = []
         self._held: list[int] = []
@@ -82,6 +83,7 @@ class Round:
         Returns:
             What was decided, once the last layer is in.
         """
+        assert not any(plan.is_open for plan in self.plans)
         if self._waiting is not None:  # before the next one needs memory for its scores
             self._place(*self._waiting)
         newest = self._ranked(windows, len(self._held))
@@ -94,17 +96,42 @@ class Round:
     def add_all(self, layers: Iterable[tuple[Windows, Columns | None]]) -> Budgets:
         """Take all layers at once, where nothing needs to be trimmed on the way; ends as `add_layer` does.
 
-        Nothing is evicted before the last layer is ranked, so whatever a score raises leaves all stores as they were.
+        Budgets that are open are found once all layers are ranked; `plans` has them then. Nothing is evicted before the
+        last layer is ranked, so whatever a score raises leaves all stores as they were.
 
         Args:
             layers: for each layer what `add_layer` takes; consumed one at a time.
         """
         ranked = [(self._ranked(windows, index), columns) for index, (windows, columns) in enumerate(layers)]
+        if any(plan.is_open for plan in self.plans):
+            ranked = self._decide(ranked)
         for pending, _ in ranked:
             self.shares.add(pending)
         for layer, counts in enumerate(self.shares.final_counts()):
             self._gather(layer, *ranked[layer], counts)
         return self._finish()
+
+    def _decide(self, ranked: list[_RankedColumns]) -> list[_RankedColumns]:
+        """Find the budgets that are open. Returns the layers ranked for them; a sequence that keeps all needs none."""
+        layers = [[None if one is None else one.ranked for one in pending] for pending, _ in ranked]
+        for row, plan in enumerate(self.plans):
+            if plan.is_open and not self.shares.keeps_all(row):
+                own = [one for one in (layer[row] for layer in layers) if one is not None]
+                self.plans[row] = decided(plan, self._num_heads, own, None if self._caps is None else self._caps[row])
+        self.shares = Shares(self.plans, self._num_heads, self._caps)
+        return [
+            ([self._pending(row, one) for row, one in enumerate(layer)], columns)
+            for layer, (_, columns) in zip(layers, ranked, strict=True)
+        ]
+
+    def _pending(self, row: int, ranked: RankedLayer | None) -> PendingLayer | None:
+        """A ranked layer as it joins the allocation of its sequence's budget."""
+        if ranked is None or self.shares.keeps_all(row):
+            return None
+        plan = self.plans[row]
+        is_pool = plan.policy.layer_rule == "pool"
+        ranked = ranked.with_minimum(plan.min_entries_per_head) if is_pool else ranked
+        return PendingLayer(ranked, is_pool, self.shares.total(row))
 
     def _ranked(self, windows: Windows, layer: int) -> list[PendingLayer | None]:
         """Rank each sequence's candidates of the next layer."""
@@ -113,8 +140,8 @@ class Round:
             if window is None:
                 found.append(None)
                 continue
-            caps = self.shares.caps(row, layer) if self._is_later else None
-            ranked = self._ranker(plan.policy, window, self._min_entries[row], caps)
+            caps = None if self._caps is None else self.shares.caps(row, layer)
+            ranked = self._ranker(plan.policy, window, plan.min_entries_per_head, caps)
             found.append(PendingLayer(ranked, plan.policy.layer_rule == "pool", self.shares.total(row)))
         return found
 
@@ -185,7 +212,7 @@ class Round:
         layers, batch = len(self._stores), len(self.plans)
         heads = torch.zeros(layers, batch, max(self._num_heads), dtype=torch.int64, device="cpu")
         weights = torch.full((layers, batch), float("nan"), dtype=torch.float64, device="cpu")
-        loss = torch.zeros(layers, batch, dtype=torch.float64, device="cpu")
+        loss, total = (torch.zeros(layers, batch, dtype=torch.float64, device="cpu") for _ in range(2))
         kept: dict[tuple[int, int], tuple[PlacedLayer, Readback]] = {}
         for layer, store in enumerate(self._stores):
             for row, (counts, placed) in enumerate(zip(store.past_counts(), self._placed[layer], strict=True)):
@@ -193,8 +220,9 @@ class Round:
                 if placed is not None:
                     kept[layer, row] = placed, placed.kept_loss(counts)
         for place, (placed, kept_loss) in kept.items():
-            weights[place], loss[place] = placed.weight, placed.without(kept_loss)
-        return Budgets(heads.sum(dim=2), weights, heads, loss)
+            weights[place], total[place] = placed.weight, placed.total_loss
+            loss[place] = placed.without(kept_loss)
+        return Budgets(heads.sum(dim=2), weights, heads, loss, total)
 
 
 def _by_rank(columns: Tensor, ranked: RankedLayer | None) -> Tensor:
