@@ -14,8 +14,8 @@ out from the window's attention and the values:
   attention for each budget, so it is what the window could tell rather than a candidate
 
 Correlations are Spearman's: over prompts at equal budgets (the mean over budgets), and over budgets within prompts (the
-mean over prompts). With `--max-loss`, budgets that a tolerance leads to are compared with one kept fraction for all prompts,
-their mean: geometric mean and spread of the KL over prompts, that of the fraction interpolated for each prompt.
+mean over prompts). With `--max-loss`, budgets that a tolerance leads to are compared with their mean as one fraction
+kept of all prompts: geometric mean and spread of the KL over prompts, for the fraction interpolated in each prompt.
 
     python benchmarks/loss_estimate.py data/*.jsonl --half choose --limit 40 --out estimates.jsonl
 """

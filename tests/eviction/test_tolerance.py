@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,15 +19,33 @@ from lavakv.eviction.tolerance import check_scores_first, sequence_plan
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
 from lavakv.scoring.lava import eviction_loss
+from lavakv.scoring.tiers import TieredScores
+from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
 from tests.errors import assert_all_parts
 from tests.eviction.engine import Engine
 
 SERVED = {"output_weight", "residual_norms", "prompt"}
-POLICIES = [
-    name for name in lavakv.policies() if not get_policy(name).prompt_only and set(get_policy(name).needs) <= SERVED
+
+
+def uneven(window: ScoringWindow) -> Tensor:
+    """Scores by which some heads win all that no minimum gives to the others."""
+    scale = 100.0 ** torch.arange(window.queries.shape[0])
+    return eviction_loss(window) * scale[:, None]
+
+
+def uneven_tiers(window: ScoringWindow) -> TieredScores:
+    scores = uneven(window)
+    return TieredScores(scores, eviction_loss(window) > 0.05)
+
+
+BUILT_IN = [get_policy(name) for name in lavakv.policies()]
+POLICIES = [policy for policy in BUILT_IN if not policy.prompt_only and set(policy.needs) <= SERVED]
+POLICIES += [
+    Policy("uneven pool", "", uneven, "pooled", "pool", floor_share=0.5),
+    Policy("uneven tiers", "", uneven_tiers, "pooled", "pool", floor_share=0.5),
 ]
-LATER = [name for name in POLICIES if "prompt" not in get_policy(name).needs]
+LATER = [policy for policy in POLICIES if "prompt" not in policy.needs]
 
 
 def read(engine: Engine, num_columns: int, budget: int | Tolerance) -> Budgets:
@@ -49,12 +67,12 @@ def read(engine: Engine, num_columns: int, budget: int | Tolerance) -> Budgets:
 
 
 @st.composite
-def engines(draw: st.DrawFn, names: list[str]) -> tuple[Engine, int]:
+def engines(draw: st.DrawFn, policies: list[Policy]) -> tuple[Engine, int]:
     """A batch with padding and positions to protect, and its columns."""
     heads = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     padding = [draw(st.integers(0, 5)) for _ in range(draw(st.integers(1, 2)))]
     start, count = draw(st.integers(0, 6)), draw(st.integers(0, 4))
-    policy = get_policy(draw(st.sampled_from(names)))
+    policy = draw(st.sampled_from(policies))
     protect = range(start, start + count)
     engine = Engine(policy, heads, 0, draw(st.integers(1, 4)), padding, seed=draw(st.integers(0, 99)), protect=protect)
     return engine, draw(st.integers(8, 30))
@@ -70,6 +88,8 @@ def least(engine: Engine) -> int:
 
 
 @settings(max_examples=60, deadline=None)
+@example((Engine(POLICIES[-2], [2, 3], 0, 2, [0]), 30), 0.4)
+@example((Engine(POLICIES[-1], [3, 1], 0, 2, [4]), 30), 0.4)
 @given(engines(POLICIES), st.floats(0, 1, exclude_max=True))
 def test_a_prompt_keeps_the_least_that_is_within_the_tolerance(case: tuple[Engine, int], max_loss: float) -> None:
     engine, columns = case

@@ -7,13 +7,14 @@ layers ragged and all at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from lavakv.eviction.records import Budgets, PendingLayer, PlacedLayer, RankedLayer
 from lavakv.eviction.shares import SequencePlan, Shares
-from lavakv.eviction.tolerance import decided
+from lavakv.eviction.tolerance import decided, ranked_for
 from lavakv.policy.numbers import Readback
 from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
@@ -22,7 +23,6 @@ from lavakv.store.base import LayerStore
 Ranker = Callable[[Policy, ScoringWindow, int, Tensor | None], RankedLayer]
 Windows = Sequence[ScoringWindow | None]  # one a sequence; None where it keeps everything
 Columns = Sequence[Tensor]  # int64 `[H, n]` a sequence: the column of each candidate
-_RankedColumns = tuple[list[PendingLayer | None], Columns | None]
 
 
 class Round:
@@ -86,7 +86,7 @@ class Round:
         assert not any(plan.is_open for plan in self.plans)
         if self._waiting is not None:  # before the next one needs memory for its scores
             self._place(*self._waiting)
-        newest = self._ranked(windows, len(self._held))
+        newest = self._pending(self._ranked(windows, len(self._held)))
         self._waiting = newest, columns
         is_last = len(self._held) == len(self._stores) - 1
         if is_last or not any(one is not None and one.deferred for one in newest):
@@ -104,45 +104,43 @@ class Round:
         """
         ranked = [(self._ranked(windows, index), columns) for index, (windows, columns) in enumerate(layers)]
         if any(plan.is_open for plan in self.plans):
-            ranked = self._decide(ranked)
-        for pending, _ in ranked:
-            self.shares.add(pending)
+            self._decide([layer for layer, _ in ranked])
+        pending = [(self._pending(layer), columns) for layer, columns in ranked]
+        for newest, _ in pending:
+            self.shares.add(newest)
         for layer, counts in enumerate(self.shares.final_counts()):
-            self._gather(layer, *ranked[layer], counts)
+            self._gather(layer, *pending[layer], counts)
         return self._finish()
 
-    def _decide(self, ranked: list[_RankedColumns]) -> list[_RankedColumns]:
-        """Find the budgets that are open. Returns the layers ranked for them; a sequence that keeps all needs none."""
-        layers = [[None if one is None else one.ranked for one in pending] for pending, _ in ranked]
-        for row, plan in enumerate(self.plans):
-            if plan.is_open and not self.shares.keeps_all(row):
-                own = [one for one in (layer[row] for layer in layers) if one is not None]
-                self.plans[row] = decided(plan, self._num_heads, own, None if self._caps is None else self._caps[row])
+    def _decide(self, layers: Sequence[list[RankedLayer | None]]) -> None:
+        """Find the budgets that are open, and rank for them; a sequence that keeps everything needs no ranks."""
+        found = [row for row, plan in enumerate(self.plans) if plan.is_open and not self.shares.keeps_all(row)]
+        for row in found:
+            own = [one for one in (layer[row] for layer in layers) if one is not None]
+            caps = None if self._caps is None else self._caps[row]
+            self.plans[row] = decided(self.plans[row], self._num_heads, own, caps)
         self.shares = Shares(self.plans, self._num_heads, self._caps)
+        for row, layer in product(found, layers):
+            ranked = layer[row]
+            assert ranked is not None
+            layer[row] = None if self.shares.keeps_all(row) else ranked_for(self.plans[row], ranked)
+
+    def _pending(self, ranked: Sequence[RankedLayer | None]) -> list[PendingLayer | None]:
+        """A ranked layer as it joins the allocation of each sequence's budget."""
         return [
-            ([self._pending(row, one) for row, one in enumerate(layer)], columns)
-            for layer, (_, columns) in zip(layers, ranked, strict=True)
+            None if one is None else PendingLayer(one, plan.policy.layer_rule == "pool", self.shares.total(row))
+            for row, (plan, one) in enumerate(zip(self.plans, ranked, strict=True))
         ]
 
-    def _pending(self, row: int, ranked: RankedLayer | None) -> PendingLayer | None:
-        """A ranked layer as it joins the allocation of its sequence's budget."""
-        if ranked is None or self.shares.keeps_all(row):
-            return None
-        plan = self.plans[row]
-        is_pool = plan.policy.layer_rule == "pool"
-        ranked = ranked.with_minimum(plan.min_entries_per_head) if is_pool else ranked
-        return PendingLayer(ranked, is_pool, self.shares.total(row))
-
-    def _ranked(self, windows: Windows, layer: int) -> list[PendingLayer | None]:
+    def _ranked(self, windows: Windows, layer: int) -> list[RankedLayer | None]:
         """Rank each sequence's candidates of the next layer."""
-        found: list[PendingLayer | None] = []
+        found: list[RankedLayer | None] = []
         for row, (plan, window) in enumerate(zip(self.plans, windows, strict=True)):
             if window is None:
                 found.append(None)
                 continue
             caps = None if self._caps is None else self.shares.caps(row, layer)
-            ranked = self._ranker(plan.policy, window, plan.min_entries_per_head, caps)
-            found.append(PendingLayer(ranked, plan.policy.layer_rule == "pool", self.shares.total(row)))
+            found.append(self._ranker(plan.policy, window, plan.min_entries_per_head, caps))
         return found
 
     def _place(self, pending: Sequence[PendingLayer | None], columns: Columns | None) -> None:

@@ -83,6 +83,12 @@ def decided(
     return replace(plan, tokens_per_head=budget, tolerance=None)
 
 
+def ranked_for(plan: SequencePlan, layer: RankedLayer) -> RankedLayer:
+    """A layer that was ranked for another budget, ranked for the plan's."""
+    is_pool = plan.policy.layer_rule == "pool"  # elsewhere no budget changes the order
+    return layer.with_minimum(plan.min_entries_per_head) if is_pool else layer
+
+
 def _loss(
     plan: SequencePlan, num_heads: Sequence[int], layers: Sequence[RankedLayer], caps: Sequence[Tensor] | None
 ) -> float:
@@ -92,8 +98,7 @@ def _loss(
         return 0.0
     is_pool = plan.policy.layer_rule == "pool"
     for layer in layers:
-        ranked = layer.with_minimum(plan.min_entries_per_head) if is_pool else layer
-        shares.add([PendingLayer(ranked, is_pool, shares.total(0))])
+        shares.add([PendingLayer(ranked_for(plan, layer), is_pool, shares.total(0))])
     placed = [PlacedLayer(layer.loss, layer.total_loss, layer.weight) for layer in layers]
     kept = [one.kept_loss(counts[0]) for one, counts in zip(placed, shares.final_counts(), strict=True)]
     loss = [one.without(own) for one, own in zip(placed, kept, strict=True)]
