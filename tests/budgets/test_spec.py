@@ -34,12 +34,28 @@ def test_a_bad_fraction_is_refused(value: object) -> None:
     assert_all_parts(caught.value, got=repr(value))
 
 
+@pytest.mark.parametrize("value", [-0.01, 1, 1.0, 2, math.nan, math.inf, -math.inf, True, "0.05", 10**400])
+def test_a_bad_tolerance_is_refused(value: object) -> None:
+    with pytest.raises(BudgetError, match=r"^max_loss: ") as caught:
+        BudgetSpec(max_loss=value)  # type: ignore[arg-type]
+    assert_all_parts(caught.value, got=repr(value))
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 0.05, 0.999])
+def test_a_tolerance_says_no_more_than_the_least_budget_beforehand(value: float) -> None:
+    spec = BudgetSpec(max_loss=value, window=8)
+    assert spec.max_loss == value
+    assert spec.budget is None
+    assert spec.tokens_per_head([5, 100], 0, 1) == [9, 9]
+
+
 @pytest.mark.parametrize(
     ("given_ways", "named"),
     [
         ({"budget": 64, "keep": 0.5}, "budget and keep"),
         ({"keep": 0.5, "max_bytes": 1}, "keep and max_bytes"),
         ({"budget": 64, "keep": 0.5, "max_bytes": "1MB"}, "budget and keep and max_bytes"),
+        ({"max_bytes": "1MB", "max_loss": 0.0}, "max_bytes and max_loss"),
     ],
 )
 def test_one_way_at_a_time(given_ways: dict[str, object], named: str) -> None:

@@ -59,9 +59,26 @@ def test_fewer_bits_give_the_librarys_text_in_fewer_bytes(model_dir, long_prompt
     assert sizes[0] - sizes[2] == survivors * 2 * (8 * 4 - (4 + 2))
 
 
+@pytest.mark.parametrize("given", ["0.4", "40%"])
+def test_a_tolerated_loss_says_what_it_led_to(given, model_dir, long_prompt, capsys) -> None:
+    command = ["generate", long_prompt, "-m", model_dir, "-n", "8", "--max-loss", given, "--no-chat"]
+    assert run(command) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == _expected(model_dir, long_prompt, max_loss=0.4)
+    assert run([*command, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert 33 <= record["tokens_per_head"] == record["kept_entries"] / 6 < 150
+    assert 0.3 < record["relative_loss"] <= 0.4
+    assert record["budget"] == "loss 0.4"
+    found = f"({record['tokens_per_head']:g} tokens per head, estimated loss {record['relative_loss']:.1%})"
+    assert found in told.err
+
+
 def test_full_cache_keeps_everything(model_dir, long_prompt, capsys) -> None:
     assert run(["generate", long_prompt, "-m", model_dir, "-n", "4", "--full-cache", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kept_fraction"] == 1.0
+    record = json.loads(capsys.readouterr().out)
+    assert record["kept_fraction"] == 1.0
+    assert (record["tokens_per_head"], record["relative_loss"]) == (record["prompt_tokens"], 0.0)
 
 
 def test_chat_template_is_used_unless_told_otherwise(model_dir, plain_model_dir, capsys) -> None:

@@ -68,6 +68,7 @@ def test_labels() -> None:
     assert Variant("lava", keep=0.5).budget_label == "50%"
     assert Variant("lava", budget=128).budget_label == "128"
     assert Variant("lava", max_bytes="1MiB").budget_label == "1MiB"
+    assert Variant("lava", max_loss=0.05).budget_label == "loss 0.05"
     assert Variant("lava").budget_label == "256"
 
 

@@ -31,7 +31,7 @@ BY_POSITION = lavakv.Policy("by-position", "scores that no tensor's rounding can
 
 def lava_cache(model: nn.Module, **settings: object) -> lavakv.LavaCache:
     """A cache with the small budget and window of these tests."""
-    ways = {"budget", "keep", "max_bytes"} & settings.keys()
+    ways = {"budget", "keep", "max_bytes", "max_loss"} & settings.keys()
     return lavakv.LavaCache(model.config, **{**({} if ways else {"budget": BUDGET}), "window": WINDOW, **settings})
 
 

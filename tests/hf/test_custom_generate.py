@@ -223,10 +223,12 @@ def test_requirements_and_readme() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("settings", [{"max_tokens_per_head": 40}, {"protect": 9}, {"kv_bits": 8}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"max_tokens_per_head": 40}, {"protect": 9}, {"kv_bits": 8}, {"max_loss": 0.3}], ids=str
+)
 def test_further_settings_of_the_cache(way: Any, settings: dict[str, Any]) -> None:
     model, arguments = zoo.tiny("llama"), {**ANSWER, "max_new_tokens": 30}
-    given = {"budget": 30, "window": 8, **settings}
+    given = {"window": 8, **({} if "max_loss" in settings else {"budget": 30}), **settings}
     assert way(model, PROMPT, **given, **arguments).equal(expected(model, PROMPT, arguments, **given))
     assert not is_enabled(model)
 

@@ -16,9 +16,12 @@ PROMPT = 173
 
 @pytest.mark.parametrize("policy", ["lava", "cake", "layer-defensivekv", "snapkv"])
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
-def test_the_cache_is_the_same(kind: str, policy: str) -> None:
+@pytest.mark.parametrize("size", [{"budget": BUDGET}, {"max_loss": 0.4}], ids=str)
+def test_the_cache_is_the_same(kind: str, policy: str, size: dict[str, float]) -> None:
+    if "max_loss" in size:
+        policy = {"layer-defensivekv": "residual-max"}.get(policy, policy)  # that one scores for one budget
     model = lavakv.enable(zoo.tiny(kind))
-    caches = [lava_cache(model, policy=policy) for _ in range(2)]
+    caches = [lava_cache(model, policy=policy, **size) for _ in range(2)]
     logits = feed(model, caches[0], [zoo.prompt(PROMPT, batch=2), zoo.prompt(1, batch=2)])
     with lagging() as waits:
         late = feed(model, caches[1], [zoo.prompt(PROMPT, batch=2), zoo.prompt(1, batch=2)])

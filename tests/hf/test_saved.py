@@ -208,7 +208,7 @@ def test_it_is_a_safetensors_file_with_a_header_of_json(file: Path) -> None:
         assert opened.metadata().keys() == {"lavakv"}
     header = read_header("path", file)
     assert (header.policy, header.store, header.batch, header.columns) == ("snapkv", "ragged", 2, 50)
-    assert header.budget == {"budget": None, "keep": 0.5, "max_bytes": None, "window": 8}
+    assert header.budget == {"budget": None, "keep": 0.5, "max_bytes": None, "max_loss": None, "window": 8}
     assert header.versions.keys() == {"lavakv", "transformers", "torch"}
     assert header.model["geometry"]["model_type"] == "gemma3_text"
 
@@ -292,6 +292,22 @@ def test_fewer_bits_are_saved_as_they_are_held(kv_bits: int, store: str, tmp_pat
         assert kept(loaded) == kept(twin)
 
 
+def test_a_budget_that_a_tolerance_led_to_holds_on(tmp_path: Path) -> None:
+    model = lavakv.enable(zoo.tiny("llama"))
+    cache, path = (
+        lavakv.LavaCache(model.config, window=8, max_loss=0.3, evict="turns"),
+        tmp_path / "context.safetensors",
+    )
+    turns = split(zoo.prompt(100), [50, 1, 20, 1, 28])
+    feed(model, cache, turns[:2])
+    found = cache.budgets().tokens_per_head
+    cache.save(path)
+    loaded = lavakv.LavaCache.load(path, model)
+    feed(model, loaded, turns[2:])
+    assert loaded.budgets().tokens_per_head.equal(found)
+    assert int(loaded.lengths().sum()) == int(found * loaded.lengths().numel())
+
+
 def test_a_prompt_in_chunks_is_not_saved_before_its_end(tmp_path: Path) -> None:
     model = lavakv.enable(zoo.tiny("llama"))
     cache = lava_cache(model)
@@ -329,6 +345,7 @@ def test_all_that_a_cache_remembers_is_saved_or_known_to_be_needless() -> None:
     assert vars(cache._state).keys() == known
     assert vars(cache._state.session).keys() == {
         "stores", "_num_heads", "phase", "columns", "budgets", "num_taken", "_round", "log", "last_round",
+        "tokens_per_head",
     }  # fmt: skip
     columns = ("real", "tokens", "budgets", "stores", "brought_back")
     assert SessionSnapshot._fields == (*columns, "queries", "norms")

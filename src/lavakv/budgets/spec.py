@@ -1,4 +1,4 @@
-"""The requested budget: in tokens, as a fraction or in bytes, checked once and frozen; and bits per number."""
+"""The requested budget: in tokens, as a fraction, in bytes or by a tolerance, checked once; and bits per number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from lavakv.errors import BudgetError, InputError
 
@@ -17,15 +17,29 @@ DEFAULT_WINDOW = 32
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
+class Tolerance(NamedTuple):
+    """In place of a budget: the least one whose estimated loss is within a tolerance is still to be found.
+
+    Attributes:
+        max_loss: largest loss, as a share of what evicting everything before the window would lose.
+        most: largest budget, whatever it loses, or None for no limit.
+    """
+
+    max_loss: float
+    most: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetSpec:
-    """One of three ways to say how much of a prompt is kept; the default is 256 tokens a head.
+    """One of four ways to say how much of a prompt is kept; the default is 256 tokens a head.
 
     Attributes:
         budget: mean entries a KV head keeps of the prompt, window included.
         keep: kept fraction of each sequence, in (0, 1].
         max_bytes: bytes that the keys and values of all sequences and layers may take, or text such as "512MiB".
         window: the last tokens of the prompt: always kept, and the queries that score.
+        max_loss: estimated loss of what is evicted, as a share of that of evicting everything before the window, in
+            [0, 1): each sequence gets the least budget that stays within it, which shows once its prompt is scored.
 
     Raises:
         BudgetError: two ways at once, or a value outside its range.
@@ -35,9 +49,10 @@ class BudgetSpec:
     keep: float | None = None
     max_bytes: int | str | None = None
     window: int = DEFAULT_WINDOW
+    max_loss: float | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("budget", "keep", "max_bytes") if getattr(self, name) is not None]
+        given = [name for name in ("budget", "keep", "max_bytes", "max_loss") if getattr(self, name) is not None]
         if len(given) > 1:
             raise BudgetError(
                 " and ".join(given),
@@ -54,9 +69,13 @@ class BudgetSpec:
             _require_fraction(self.keep)
         if self.max_bytes is not None:
             object.__setattr__(self, "max_bytes", parse_bytes(self.max_bytes))
+        if self.max_loss is not None:
+            _require_tolerance(self.max_loss)
 
     def tokens_per_head(self, num_tokens: Sequence[int], fixed_bytes: int, token_bytes: int) -> list[int]:
         """The budget `b` of each sequence, at least its length where nothing needs to go.
+
+        By `max_loss` it follows from the scores: this is then the least one, a token a head beside the window.
 
         Args:
             num_tokens: real prompt tokens of each sequence.
@@ -66,6 +85,8 @@ class BudgetSpec:
         Raises:
             BudgetError: the budget does not exceed the window though a prompt is longer, or the bytes do not suffice.
         """
+        if self.max_loss is not None:
+            return [self.window + 1] * len(num_tokens)
         if self.keep is not None:
             return [max(round(self.keep * tokens), self.window + 1) for tokens in num_tokens]
         if self.max_bytes is not None:
@@ -152,3 +173,12 @@ def _require_fraction(value: object) -> None:
         raise BudgetError(
             "keep", expected="the kept fraction, above 0 and at most 1", got=repr(value), fix="0.25 keeps a quarter."
         )
+
+
+def _require_tolerance(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise BudgetError(
+            "max_loss",
+            expected="the largest estimated loss, at least 0 (nothing that counts goes) and below 1 (all may go)",
+            got=repr(value), fix="0.05 lets go of what makes up 5 % of the estimated loss of evicting everything.",
+        )  # fmt: skip

@@ -11,7 +11,7 @@ from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model
 from lavakv.cli.console import human_bytes, notes, print_json, results, working
-from lavakv.cli.lists import fraction
+from lavakv.cli.lists import fraction, tolerance
 from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.files import require_writable
@@ -29,6 +29,7 @@ def compress(
     budget: options.Budget = None,
     keep: options.Keep = None,
     max_bytes: options.MaxBytes = None,
+    max_loss: options.MaxLoss = None,
     kv_bits: options.KvBits = None,
     policy: Annotated[
         str, typer.Option(metavar="NAME", help="Eviction policy name; the default suits questions that come later.")
@@ -42,7 +43,8 @@ def compress(
 ) -> None:
     """Compress a text into a file, to ask questions of it with `lavakv generate --context` without reading it again."""
     kept = fraction("--keep", keep)
-    spec, bits = BudgetSpec(budget, kept, max_bytes, window), check_kv_bits(kv_bits, "--kv-bits")
+    spec = BudgetSpec(budget, kept, max_bytes, window, tolerance("--max-loss", max_loss))
+    bits = check_kv_bits(kv_bits, "--kv-bits")
     require_policy_name(policy, "--policy")
     check_model(model, dtype, device, attention)
     require_writable("--out", out, make_folder=True)
@@ -52,7 +54,7 @@ def compress(
         from lavakv.evaluation.variant import Variant
         from lavakv.policy.registry import get_policy
 
-    variant = Variant(get_policy(policy).name, budget, kept, spec.max_bytes, window, kv_bits=bits)
+    variant = Variant.of(get_policy(policy).name, spec, bits)
     loaded = load_quietly(model, dtype, device, attention)
     with working(f"Reading {file}"):
         done = compress_text(loaded, text, variant, chat=chat)

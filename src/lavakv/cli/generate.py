@@ -14,7 +14,7 @@ from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
-from lavakv.cli.lists import fraction
+from lavakv.cli.lists import fraction, tolerance
 from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.cli.saved_context import checked_header, dtype_for
@@ -58,6 +58,7 @@ def generate(
     keep: options.Keep = None,
     max_bytes: options.MaxBytes = None,
     kv_bits: options.KvBits = None,
+    max_loss: options.MaxLoss = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
     full_cache: Annotated[bool, typer.Option("--full-cache", help="Keep everything: no compression.")] = False,
     window: options.Window = DEFAULT_WINDOW,
@@ -72,8 +73,8 @@ def generate(
 ) -> None:
     """Generate text from a prompt with a compressed KV cache."""
     kept = fraction("--keep", keep)
-    spec = BudgetSpec(budget, kept, max_bytes, window)
-    if full_cache and (budget, keep, max_bytes, kv_bits) != (None, None, None, None):
+    spec = BudgetSpec(budget, kept, max_bytes, window, tolerance("--max-loss", max_loss))
+    if full_cache and (budget, keep, max_bytes, kv_bits, max_loss) != (None,) * 5:
         raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Give only one of them.")
     bits = check_kv_bits(kv_bits, "--kv-bits")
     check_seed(seed)
@@ -94,7 +95,7 @@ def generate(
         from lavakv.policy.registry import get_policy
 
         named = None if full_cache else get_policy(policy).name
-        variant = Variant(None) if named is None else Variant(named, budget, kept, spec.max_bytes, window, kv_bits=bits)
+        variant = Variant(None) if named is None else Variant.of(named, spec, bits)
         run = _of_prompt(load_quietly(model, dtype, device, attention), text, variant, sampling, chat=chat)
     done = _shown(run, stream=not as_json)
     if as_json:
@@ -134,8 +135,11 @@ def _shown(run: _Run, *, stream: bool) -> Answer:
 def _report(done: Answer, variant: Variant, whose: str) -> None:
     """Print lengths, memory and speed in one line on stderr."""
     speed = "" if done.tokens_per_second is None else f", {done.tokens_per_second:.1f} tokens/s"
+    kept = f"{done.kept_fraction:.1%} of {whose} entries kept"
+    if variant.max_loss is not None:
+        kept += f" ({done.tokens_per_head:g} tokens per head, estimated loss {done.relative_loss:.1%})"
     notes.print(
-        f"{variant.label}: {done.prompt_tokens} prompt tokens, {done.kept_fraction:.1%} of {whose} entries kept, "
+        f"{variant.label}: {done.prompt_tokens} prompt tokens, {kept}, "
         f"{human_bytes(done.kv_bytes)} KV cache; prefill {done.prefill_seconds:.1f} s{speed}",
         style="dim",
         highlight=False,

@@ -46,6 +46,24 @@ def fraction(option: str, value: str | None) -> float | None:
     return None if value is None else _fraction(option, value, "0.25 or 25%")
 
 
+def tolerance(option: str, value: str | None) -> float | None:
+    """A tolerated loss, as a number or a percentage; None if the option is not given.
+
+    Raises:
+        BudgetError: neither, or outside [0, 1).
+    """
+    if value is None:
+        return None
+    match = _FRACTION.fullmatch(value.strip())
+    exact = Fraction(f"{match[1]}{match[2] or ''}") / (100 if match[3] else 1) if match else Fraction(1)
+    if not float(exact) < 1:
+        raise BudgetError(
+            option, expected="the largest estimated loss, at least 0 and below 1, or a percentage below 100%",
+            got=repr(value.strip()), fix="Write for example 0.05 or 5%.",
+        )  # fmt: skip
+    return float(exact)
+
+
 def _fraction(option: str, text: str, example: str) -> float:
     match = _FRACTION.fullmatch(text.strip())
     exact = Fraction(f"{match[1]}{match[2] or ''}") / (100 if match[3] else 1) if match else Fraction(0)

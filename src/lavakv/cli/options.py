@@ -41,6 +41,12 @@ Attention = Annotated[
     str | None, typer.Option(metavar="NAME", help="Attention implementation, e.g. sdpa; the model's own by default.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+MaxLoss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOSS", help="Instead of a budget: the smallest cache whose estimated loss is at most this, e.g. 5%."
+    ),
+]
 KEEP_FLOOR = "A sequence keeps at least window + 1 entries per head."
 Keep = Annotated[
     str | None,

@@ -15,7 +15,7 @@ from lavakv.models.default import fetched_model_dir
 from lavakv.models.source import CONFIG, source_of
 
 # When the context was compressed:
-_DECIDED = ("budget", "keep", "max_bytes", "kv_bits", "policy", "full_cache", "window", "chat")
+_DECIDED = ("budget", "keep", "max_bytes", "max_loss", "kv_bits", "policy", "full_cache", "window", "chat")
 
 
 def checked_header(call: typer.Context, context: Path, model: str, dtype: str) -> SavedHeader:

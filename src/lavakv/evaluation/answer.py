@@ -74,10 +74,22 @@ class Answer:
         """Decoding speed, None for a single token."""
         return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else None
 
+    @property
+    def tokens_per_head(self) -> float:
+        """Mean entries of the prompt that a KV head keeps."""
+        is_full = not isinstance(self.cache, LavaCache)
+        return float(self.prompt_tokens) if is_full else float(self.cache.budgets().tokens_per_head[0])
+
+    @property
+    def relative_loss(self) -> float:
+        """Estimated loss of what was evicted, as a share of that of evicting everything before the window."""
+        return float(self.cache.budgets().relative_loss[0]) if isinstance(self.cache, LavaCache) else 0.0
+
     def record(self) -> dict[str, Any]:
         """Everything but the cache, ready for JSON."""
         named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "cache"}
-        return {**named, "tokens_per_second": self.tokens_per_second}
+        worked_out = ("tokens_per_second", "tokens_per_head", "relative_loss")
+        return {**named, **{name: getattr(self, name) for name in worked_out}}
 
 
 def answer(

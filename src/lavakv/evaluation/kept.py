@@ -37,7 +37,8 @@ def kept_by_sequence(cache: LavaCache, config: Any, num_tokens: int) -> list[Kep
         num_tokens: length of the prompt.
     """
     num_heads = geometry_of(config).num_heads
-    layers, _, heads, loss = cache.budgets()
+    budgets = cache.budgets()
+    layers, heads, loss = budgets.layer_entries, budgets.head_entries, budgets.estimated_loss
     return [
         Kept(
             entries := int(layers[:, row].sum()),

@@ -28,6 +28,7 @@ class Variant:
         window: last prompt tokens, always kept.
         store: `ragged` or `masked`.
         kv_bits: as in `LavaCache`.
+        max_loss: estimated loss that each sequence stays within.
     """
 
     policy: str | Policy | None = None
@@ -37,6 +38,13 @@ class Variant:
     window: int = DEFAULT_WINDOW
     store: Literal["ragged", "masked"] = "ragged"
     kv_bits: KvBits | None = None
+    max_loss: float | None = None
+
+    @classmethod
+    def of(cls, policy: str | Policy, spec: BudgetSpec, kv_bits: KvBits | None = None) -> Variant:
+        """A policy with a budget that is checked."""
+        sizes = (spec.budget, spec.keep, spec.max_bytes, spec.window)
+        return cls(policy, *sizes, kv_bits=kv_bits, max_loss=spec.max_loss)
 
     @property
     def label(self) -> str:
@@ -52,6 +60,8 @@ class Variant:
             return "all"
         if self.keep is not None:
             return f"{self.keep:.1%}".replace(".0%", "%")
+        if self.max_loss is not None:
+            return f"loss {self.max_loss:g}"
         return str(self.max_bytes) if self.max_bytes is not None else str(self.budget or DEFAULT_BUDGET)
 
     def new_cache(self, config: Any) -> Any:
@@ -66,8 +76,8 @@ class Variant:
             return DynamicCache(config=config)
         from lavakv.hf import LavaCache
 
-        sizes: dict[str, Any] = {"keep": self.keep, "max_bytes": self.max_bytes, "kv_bits": self.kv_bits}
-        return LavaCache(config, self.budget, self.policy, self.window, self.store, **sizes)
+        given: dict[str, Any] = {"keep": self.keep, "max_bytes": self.max_bytes, "max_loss": self.max_loss}
+        return LavaCache(config, self.budget, self.policy, self.window, self.store, kv_bits=self.kv_bits, **given)
 
     def spec(self) -> BudgetSpec:
         """The budget, checked.
@@ -75,7 +85,7 @@ class Variant:
         Raises:
             BudgetError: a bad one.
         """
-        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window)
+        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window, self.max_loss)
 
 
 def variants_of(

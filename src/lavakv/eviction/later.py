@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from lavakv.attention.request import AttentionSettings
-from lavakv.budgets.spec import BudgetSpec
+from lavakv.budgets.spec import BudgetSpec, Tolerance
 from lavakv.errors import InputError, PolicyError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.round import Columns as CandidateColumns
 from lavakv.eviction.round import Round, Windows
 from lavakv.eviction.shares import SequencePlan
+from lavakv.eviction.tolerance import sequence_plan
 from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
 from lavakv.store.base import LayerStore
@@ -39,13 +40,13 @@ class Observation(NamedTuple):
 
 
 def later_plans(
-    columns: Columns, budgets: Sequence[tuple[Policy, int]], window: int, protect: range = range(0)
+    columns: Columns, budgets: Sequence[tuple[Policy, int | Tolerance]], window: int, protect: range = range(0)
 ) -> list[SequencePlan]:
     """What is known of each sequence before a later round.
 
     Args:
         columns: what is known of each column.
-        budgets: policy and mean entries per head, window included, of each sequence.
+        budgets: policy and mean entries per head, window included, of each sequence; or a tolerance to find them by.
         window: columns at the end that all heads keep.
         protect: original positions that every head keeps, as it has in all rounds before.
 
@@ -60,15 +61,16 @@ def later_plans(
             "budgets", expected=f"one for each of {len(tokens)} sequences", got=str(len(budgets)),
             fix="Pass policy and budget of every sequence.",
         )  # fmt: skip
-    for num_tokens, (policy, tokens_per_head) in zip(tokens, budgets, strict=True):
+    for num_tokens, (policy, budget) in zip(tokens, budgets, strict=True):
         if policy.prompt_only:
             raise PolicyError(
                 f"policy {policy.name!r}", expected="a policy that scores what an earlier round has left",
                 got="one that judges all rows of a whole prompt", fix="Use another policy here.",
             )  # fmt: skip
-        BudgetSpec(budget=tokens_per_head, window=window).tokens_per_head([num_tokens], 0, 1)
+        if not isinstance(budget, Tolerance):
+            BudgetSpec(budget=budget, window=window).tokens_per_head([num_tokens], 0, 1)
     rows = zip(tokens, padding, budgets, strict=True)
-    return [SequencePlan(n, left, b, window, policy, protect) for n, left, (policy, b) in rows]
+    return [sequence_plan(n, left, b, window, policy, protect) for n, left, (policy, b) in rows]
 
 
 class LaterRound:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,12 +30,38 @@ class Budgets(NamedTuple):
         head_entries: int64 `[layers, batch, heads]`; 0 for a head that a layer does not have.
         estimated_loss: float64 `[layers, batch]`, the paper's bound: evicted attention times the head's largest value
             norm, summed.
+        total_loss: float64 `[layers, batch]`, what that would be if everything before the window were evicted; 0 where
+            a sequence was short enough to keep everything.
     """
 
     layer_entries: Tensor
     layer_weights: Tensor
     head_entries: Tensor
     estimated_loss: Tensor
+    total_loss: Tensor
+
+    @property
+    def relative_loss(self) -> Tensor:
+        """Estimated loss of each sequence as `max_loss` limits it, float64 `[batch]` from 0 to 1; 0 where all stays."""
+        rows = zip(self.estimated_loss.T.tolist(), self.total_loss.T.tolist(), strict=True)
+        return torch.tensor([relative_loss(own, total) for own, total in rows], dtype=torch.float64, device="cpu")
+
+    @property
+    def tokens_per_head(self) -> Tensor:
+        """Mean entries that a KV head keeps of each sequence, float64 `[batch]`: the budget, or less if all stays."""
+        entries = self.head_entries.transpose(0, 1).flatten(1)
+        return entries.sum(dim=1) / (entries > 0).sum(dim=1).double()
+
+
+def relative_loss(estimated: Sequence[float], total: Sequence[float]) -> float:
+    """The loss over all layers as a share of that of evicting everything before the window.
+
+    Args:
+        estimated: of each layer.
+        total: of each layer, if it evicted everything before the window.
+    """
+    whole = math.fsum(total)
+    return math.fsum(estimated) / whole if whole else 0.0
 
 
 @dataclass(slots=True)
@@ -44,12 +73,14 @@ class RankedLayer:
         loss: float32 `[H, ranks]`, what evicting each candidate costs, in rank order.
         layer_weight: the layer's weight in the split over layers.
         whole_loss: float64 scalar, the loss summed over all candidates.
+        rank_with: ranks again by the same scores, given the entries that every head keeps before heads compete.
     """
 
     ranking: Ranking
     loss: Tensor
     layer_weight: LayerWeight
     whole_loss: Readback
+    rank_with: Callable[[int], Ranking]
 
     @classmethod
     def of(
@@ -73,9 +104,14 @@ class RankedLayer:
         cls, scored: ScoredLayer, window: ScoringWindow, min_entries_per_head: int, caps: Tensor | None = None
     ) -> RankedLayer:
         """Rank a layer's candidates by scores that are at hand."""
-        ranking, loss = rank(scored.score, min_entries_per_head, caps, window.pinned), eviction_loss(window)
+        rank_with = partial(rank, scored.score, caps=caps, pinned=window.pinned)
+        ranking, loss = rank_with(min_entries_per_head), eviction_loss(window)
         total = Readback(loss.sum(dtype=torch.float64))
-        return cls(ranking, loss.gather(1, ranking.positions), scored.weight, total)
+        return cls(ranking, loss.gather(1, ranking.positions), scored.weight, total, rank_with)
+
+    def with_minimum(self, min_entries_per_head: int) -> RankedLayer:
+        """The same with other entries that every head keeps before heads compete; a head's own order stays."""
+        return replace(self, ranking=self.rank_with(min_entries_per_head))
 
     @property
     def weight(self) -> float:

@@ -7,12 +7,14 @@ layers ragged and all at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from lavakv.eviction.records import Budgets, PendingLayer, PlacedLayer, RankedLayer
 from lavakv.eviction.shares import SequencePlan, Shares
+from lavakv.eviction.tolerance import decided, ranked_for
 from lavakv.policy.numbers import Readback
 from lavakv.policy.rules import Policy
 from lavakv.scoring.window import ScoringWindow
@@ -61,9 +63,8 @@ class Round:
         if window_tokens is None:
             window_tokens = [min(plan.window, plan.num_tokens) for plan in plans]
         self._window_tokens = window_tokens
+        self._caps = caps
         self.shares = Shares(plans, num_heads, caps)
-        self._min_entries = [plan.min_entries_per_head for plan in plans]
-        self._is_later = caps is not None
         self._stores, self._num_heads, self._ranker = list(stores), list(num_heads), ranker
         self._placed: list[list[PlacedLayer | None]] = []
         self._held: list[int] = []
@@ -82,9 +83,10 @@ class Round:
         Returns:
             What was decided, once the last layer is in.
         """
+        assert not any(plan.is_open for plan in self.plans)
         if self._waiting is not None:  # before the next one needs memory for its scores
             self._place(*self._waiting)
-        newest = self._ranked(windows, len(self._held))
+        newest = self._pending(self._ranked(windows, len(self._held)))
         self._waiting = newest, columns
         is_last = len(self._held) == len(self._stores) - 1
         if is_last or not any(one is not None and one.deferred for one in newest):
@@ -94,28 +96,51 @@ class Round:
     def add_all(self, layers: Iterable[tuple[Windows, Columns | None]]) -> Budgets:
         """Take all layers at once, where nothing needs to be trimmed on the way; ends as `add_layer` does.
 
-        Nothing is evicted before the last layer is ranked, so whatever a score raises leaves all stores as they were.
+        Budgets that are open are found once all layers are ranked; `plans` has them then. Nothing is evicted before the
+        last layer is ranked, so whatever a score raises leaves all stores as they were.
 
         Args:
             layers: for each layer what `add_layer` takes; consumed one at a time.
         """
         ranked = [(self._ranked(windows, index), columns) for index, (windows, columns) in enumerate(layers)]
-        for pending, _ in ranked:
-            self.shares.add(pending)
+        if any(plan.is_open for plan in self.plans):
+            self._decide([layer for layer, _ in ranked])
+        pending = [(self._pending(layer), columns) for layer, columns in ranked]
+        for newest, _ in pending:
+            self.shares.add(newest)
         for layer, counts in enumerate(self.shares.final_counts()):
-            self._gather(layer, *ranked[layer], counts)
+            self._gather(layer, *pending[layer], counts)
         return self._finish()
 
-    def _ranked(self, windows: Windows, layer: int) -> list[PendingLayer | None]:
+    def _decide(self, layers: Sequence[list[RankedLayer | None]]) -> None:
+        """Find the budgets that are open, and rank for them; a sequence that keeps everything needs no ranks."""
+        found = [row for row, plan in enumerate(self.plans) if plan.is_open and not self.shares.keeps_all(row)]
+        for row in found:
+            own = [one for one in (layer[row] for layer in layers) if one is not None]
+            caps = None if self._caps is None else self._caps[row]
+            self.plans[row] = decided(self.plans[row], self._num_heads, own, caps)
+        self.shares = Shares(self.plans, self._num_heads, self._caps)
+        for row, layer in product(found, layers):
+            ranked = layer[row]
+            assert ranked is not None
+            layer[row] = None if self.shares.keeps_all(row) else ranked_for(self.plans[row], ranked)
+
+    def _pending(self, ranked: Sequence[RankedLayer | None]) -> list[PendingLayer | None]:
+        """A ranked layer as it joins the allocation of each sequence's budget."""
+        return [
+            None if one is None else PendingLayer(one, plan.policy.layer_rule == "pool", self.shares.total(row))
+            for row, (plan, one) in enumerate(zip(self.plans, ranked, strict=True))
+        ]
+
+    def _ranked(self, windows: Windows, layer: int) -> list[RankedLayer | None]:
         """Rank each sequence's candidates of the next layer."""
-        found: list[PendingLayer | None] = []
+        found: list[RankedLayer | None] = []
         for row, (plan, window) in enumerate(zip(self.plans, windows, strict=True)):
             if window is None:
                 found.append(None)
                 continue
-            caps = self.shares.caps(row, layer) if self._is_later else None
-            ranked = self._ranker(plan.policy, window, self._min_entries[row], caps)
-            found.append(PendingLayer(ranked, plan.policy.layer_rule == "pool", self.shares.total(row)))
+            caps = None if self._caps is None else self.shares.caps(row, layer)
+            found.append(self._ranker(plan.policy, window, plan.min_entries_per_head, caps))
         return found
 
     def _place(self, pending: Sequence[PendingLayer | None], columns: Columns | None) -> None:
@@ -185,7 +210,7 @@ class Round:
         layers, batch = len(self._stores), len(self.plans)
         heads = torch.zeros(layers, batch, max(self._num_heads), dtype=torch.int64, device="cpu")
         weights = torch.full((layers, batch), float("nan"), dtype=torch.float64, device="cpu")
-        loss = torch.zeros(layers, batch, dtype=torch.float64, device="cpu")
+        loss, total = (torch.zeros(layers, batch, dtype=torch.float64, device="cpu") for _ in range(2))
         kept: dict[tuple[int, int], tuple[PlacedLayer, Readback]] = {}
         for layer, store in enumerate(self._stores):
             for row, (counts, placed) in enumerate(zip(store.past_counts(), self._placed[layer], strict=True)):
@@ -193,8 +218,9 @@ class Round:
                 if placed is not None:
                     kept[layer, row] = placed, placed.kept_loss(counts)
         for place, (placed, kept_loss) in kept.items():
-            weights[place], loss[place] = placed.weight, placed.without(kept_loss)
-        return Budgets(heads.sum(dim=2), weights, heads, loss)
+            weights[place], total[place] = placed.weight, placed.total_loss
+            loss[place] = placed.without(kept_loss)
+        return Budgets(heads.sum(dim=2), weights, heads, loss, total)
 
 
 def _by_rank(columns: Tensor, ranked: RankedLayer | None) -> Tensor:

@@ -29,7 +29,7 @@ class SavedHeader:
         model: the model that filled the cache, see `lavakv.hf.fingerprint`.
         policy: name of the policy.
         policy_is_named: whether `lavakv.policies()` had that policy under that name.
-        budget: `budget`, `keep`, `max_bytes` and `window`, as `BudgetSpec` has them.
+        budget: as `BudgetSpec` has it.
         store: kind of store.
         batch: sequences.
         columns: columns seen, padding and evicted ones included.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lavakv.budgets.spec import Tolerance
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.columns import Columns
 from lavakv.eviction.later import LaterRound, Observation, later_plans
@@ -70,6 +71,8 @@ class Session:
         phase: where the session stands.
         columns: real tokens and padding of all columns seen.
         budgets: what the last round decided, once the prompt is in.
+        tokens_per_head: the budget of each sequence in the last round; 0 where it is to be found by a tolerance and
+            nothing had to go yet. Empty before the first round and after `restore`.
         num_taken: layers of the prompt that are in.
         log: the last queries, as far as the engine notes them there.
         last_round: columns seen when the last round ran; those behind it can be cropped without a trace.
@@ -80,6 +83,7 @@ class Session:
         self.phase = Phase.EMPTY
         self.columns = Columns()
         self.budgets: Budgets | None = None
+        self.tokens_per_head: list[int] = []
         self.num_taken = 0
         self.log = QueryLog(window)
         self.last_round = 0
@@ -116,6 +120,7 @@ class Session:
         assert self.phase is Phase.READING
         assert self.budgets is None
         self._round = Round(plans, self.stores, self._num_heads, ranker)
+        self._note_budgets(self._round)
 
     @storing()
     def take(self, keys: Tensor, values: Tensor, windows: Windows) -> None:
@@ -133,7 +138,7 @@ class Session:
 
     @storing()
     def take_all(self, layers: Iterable[tuple[Tensor, Tensor, Windows]]) -> None:
-        """The same for all layers at once, of a prompt that was read before."""
+        """The same for all layers at once, of a prompt that was read before; budgets may be open until then."""
         assert self._round is not None
         windows = []
         for store, (keys, values, own) in zip(self.stores, layers, strict=True):
@@ -141,6 +146,7 @@ class Session:
             windows.append((own, None))
         self.num_taken = len(windows)
         self.budgets = self._round.add_all(windows)
+        self._note_budgets(self._round)
 
     def end(self, succeeded: bool) -> None:
         """Close a forward."""
@@ -169,7 +175,7 @@ class Session:
     def evict(
         self,
         observations: Sequence[Observation],
-        budgets: Sequence[tuple[Policy, int]],
+        budgets: Sequence[tuple[Policy, int | Tolerance]],
         window: int,
         protect: range = range(0),
     ) -> Budgets:
@@ -177,13 +183,15 @@ class Session:
 
         Args:
             observations: what judges the candidates, one a layer.
-            budgets: policy and mean entries per head, window included, of each sequence.
+            budgets: policy and mean entries per head, window included, of each sequence; or a tolerance to find them
+                by.
             window: columns at the end that all heads keep; fewer where the tail was cut off to less.
             protect: original positions that every head keeps, as it has in all rounds before.
 
         Raises:
             CacheStateError: there is nothing to evict from, or a forward did not finish.
-            BudgetError: a budget that does not exceed the window though more tokens were seen.
+            BudgetError: a budget that does not exceed the window though more tokens were seen; a tolerance where the
+                estimated loss is no finite number.
             InputError: not one budget a sequence or one observation a layer, too few queries, padding in the window.
             LavaError: as the policies' scores raise it; the session is then unchanged.
         """
@@ -203,11 +211,15 @@ class Session:
                 self.phase = Phase.BROKEN if later.round.has_evicted else self.phase
                 raise
         self.last_round = self.columns.length
+        self._note_budgets(later.round)
         return self.budgets
+
+    def _note_budgets(self, one: Round) -> None:
+        self.tokens_per_head = [0 if plan.tolerance else plan.tokens_per_head for plan in one.plans]
 
     def evict_by_log(
         self,
-        budgets: Sequence[tuple[Policy, int]],
+        budgets: Sequence[tuple[Policy, int | Tolerance]],
         window: int,
         weight: Callable[[int], Tensor | None],
         protect: range = range(0),
@@ -215,7 +227,7 @@ class Session:
         """`evict`, judged by the queries that the log remembers: those of the window, or fewer.
 
         Args:
-            budgets: policy and mean entries per head, window included, of each sequence.
+            budgets: see `evict`.
             window: columns at the end that all heads keep; as many as the log remembers at most.
             weight: gives a layer's output projection, see `QueryLog.observations`.
             protect: see `evict`.
@@ -305,6 +317,7 @@ class Session:
             self.log.select(sequences)
         rows = torch.tensor(sequences, device="cpu")
         self.budgets = Budgets(*(part.index_select(1, rows) for part in self.budgets))
+        self.tokens_per_head = [self.tokens_per_head[row] for row in sequences] if self.tokens_per_head else []
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -347,6 +360,7 @@ class Session:
         self.columns.restore(snapshot.real, snapshot.tokens)
         self.columns.brought_back = snapshot.brought_back
         self.log.restore(snapshot.queries, snapshot.norms)
+        self.tokens_per_head = []
         self.budgets, self.phase, self.last_round = snapshot.budgets, Phase.HOLDING, snapshot.real.shape[1]
 
     def require_sound(self) -> None:

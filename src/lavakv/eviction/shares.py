@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lavakv.budgets.spec import Tolerance
 from lavakv.budgets.worst_case import SLACK, worst_case_spare
 from lavakv.eviction.records import PendingLayer
 from lavakv.policy.rules import Policy
@@ -24,6 +25,7 @@ class SequencePlan:
         window: window size `w`.
         policy: what decides.
         protect: original positions that every head keeps, within its budget.
+        tolerance: what the budget is still to be found by, or None where it is known.
     """
 
     num_tokens: int
@@ -32,6 +34,12 @@ class SequencePlan:
     window: int
     policy: Policy
     protect: range = range(0)
+    tolerance: Tolerance | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the budget still has to be found, for which all layers must be scored."""
+        return self.tolerance is not None and not self.keeps_all
 
     @property
     def protected(self) -> range:

@@ -17,7 +17,7 @@ from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker
 from lavakv.eviction.session import Session
-from lavakv.eviction.shares import SequencePlan
+from lavakv.eviction.tolerance import check_scores_first, sequence_plan
 from lavakv.hf import memory
 from lavakv.hf.checks import check_reserved, tokens_and_padding
 from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
@@ -57,6 +57,9 @@ class LavaCache(EvictingCache):
         store: `ragged` holds only survivors; `masked` holds everything under a mask, the oracle.
         keep: instead of `budget`: kept fraction of each sequence; at least `window` + 1 entries per head stay.
         max_bytes: instead of `budget`: bytes for all sequences and layers, or text such as "512MiB".
+        max_loss: instead of `budget`: estimated loss, as a share of that of evicting everything before the window, e.g.
+            0.05. Each sequence gets the least budget within it, `budgets().tokens_per_head`, which holds on in later
+            rounds. The prompt stays whole until its end.
         max_new_tokens: capacity reserved for this many new tokens after the prompt; see `reserve`.
         evict: `prompt` evicts once, after the first forward; `turns` after every forward that brings several tokens, so
             that the whole is within its budget again: turns of a chat, chunks of a prompt.
@@ -81,13 +84,14 @@ class LavaCache(EvictingCache):
         *,
         keep: float | None = None,
         max_bytes: int | str | None = None,
+        max_loss: float | None = None,
         max_new_tokens: int | None = None,
         evict: Evict = "prompt",
         max_tokens_per_head: int | None = None,
         protect: int | slice = 0,
         kv_bits: KvBits | None = None,
     ) -> None:
-        self._spec = BudgetSpec(budget, keep, max_bytes, window)
+        self._spec = BudgetSpec(budget, keep, max_bytes, window, max_loss)
         self._policy = get_policy(policy)
         self._evict = check_evict(evict)
         self.max_tokens_per_head = check_bound(max_tokens_per_head, self._spec.budget)
@@ -101,6 +105,8 @@ class LavaCache(EvictingCache):
             check_sizes(self._geometry.head_dims)
         check_rotation(self._policy, config, self._geometry.layer_indices)
         check_policy(self._policy, config, self._geometry)
+        if max_loss is not None:
+            check_scores_first(self._policy)
         if self.evicts_turns or self.max_tokens_per_head is not None:
             check_judges_later(self._policy)
         super().__init__(layers=[])
@@ -174,7 +180,7 @@ class LavaCache(EvictingCache):
         return self._state.session.kept_positions(self.layer_indices.index(layer), batch, head)
 
     def budgets(self) -> Budgets:
-        """What the policy decided for the prompt.
+        """What the policy decided in the last round, for the prompt at first.
 
         Raises:
             CacheStateError: the cache holds no prompt, or its last forward failed.
@@ -276,6 +282,10 @@ class LavaCache(EvictingCache):
         """What decides for each sequence of a batch."""
         return [self._policy] * num_sequences
 
+    def _row_specs(self, num_sequences: int) -> list[BudgetSpec]:
+        """The budget asked for, for each sequence of a batch."""
+        return [self._spec] * num_sequences
+
     def _resolved(self, spec: BudgetSpec, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         fixed = token = 0
         if spec.max_bytes is not None:
@@ -301,17 +311,15 @@ class LavaCache(EvictingCache):
 
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         tokens, padding = tokens_and_padding(real)
-        if self._more_to_come(real):
-            budgets = tokens
-            self._note_held([0] * len(tokens), tokens)
-        else:
-            budgets = self._budgets_for(tokens, real.shape[1], itemsize)
-            self._note_held(budgets, [min(pair) for pair in zip(budgets, tokens, strict=True)])
-        self._watch_from_here(budgets, tokens)
+        is_chunk = self._more_to_come(real)
+        budgets = tokens if is_chunk else self._budgets_for(tokens, real.shape[1], itemsize)
         rows = zip(tokens, padding, budgets, self._row_policies(len(tokens)), strict=True)
-        plans = [SequencePlan(n, pad, b, self._window, policy, self._protect) for n, pad, b, policy in rows]
+        plans = [sequence_plan(n, pad, b, self._window, policy, self._protect) for n, pad, b, policy in rows]
         self._check_replay(plans)
         self._state.session.plan(plans, ranker)
+        self._note_decided(tokens)
+        if is_chunk:
+            self._budgets_in_force = [0] * len(tokens)  # unknown before the end of the prompt
 
     def _watch_from_here(self, budgets: Sequence[int], tokens: Sequence[int]) -> None:
         uncompressed = not self.evicts_turns and self.max_tokens_per_head is None and self._prompt_columns is None

@@ -22,6 +22,7 @@ def generate(
     budget: int | None = None,
     keep: float | None = None,
     max_bytes: int | str | None = None,
+    max_loss: float | None = None,
     policy: str | Policy = "lava",
     window: int = DEFAULT_WINDOW,
     max_tokens_per_head: int | None = None,
@@ -36,9 +37,10 @@ def generate(
 
     Args:
         model: a transformers model.
-        budget: as in `LavaCache`, like the seven that follow.
+        budget: as in `LavaCache`, like the eight that follow.
         keep: see there.
         max_bytes: see there.
+        max_loss: see there.
         policy: see there.
         window: see there.
         max_tokens_per_head: see there.
@@ -58,7 +60,8 @@ def generate(
         arguments.pop(name, None)
     model = unwrapped(model)
     later: dict[str, Any] = {"max_tokens_per_head": max_tokens_per_head, "protect": protect, "kv_bits": kv_bits}
-    cache = LavaCache(model.config, budget, policy, window, keep=keep, max_bytes=max_bytes, **later)
+    sizes: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "max_loss": max_loss}
+    cache = LavaCache(model.config, budget, policy, window, **sizes, **later)
     with enabled(model):
         # A model from a repository with a generate.py of its own has that as its `generate`: it would call this again.
         return GuardedGenerate(model)(**arguments, **cache_argument(model, cache))
@@ -71,6 +74,7 @@ def compressed(
     budget: int | None = None,
     keep: float | None = None,
     max_bytes: int | str | None = None,
+    max_loss: float | None = None,
     policy: str | Policy = "lava",
     window: int = DEFAULT_WINDOW,
     max_tokens_per_head: int | None = None,
@@ -87,9 +91,10 @@ def compressed(
     Args:
         model: a transformers model.
         input_ids: int64 `[B, tokens]`.
-        budget: as in `LavaCache`, like the seven that follow.
+        budget: as in `LavaCache`, like the eight that follow.
         keep: see there.
         max_bytes: see there.
+        max_loss: see there.
         policy: see there.
         window: see there.
         max_tokens_per_head: see there.
@@ -115,7 +120,8 @@ def compressed(
     if isinstance(given, LavaCache) or (given is not None and given.get_seq_length()):
         _refuse_cache({name: given})
     later: dict[str, Any] = {"max_tokens_per_head": max_tokens_per_head, "protect": protect, "kv_bits": kv_bits}
-    cache = arguments[name] = LavaCache(model.config, budget, policy, window, keep=keep, max_bytes=max_bytes, **later)
+    sizes: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "max_loss": max_loss}
+    cache = arguments[name] = LavaCache(model.config, budget, policy, window, **sizes, **later)
     _announce_chunks(model, cache, (), {"generation_config": config, "input_ids": input_ids})
     with enabled(model):
         return model._sample(input_ids, **arguments)

@@ -78,6 +78,10 @@ class DrivenCache(Cache):
     def _plan(self, real: Tensor, itemsize: int = 0, ranker: Ranker = RankedLayer.of) -> None:
         """Work out what each sequence of a prompt may keep."""
 
+    @abstractmethod
+    def _note_decided(self, tokens: Sequence[int]) -> None:
+        """Remember the budgets of the last round, given the tokens of each sequence; they may have been open before."""
+
     @property
     @abstractmethod
     def _may_be_chunk(self) -> bool:
@@ -106,8 +110,9 @@ class DrivenCache(Cache):
         assert isinstance(step, PromptStep)
         self._itemsize = next(iter(prompts.values())).keys.itemsize
         self._plan(step.real, self._itemsize, ranker)
-        self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
         self._state.take_prompts(prompts, replayed)
+        self._note_decided(self._state.num_tokens)
+        self._watch = None  # who fills a cache from a recording sends it what comes next on purpose
         for index in self.layer_indices:
             self.layers[index].num_columns = step.real.shape[1]
         for index, layer in others.items():
@@ -218,7 +223,7 @@ class DrivenCache(Cache):
             check_replay(plans, step.inputs, self._state.decoder.config, positions, self.layers)
 
     def _finish_held(self) -> None:
-        """Replay a prompt that was held for that, then score and store it; a failure leaves the cache empty."""
+        """Score and store a prompt that was held, after its replay if one is due; a failure leaves the cache empty."""
         held, step = self._state.held, self._state.step
         if held is None or not isinstance(step, PromptStep):
             return
@@ -231,6 +236,7 @@ class DrivenCache(Cache):
                 state = held.state(row, step, others)
                 found.append(run_replay(self._state.decoder, state, plan.policy.replay) if is_due(plan) else None)
             self._state.session.take_all(held.layers(found))
+            self._note_decided(self._state.num_tokens)
         except BaseException:
             self._state.end(succeeded=False)
             self.reset()

@@ -8,6 +8,7 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from lavakv.budgets.spec import BudgetSpec, KvBits
+from lavakv.eviction.tolerance import check_scores_first
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.geometry import check_policy
 from lavakv.hf.rotation import check_rotation
@@ -39,6 +40,9 @@ class FanOutCache(LavaCache):
         for policy in self._policies:
             check_rotation(policy, config, self.layer_indices)
             check_policy(policy, config, self._geometry)
+        for policy, spec in zip(self._policies, self._specs, strict=True):
+            if spec.max_loss is not None:
+                check_scores_first(policy)
 
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """See `LavaCache.tokens_per_head`; each row's budget is that of the row alone."""
@@ -51,6 +55,10 @@ class FanOutCache(LavaCache):
 
     def _needs(self, need: Need) -> bool:
         return any(need in policy.needs for policy in self._policies)
+
+    def _row_specs(self, num_sequences: int) -> list[BudgetSpec]:
+        assert num_sequences == len(self._specs)
+        return self._specs
 
     def _row_policies(self, num_sequences: int) -> list[Policy]:
         assert num_sequences == len(self._policies)

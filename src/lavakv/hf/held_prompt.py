@@ -1,4 +1,4 @@
-"""A prompt whose layers stay whole until it was replayed, for a `LavaCache` whose policy needs that."""
+"""A prompt whose layers stay whole until its end, for a policy that replays it or a budget that depends on them all."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from lavakv.scoring.window import ScoringWindow
 def is_due(plan: SequencePlan) -> bool:
     """Whether a sequence cannot be compressed before its prompt is replayed."""
     return "replay" in plan.policy.needs and not plan.keeps_all
+
+
+def waits_for_end(plan: SequencePlan) -> bool:
+    """Whether a sequence cannot be compressed layer after layer, while the model reads on."""
+    return plan.is_open or is_due(plan)
 
 
 class PromptState(NamedTuple):

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lavakv.budgets.limits import check_protected_fit
+from lavakv.budgets.spec import BudgetSpec, Tolerance
 from lavakv.errors import CacheStateError, InputError, PolicyError
 from lavakv.eviction.records import Budgets
 from lavakv.hf.checks import check_prompt
@@ -92,6 +93,10 @@ class EvictingCache(CacheOperations, DrivenCache):
     def _row_policies(self, num_sequences: int) -> list[Policy]:
         """What decides for each sequence of a batch."""
 
+    @abstractmethod
+    def _row_specs(self, num_sequences: int) -> list[BudgetSpec]:
+        """The budget asked for, for each sequence of a batch."""
+
     @property
     @abstractmethod
     def _window(self) -> int:
@@ -115,7 +120,7 @@ class EvictingCache(CacheOperations, DrivenCache):
         session = self._state.session
         self.require_complete_prompt()
         assert session.budgets is not None
-        if not any(held > budget for held, budget in zip(self._most_held(), self._budgets_in_force, strict=True)):
+        if not any(held > budget for held, budget in zip(self._most_held(), self._limits(), strict=True)):
             return session.budgets
         tokens, _ = session.columns.tokens_and_padding()
         policies = self._row_policies(len(tokens))
@@ -125,8 +130,7 @@ class EvictingCache(CacheOperations, DrivenCache):
         budgets = self._budgets_for(tokens, session.columns.length, self._itemsize)
         pairs = list(zip(policies, budgets, strict=True))
         found = session.evict_by_log(pairs, self._window, self._output_weight, self._protect)
-        self._note_held(budgets, [min(pair) for pair in zip(budgets, tokens, strict=True)])
-        self._watch_from_here(budgets, tokens)
+        self._note_decided(tokens)
         self._apply_reservation()
         return found
 
@@ -231,16 +235,25 @@ class EvictingCache(CacheOperations, DrivenCache):
     def _is_at_bound(self) -> bool:
         return self.max_tokens_per_head is not None and max(self._most_held()) >= self.max_tokens_per_head
 
-    def _budgets_for(self, tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
-        """`tokens_per_head`, below the bound and checked against what is protected."""
-        budgets = self.tokens_per_head(tokens, columns, itemsize)
+    def _budgets_for(self, tokens: Sequence[int], columns: int, itemsize: int) -> list[int | Tolerance]:
+        """`tokens_per_head`, below the bound and checked against what is protected.
+
+        By `max_loss` it is a tolerance to find the budget by, or what that led to in an earlier round.
+        """
+        found: list[int | Tolerance] = []
+        most = None
         if self.max_tokens_per_head is not None and not self._has_fixed_budget:
             most = max(int(_LARGEST_SHARE * self.max_tokens_per_head), self._window + 1)
-            budgets = [min(budget, most) for budget in budgets]
-        for budget, num_tokens in zip(budgets, tokens, strict=True):
-            if num_tokens > budget:
-                check_protected_fit(self._protect, budget, self._window)
-        return budgets
+        specs, before = self._row_specs(len(tokens)), self._budgets_in_force or [0] * len(tokens)
+        budgets = self.tokens_per_head(tokens, columns, itemsize)
+        for num_tokens, spec, budget, own in zip(tokens, specs, budgets, before, strict=True):
+            tolerance = None if spec.max_loss is None or own else Tolerance(spec.max_loss, most)
+            known = num_tokens if tolerance else own if spec.max_loss is not None else budget
+            limit = known if most is None else min(known, most)
+            if num_tokens > limit:
+                check_protected_fit(self._protect, limit, self._window)
+            found.append(tolerance or limit)
+        return found
 
     def _more_to_come(self, real: Tensor) -> bool:
         """Whether what is read now, `[B, columns]`, is the first chunk of a prompt that is held whole until its end."""
@@ -278,10 +291,16 @@ class EvictingCache(CacheOperations, DrivenCache):
         appended = self._state.session.columns.length - self._held_at
         return [held + appended for held in self._held]
 
-    def _note_held(self, budgets: Sequence[int], held: Sequence[int]) -> None:
+    def _note_decided(self, tokens: Sequence[int]) -> None:
         """Remember what a round left at most, so that no forward has to look."""
-        self._budgets_in_force, self._held = list(budgets), list(held)
+        self._budgets_in_force = list(self._state.session.tokens_per_head)
+        self._held = [min(b or n, n) for b, n in zip(self._budgets_in_force, tokens, strict=True)]
         self._held_at = self._state.session.columns.length
+        self._watch_from_here(self._limits(), tokens)
+
+    def _limits(self) -> list[int]:
+        """Budgets in force; where one is still to be found, what nobody needs to evict from."""
+        return [budget or self._window + 1 for budget in self._budgets_in_force]
 
     def _check_weights_known(self) -> None:
         """Raise CacheStateError where a policy needs weights of a model that is gone or that this cache has not met."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _header_of(cache: LavaCache, records: list[Any], notes: dict[str, Any]) -> S
         model=describe_model(cache._config, None if model is None else model()),
         policy=policy.name,
         policy_is_named=_is_named(policy),
-        budget={"budget": spec.budget, "keep": spec.keep, "max_bytes": spec.max_bytes, "window": spec.window},
+        budget=asdict(spec),
         store=next(name for name, kind in _STORES.items() if kind is cache._store_class),
         batch=cache.batch_size,
         columns=cache.get_seq_length(),

@@ -16,7 +16,7 @@ from lavakv.hf.checks import check_batch, check_inputs, check_model, not_announc
 from lavakv.hf.continuation import tokens_of
 from lavakv.hf.geometry import Geometry
 from lavakv.hf.given_mask import real_columns, shows_padding
-from lavakv.hf.held_prompt import HeldPrompt, due_replays, is_due, with_replays
+from lavakv.hf.held_prompt import HeldPrompt, due_replays, is_due, waits_for_end, with_replays
 from lavakv.hf.projection import ProjectionSource
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.step import AppendStep
@@ -34,7 +34,7 @@ class CacheState:
     Attributes:
         session: phases, columns, stores and budgets.
         step: the forward under way, or None.
-        held: the prompt under way, where it has to be replayed before anything is evicted, or None.
+        held: the prompt under way, where all of it has to be at hand before anything is evicted, or None.
         projections: where each layer's output projection is found, by index.
         kv_dtype: of the keys that are held, or None while that is not known.
         needs_norms: whether a policy reads norms of the residual stream, so that later rounds need them as well.
@@ -77,7 +77,7 @@ class CacheState:
         columns, is_prompt = session.columns, session.phase is Phase.EMPTY
         check_model(self._geometry, model, self._model, filled=not is_prompt)
         check_batch(inputs, session.batch)
-        if self.kv_dtype is not None and getattr(model, "dtype", self._dtype) != self._dtype:
+        if self._dtype is not None and getattr(model, "dtype", self._dtype) != self._dtype and not is_prompt:
             raise _another_dtype(self._dtype, model.dtype)
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], columns.length, inputs.device)
         seen = None if is_prompt else columns.real
@@ -99,6 +99,11 @@ class CacheState:
     def max_positions(self) -> int | None:
         """Tokens that the model's positions reach, or None."""
         return self._geometry.max_positions
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Real tokens of each sequence of the prompt under way."""
+        return [plan.num_tokens for plan in self.session.plans or ()]
 
     @property
     def decoder(self) -> nn.Module:
@@ -137,7 +142,7 @@ class CacheState:
         """Score and store a layer's prompt, right after its dense attention."""
         plans = self.session.plans
         assert plans is not None
-        if self.held is None and due_replays(plans):
+        if self.held is None and any(map(waits_for_end, plans)):
             self.held = HeldPrompt(plans)
         expected = self._geometry.layer_indices[self.session.num_taken if self.held is None else len(self.held)]
         if index != expected:
