@@ -18,7 +18,10 @@ from lavakv.scoring.window import ScoringWindow
 from lavakv.store.masked import MaskedStore
 from tests.eviction.engine import Engine
 
-POLICIES = [name for name in lavakv.policies() if not get_policy(name).prompt_only]
+SERVED = {"output_weight", "residual_norms", "prompt", "tokens_per_head"}  # what the engine gives
+POLICIES = [
+    name for name in lavakv.policies() if not get_policy(name).prompt_only and set(get_policy(name).needs) <= SERVED
+]
 
 
 @st.composite
