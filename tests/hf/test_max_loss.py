@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,3 +211,28 @@ def test_none_tolerated_keeps_all_that_counts() -> None:
     feed(model, cache, [zoo.prompt(60)])
     assert found(cache) == [60]
     assert cache.budgets().relative_loss.tolist() == [0.0]
+
+
+def test_a_saved_context_goes_on_with_the_budget_that_was_found(tmp_path: Path) -> None:
+    model = lavakv.enable(zoo.tiny("llama", torch.float64))
+    for length in (70, WINDOW):  # found, and still to be found
+        cache = lava_cache(model, max_loss=MAX_LOSS, evict="turns")
+        feed(model, cache, [zoo.prompt(length)])
+        cache.save(tmp_path / "context.safetensors")
+        loaded = lavakv.LavaCache.load(tmp_path / "context.safetensors", model)
+        assert found(loaded) == found(cache)
+        assert loaded.budgets().relative_loss.equal(cache.budgets().relative_loss)
+        for turn in (zoo.prompt(40, seed=2), zoo.prompt(30, seed=3)):
+            assert feed(model, loaded, [turn]).equal(feed(model, cache, [turn]))
+            assert kept(loaded) == kept(cache)
+
+
+def test_sequences_that_are_moved_keep_their_budgets() -> None:
+    model = lavakv.enable(zoo.tiny("llama", torch.float64))
+    cache = lava_cache(model, max_loss=MAX_LOSS, evict="turns")
+    feed(model, cache, [zoo.prompt(70, batch=2)])
+    budgets = found(cache)
+    cache.reorder_cache(torch.tensor([1, 0]))
+    assert found(cache) == budgets[::-1]
+    feed(model, cache, [zoo.prompt(40, seed=2, batch=2)])
+    assert found(cache) == budgets[::-1]
