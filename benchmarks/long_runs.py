@@ -90,6 +90,7 @@ def generation(model: Any, args: argparse.Namespace) -> dict[str, Any]:
 @torch.no_grad()
 def prompt(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Read a prompt in chunks, evicting after each; memory beside the weights."""
+    sum(float(weight.sum()) for weight in model.parameters())  # all of them are in memory from here on
     before, ids = resident_mib(), made_up(args.tokens, model.config.vocab_size)
     cache = lavakv.LavaCache(model.config, args.budget or 512, args.policy, evict="turns")
     start = time.perf_counter()
