@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import lavakv
-from lavakv import CacheStateError, PolicyError
+from lavakv import CacheStateError, PolicyError, UnsupportedError
+from lavakv.hf.generate import chunks_go_on
 from lavakv.policy.registry import get_policy
 from tests.hf import zoo
 from tests.hf.helpers import BUDGET, WINDOW, feed, kept, lava_cache, refuses, split, worst
@@ -111,6 +112,12 @@ def test_a_second_turn_in_chunks_is_appended() -> None:
     caches = [lava_cache(model, max_new_tokens=99) for _ in range(2)]
     text, _ = (model.generate(zoo.prompt(60), past_key_values=cache, **options) for cache in caches)
     text = torch.cat([text, zoo.prompt(30, seed=2)], dim=1)
+    if not chunks_go_on(type(model)):
+        before = kept(caches[0])
+        with refuses(UnsupportedError, "prefill_chunk_size", "holds 63 columns"):
+            model.generate(text, past_key_values=caches[0], prefill_chunk_size=8, **options)
+        assert kept(caches[0]) == before
+        return
     told = [
         model.generate(text, past_key_values=caches[0], prefill_chunk_size=8, **options),
         model.generate(text, past_key_values=caches[1], **options),

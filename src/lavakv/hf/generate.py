@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -133,14 +134,24 @@ def _num_copies(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> in
     return max([1, *(value for value in asked if isinstance(value, int))])
 
 
+def chunks_go_on(model_class: Any) -> bool:
+    """Whether chunks of a text begin where a filled cache ends; older transformers take all of it for new."""
+    return "prefill_ids" in inspect.getsource(model_class._prefill)
+
+
 def _announce_chunks(model: Any, cache: LavaCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A prompt that `generate` sends in chunks is held whole until its last one; the cache may evict after each."""
     if _option("prefill_chunk_size", model, args, kwargs) is None:
         return
-    sent = _sent(args, kwargs)
+    sent, held = _sent(args, kwargs), cache.get_seq_length()
+    if held and not chunks_go_on(type(model)):
+        raise UnsupportedError(
+            "prefill_chunk_size", expected="an empty cache: this transformers sends a text from its start in chunks",
+            got=f"one that holds {held} columns", fix="Leave it out here, or use transformers 5.23 or newer.",
+        )  # fmt: skip
     if cache.evicts_turns:
         cache.check_chunks()
-    elif isinstance(sent, Tensor) and not cache.get_seq_length():
+    elif isinstance(sent, Tensor) and not held:
         cache.expect_prompt(sent.shape[1])
 
 
