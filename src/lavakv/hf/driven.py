@@ -243,9 +243,12 @@ class DrivenCache(Cache):
             own = [index for index in range(len(self.layers)) if index not in self.layer_indices]
             found = []
             for row, plan in enumerate(held.plans):
+                if not is_due(plan):
+                    found.append(None)
+                    continue
                 others = {index: one_row(self.layers[index], row, len(held.plans)) for index in own}
                 state = held.state(row, step, others)
-                found.append(run_replay(self._state.decoder, state, plan.policy.replay) if is_due(plan) else None)
+                found.append(run_replay(self._state.decoder, state, plan.policy.replay))
             self._state.session.take_all(held.layers(found))
             self._note_decided(self._state.num_tokens)
         except BaseException:
