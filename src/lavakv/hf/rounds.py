@@ -177,6 +177,10 @@ class EvictingCache(CacheOperations, DrivenCache):
     def require_complete_prompt(self) -> None:
         """Raise CacheStateError where no prompt is held, or one that comes in chunks is not at its end."""
         self._state.session.require_prompt()
+        self.require_no_chunks_to_come()
+
+    def require_no_chunks_to_come(self) -> None:
+        """Raise CacheStateError where more of a prompt that comes in chunks is to follow."""
         if self._prompt_columns is not None:
             raise CacheStateError(
                 "cache", expected="a complete prompt", got="chunks of one that is held until its end",
