@@ -27,6 +27,7 @@ from lavakv.hf.step import AppendStep
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
 from lavakv.policy.rules import Need
+from lavakv.scoring.prompt import ReplayMaxima
 
 
 class CacheMark(NamedTuple):
@@ -241,7 +242,7 @@ class DrivenCache(Cache):
         try:
             memory.release_views(self.layers)
             own = [index for index in range(len(self.layers)) if index not in self.layer_indices]
-            found = []
+            found: list[Mapping[int, ReplayMaxima] | None] = []
             for row, plan in enumerate(held.plans):
                 if not is_due(plan):
                     found.append(None)
