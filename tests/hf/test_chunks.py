@@ -7,6 +7,7 @@ import torch
 
 import lavakv
 from lavakv import CacheStateError, PolicyError, UnsupportedError
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.generate import chunks_go_on
 from lavakv.policy.registry import get_policy
 from tests.hf import zoo
@@ -167,3 +168,17 @@ class _Fails:
         self.left -= 1
         if not self.left:
             raise ZeroDivisionError
+
+
+def test_generate_inside_a_prompt_in_chunks_is_refused_and_the_chunks_stay() -> None:
+    model = lavakv.enable(zoo.tiny("llama"))
+    cache, prompt = lava_cache(model), zoo.prompt(60)
+    with cache.prompt_in_chunks():
+        feed(model, cache, [prompt[:, :40]])
+        with refuses(CacheStateError, "cache", "chunks of one"):
+            model.generate(prompt, **cache_argument(model, cache), max_new_tokens=3)
+        assert cache.get_seq_length() == 40
+        feed(model, cache, [prompt[:, 40:]])
+    reference = lava_cache(model)
+    feed(model, reference, [prompt])
+    assert kept(cache) == kept(reference)

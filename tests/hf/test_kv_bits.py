@@ -169,3 +169,17 @@ def test_heads_that_no_group_divides_are_refused_when_the_cache_is_made() -> Non
     for store in ("ragged", "masked"):
         with refuses(UnsupportedError, "kv_bits", "heads of 12"):
             lavakv.LavaCache(config, budget=BUDGET, kv_bits=4, store=store)
+
+
+@BITS
+def test_crops_into_a_past_that_has_evicted_nothing(bits: int) -> None:
+    """The rows of bytes stay what they are; they are not quantised again."""
+    model = lavakv.enable(zoo.tiny("llama", torch.float64))
+    found = []
+    for store in ("ragged", "masked"):
+        cache = lava_cache(model, budget=100, store=store, kv_bits=bits)
+        feed(model, cache, [zoo.prompt(60)])
+        cache.crop(-20)
+        with torch.no_grad():
+            found.append(model(zoo.prompt(5, seed=1), **cache_argument(model, cache)).logits)
+    assert worst(*found) < 1e-10

@@ -236,3 +236,35 @@ def test_sequences_that_are_moved_keep_their_budgets() -> None:
     assert found(cache) == budgets[::-1]
     feed(model, cache, [zoo.prompt(40, seed=2, batch=2)])
     assert found(cache) == budgets[::-1]
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "falcon_h1"])
+def test_batches_of_models_with_recurrent_layers(kind: str) -> None:
+    """Only a replay copies what layers beside the compressed ones hold of each sequence."""
+    model, ids = lavakv.enable(zoo.tiny(kind, torch.float64)), zoo.prompt(70, batch=2)
+    cache = lava_cache(model, max_loss=MAX_LOSS)
+    feed(model, cache, [ids])
+    for row in range(2):
+        alone = lava_cache(model, max_loss=MAX_LOSS)
+        feed(model, alone, [ids[row : row + 1]])
+        assert found(cache)[row] == found(alone)[0]
+
+
+def test_rows_that_move_take_their_policies_and_budgets_along() -> None:
+    model, ids = lavakv.enable(zoo.tiny("llama", torch.float64)), zoo.prompt(70)
+    policies, specs = ["lava", "snapkv"], [BudgetSpec(24, window=WINDOW), BudgetSpec(16, window=WINDOW)]
+    rows = FanOutCache(model.config, policies, specs)
+    record(model, ids).fill(rows, 2)
+    rows.reorder_cache(torch.tensor([1, 0]))
+    rows.expand(2)
+    feed(model, rows, [zoo.prompt(20, seed=1).expand(4, -1)])
+    assert rows.compress().tokens_per_head.tolist() == [16, 16, 24, 24]
+    for row, (policy, spec) in zip((0, 2), zip(policies[::-1], specs[::-1], strict=True), strict=True):
+        alone = lava_cache(model, policy=policy, budget=spec.budget)
+        feed(model, alone, [ids, zoo.prompt(20, seed=1)])
+        alone.compress()
+        for layer in alone.layer_indices:
+            assert rows.kept_positions(layer, row, 1).equal(alone.kept_positions(layer, 0, 1))
+    rows.reset()
+    record(model, ids).fill(rows, 2)
+    assert found(rows) == [24, 16]

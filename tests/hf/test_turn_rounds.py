@@ -10,9 +10,22 @@ import torch
 
 import lavakv
 from lavakv import BudgetError, CacheStateError, InputError, PolicyError
+from lavakv.hf.contract import cache_argument
 from lavakv.policy.registry import get_policy
 from tests.hf import zoo
-from tests.hf.helpers import BUDGET, BY_POSITION, WINDOW, feed, kept, lava_cache, refuses, split, worst
+from tests.hf.helpers import (
+    BUDGET,
+    BY_POSITION,
+    WINDOW,
+    assert_same_contents,
+    contents,
+    feed,
+    kept,
+    lava_cache,
+    refuses,
+    split,
+    worst,
+)
 
 KINDS = ["llama", "qwen2", "gemma3_text", "gpt_oss"]
 TURNS = [60, 1, 1, 20, 1, 5, 1, 1, 1, 30, 1, 1]
@@ -207,3 +220,59 @@ def test_compress_refuses_an_empty_cache_and_a_policy_for_whole_prompts() -> Non
     with refuses(PolicyError, "kvzip", "whole prompts only"):
         cache.compress()
     assert kept(cache) == before
+
+
+@pytest.mark.parametrize("settings", [{"evict": "turns"}, {"max_tokens_per_head": 30}], ids=["turns", "bound"])
+def test_questions_of_unequal_lengths_below_the_window_evict_too(settings: dict[str, object]) -> None:
+    """Columns of padding judge nobody: the tokens behind them do."""
+    model = lavakv.enable(zoo.tiny("llama", torch.float64))
+    caches = [lava_cache(model, store=store, policy=BY_POSITION, **settings) for store in ("ragged", "masked")]
+    mask = torch.ones(2, 70, dtype=torch.long)
+    mask[1, :5] = mask[1, 50:53] = 0
+    ids, logits = zoo.prompt(70, batch=2), []
+    for cache in caches:
+        for start, stop in ((0, 50), (50, 56), *((column, column + 1) for column in range(56, 70))):
+            with torch.no_grad():
+                given = {"attention_mask": mask[:, :stop], **cache_argument(model, cache)}
+                output = model(ids[:, start:stop], **given).logits[:, -1]
+            if stop == 56:
+                assert int(cache.lengths().sum()) == BUDGET * cache.lengths().numel()
+        logits.append(output)
+    assert torch.allclose(*logits, rtol=1e-10, atol=1e-10)
+    assert kept(caches[0]) == kept(caches[1])
+
+
+@pytest.mark.parametrize("settings", [{"evict": "turns"}, {"max_tokens_per_head": 30}], ids=["turns", "bound"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_turn_padded_on_the_right_is_refused_before_it_is_read(kind: str, settings: dict[str, object]) -> None:
+    model = lavakv.enable(zoo.tiny(kind, torch.float64))
+    cache, twin = (lava_cache(model, policy=BY_POSITION, **settings) for _ in range(2))
+    for one in (cache, twin):
+        feed(model, one, [zoo.prompt(50, batch=2)])
+    before, mask = contents(cache), torch.ones(2, 56, dtype=torch.long)
+    mask[1, -2:] = 0
+    with refuses(InputError, "columns", "padding"):
+        feed(model, cache, [zoo.prompt(6, batch=2)], attention_mask=mask)
+    assert_same_contents(before, cache)
+    chunks = split(zoo.prompt(17, batch=2), [7, 1, 9])
+    assert feed(model, cache, chunks).equal(feed(model, twin, chunks))
+    assert kept(cache) == kept(twin)
+
+
+@pytest.mark.parametrize("settings", [{"evict": "turns"}, {"max_tokens_per_head": 60}], ids=["turns", "bound"])
+def test_bytes_that_more_sequences_do_not_fit_into_are_refused_before_a_turn_is_read(
+    settings: dict[str, object],
+) -> None:
+    model = lavakv.enable(zoo.tiny("llama"))
+    probe = lava_cache(model)
+    feed(model, probe, [zoo.prompt(60)])
+    cache = lava_cache(model, max_bytes=probe.nbytes, **settings)
+    feed(model, cache, [zoo.prompt(60)])
+    cache.expand(4)
+    before = contents(cache)
+    with refuses(BudgetError, "max_bytes"):
+        feed(model, cache, [zoo.prompt(40, batch=4)])
+    assert_same_contents(before, cache)
+    cache.select([0])
+    feed(model, cache, [zoo.prompt(40)])
+    assert int(cache.lengths().sum()) <= BUDGET * cache.lengths().numel()

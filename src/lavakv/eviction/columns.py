@@ -83,6 +83,13 @@ class Columns:
         padding: list[int] = self.real.long().cumsum(dim=1).eq(0).sum(dim=1).tolist()
         return tokens, padding
 
+    def last_tokens(self, sequences: Sequence[int], most: int) -> int:
+        """Columns at the end, `most` at most, that are tokens in all of these sequences; read from the device."""
+        if not self.any_padding or not sequences:
+            return most
+        last = self.real[list(sequences), self.length - min(most, self.length) :].all(dim=0)
+        return int(last.flip(0).long().cumprod(0).sum())
+
     def real_between(self, sequence: int, first: int, last: int) -> Tensor:
         """Columns of real tokens from `first` to before `last`, int64 on the columns' device."""
         columns = torch.arange(first, last, device=self.real.device)

@@ -73,6 +73,20 @@ def later_plans(
     return [sequence_plan(n, left, b, window, policy, protect) for n, left, (policy, b) in rows]
 
 
+def padding_in_window(window: int) -> InputError:
+    """The error for padding among the last columns of a sequence that evicts."""
+    return InputError(
+        "columns", expected=f"tokens in the last {window} columns of each sequence that evicts",
+        got="padding among them", fix="Pad further turns on the left, or evict before padding comes behind the tokens.",
+    )  # fmt: skip
+
+
+def over_budget(tokens: Sequence[int], budgets: Sequence[int | Tolerance]) -> list[int]:
+    """The sequences that have seen more tokens than their budgets, or whose budgets are still to be found."""
+    pairs = enumerate(zip(tokens, budgets, strict=True))
+    return [row for row, (seen, budget) in pairs if isinstance(budget, Tolerance) or seen > budget]
+
+
 class LaterRound:
     """A round over stores whose heads hold unequally many entries, all layers at hand.
 
@@ -110,12 +124,7 @@ class LaterRound:
             return
         rows = [row for row in range(len(self._plans)) if not self.round.shares.keeps_all(row)]
         if not bool(self._columns.real[rows, first:].all()):
-            raise InputError(
-                "columns",
-                expected=f"tokens in the last {self._window} columns of each sequence that evicts",
-                got="padding among them",
-                fix="Evict before padding comes behind the tokens of a sequence.",
-            )
+            raise padding_in_window(self._window)
 
     def layers(self, observations: Sequence[Observation]) -> Iterator[tuple[Windows, CandidateColumns]]:
         """For each layer what `Round.add_all` takes, made lazily.

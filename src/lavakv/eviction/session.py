@@ -14,7 +14,7 @@ from torch import Tensor
 from lavakv.budgets.spec import Tolerance
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.columns import Columns
-from lavakv.eviction.later import LaterRound, Observation, later_plans
+from lavakv.eviction.later import LaterRound, Observation, later_plans, over_budget
 from lavakv.eviction.query_log import QueryLog
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker, Round, Windows
@@ -228,7 +228,8 @@ class Session:
 
         Args:
             budgets: see `evict`.
-            window: columns at the end that all heads keep; as many as the log remembers at most.
+            window: columns at the end that all heads keep; as many as the log remembers at most, and none in which a
+                sequence that evicts has padding, as where questions of unequal lengths came last.
             weight: gives a layer's output projection, see `QueryLog.observations`.
             protect: see `evict`.
 
@@ -242,7 +243,19 @@ class Session:
                 "cache", expected="queries of the last tokens, which judge the others",
                 got="none: what it holds was loaded, or the last tokens were cut off", fix="Read further tokens first.",
             )  # fmt: skip
-        return self.evict(self.log.observations(weight), budgets, min(window, self.log.num_columns), protect)
+        window = min(window, self.log.num_columns)
+        tokens, _ = self.columns.tokens_and_padding()
+        evicting = over_budget(tokens, [budget for _, budget in budgets])
+        window = self.columns.last_tokens(evicting, window) or window  # none at all is an error there
+        return self.evict(self.log.observations(weight), budgets, window, protect)
+
+    def withdraw(self, num_columns: int) -> None:
+        """Undo `begin` of a forward on a prompt that is held, before any layer has run."""
+        assert self.phase is Phase.READING
+        assert self.budgets is not None
+        self.columns.truncate(num_columns)
+        self.log.end(succeeded=False)
+        self.phase = Phase.HOLDING
 
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns, as if they had never come.

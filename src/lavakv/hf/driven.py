@@ -23,9 +23,11 @@ from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.replay import one_row, run_replay
 from lavakv.hf.replay_checks import check_replay
 from lavakv.hf.state import CacheState, Replayed
+from lavakv.hf.step import AppendStep
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.hf.versions import changed
 from lavakv.policy.rules import Need
+from lavakv.scoring.prompt import ReplayMaxima
 
 
 class CacheMark(NamedTuple):
@@ -92,6 +94,10 @@ class DrivenCache(Cache):
         """Do what is due after a forward that succeeded and brought so many columns."""
 
     @abstractmethod
+    def _check_round_to_come(self, num_columns: int) -> None:
+        """Check, before a forward that brings so many columns, what can be known of the round that is due after it."""
+
+    @abstractmethod
     def _apply_reservation(self) -> None:
         """Reserve capacity for the new tokens that were announced."""
 
@@ -147,8 +153,14 @@ class DrivenCache(Cache):
         if self._watch is not None and inputs.shape[1] > 1 and not self.is_recording:  # first: it may be made an error
             announced = max(self._announced, self._reserved)
             self._watch.check(self._state.session.columns.length + inputs.shape[1], announced)
-        self._num_new = inputs.shape[1]
+        self._num_new, before = inputs.shape[1], self._state.session.columns.brought_back
         self._state.begin(model, inputs, mask, position_ids, self._may_be_chunk)
+        if isinstance(self._state.step, AppendStep):
+            try:
+                self._check_round_to_come(self._num_new)
+            except BaseException:
+                self._state.withdraw(self._num_new, before)
+                raise
         if isinstance(self._state.step, PromptStep) and not self._needs_itemsize:
             try:
                 self._plan(self._state.step.real)
@@ -230,11 +242,14 @@ class DrivenCache(Cache):
         try:
             memory.release_views(self.layers)
             own = [index for index in range(len(self.layers)) if index not in self.layer_indices]
-            found = []
+            found: list[Mapping[int, ReplayMaxima] | None] = []
             for row, plan in enumerate(held.plans):
+                if not is_due(plan):
+                    found.append(None)
+                    continue
                 others = {index: one_row(self.layers[index], row, len(held.plans)) for index in own}
                 state = held.state(row, step, others)
-                found.append(run_replay(self._state.decoder, state, plan.policy.replay) if is_due(plan) else None)
+                found.append(run_replay(self._state.decoder, state, plan.policy.replay))
             self._state.session.take_all(held.layers(found))
             self._note_decided(self._state.num_tokens)
         except BaseException:

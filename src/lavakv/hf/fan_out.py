@@ -44,9 +44,14 @@ class FanOutCache(LavaCache):
             if spec.max_loss is not None:
                 check_scores_first(policy)
 
+    def reset(self) -> None:
+        """See `LavaCache.reset`; the rows are those the cache was made for again."""
+        super().reset()
+        self._rows = list(range(len(self._specs)))
+
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """See `LavaCache.tokens_per_head`; each row's budget is that of the row alone."""
-        rows = zip(self._specs, num_tokens, strict=True)
+        rows = zip(self._row_specs(len(num_tokens)), num_tokens, strict=True)
         return [self._resolved(spec, [tokens], columns, itemsize)[0] for spec, tokens in rows]
 
     @property
@@ -57,9 +62,13 @@ class FanOutCache(LavaCache):
         return any(need in policy.needs for policy in self._policies)
 
     def _row_specs(self, num_sequences: int) -> list[BudgetSpec]:
-        assert num_sequences == len(self._specs)
-        return self._specs
+        assert num_sequences == len(self._rows)
+        return [self._specs[row] for row in self._rows]
 
     def _row_policies(self, num_sequences: int) -> list[Policy]:
-        assert num_sequences == len(self._policies)
-        return self._policies
+        assert num_sequences == len(self._rows)
+        return [self._policies[row] for row in self._rows]
+
+    def _note_rows(self, sequences: Sequence[int]) -> None:
+        super()._note_rows(sequences)
+        self._rows = [self._rows[row] for row in sequences]

@@ -36,6 +36,7 @@ class GuardedGenerate:
         cache = next((value for value in kwargs.values() if isinstance(value, LavaCache)), None)
         if cache is not None:
             cache.require_sound()
+            cache.require_no_chunks_to_come()
             _check_options(self.__self__, args, kwargs)
             check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)

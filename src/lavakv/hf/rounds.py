@@ -13,6 +13,7 @@ from typing_extensions import override
 from lavakv.budgets.limits import check_protected_fit
 from lavakv.budgets.spec import BudgetSpec, Tolerance
 from lavakv.errors import CacheStateError, InputError, PolicyError
+from lavakv.eviction.later import over_budget, padding_in_window
 from lavakv.eviction.records import Budgets
 from lavakv.hf.checks import check_prompt
 from lavakv.hf.driven import DrivenCache
@@ -120,7 +121,7 @@ class EvictingCache(CacheOperations, DrivenCache):
         session = self._state.session
         self.require_complete_prompt()
         assert session.budgets is not None
-        if not any(held > budget for held, budget in zip(self._most_held(), self._limits(), strict=True)):
+        if not self._is_over_budget:
             return session.budgets
         tokens, _ = session.columns.tokens_and_padding()
         policies = self._row_policies(len(tokens))
@@ -176,6 +177,10 @@ class EvictingCache(CacheOperations, DrivenCache):
     def require_complete_prompt(self) -> None:
         """Raise CacheStateError where no prompt is held, or one that comes in chunks is not at its end."""
         self._state.session.require_prompt()
+        self.require_no_chunks_to_come()
+
+    def require_no_chunks_to_come(self) -> None:
+        """Raise CacheStateError where more of a prompt that comes in chunks is to follow."""
         if self._prompt_columns is not None:
             raise CacheStateError(
                 "cache", expected="a complete prompt", got="chunks of one that is held until its end",
@@ -207,11 +212,27 @@ class EvictingCache(CacheOperations, DrivenCache):
             if self._state.session.columns.length == self._prompt_columns:
                 self._finish_chunks()
             return
-        brings_drafts, self._has_recorded = self.is_recording and self._has_recorded, self.is_recording
-        if was_prompt or brings_drafts:  # drafts must not judge, and could not be taken back
-            return
-        if self._is_at_bound or (self.evicts_turns and num_columns > 1):
+        is_due = not was_prompt and self._is_round_due(num_columns)
+        self._has_recorded = self.is_recording
+        if is_due:
             self.compress()
+
+    def _is_round_due(self, num_columns: int) -> bool:
+        """Whether the last columns, so many, of a forward that is no prompt call for a round."""
+        if self._prompt_columns is not None or (self.is_recording and self._has_recorded):
+            return False  # drafts must not judge, and could not be taken back
+        return self._is_at_bound or (self.evicts_turns and num_columns > 1)
+
+    @override
+    def _check_round_to_come(self, num_columns: int) -> None:
+        """Refuse a budget that cannot be met any more and padding that ends a sequence, before the forward."""
+        if not self._is_round_due(num_columns) or not self._is_over_budget:
+            return
+        columns = self._state.session.columns
+        tokens, _ = columns.tokens_and_padding()
+        budgets = self._budgets_for(tokens, columns.length, self._itemsize)
+        if not columns.last_tokens(over_budget(tokens, budgets), 1):
+            raise padding_in_window(1)
 
     @override
     def _after_crop(self) -> None:
@@ -230,6 +251,10 @@ class EvictingCache(CacheOperations, DrivenCache):
         """Budgets and lengths of the sequences that are held now."""
         self._budgets_in_force = [self._budgets_in_force[row] for row in sequences]
         self._held = [self._held[row] for row in sequences]
+
+    @property
+    def _is_over_budget(self) -> bool:
+        return any(held > budget for held, budget in zip(self._most_held(), self._limits(), strict=True))
 
     @property
     def _is_at_bound(self) -> bool:

@@ -118,6 +118,12 @@ class CacheState:
         self.session.end(succeeded)
         return isinstance(step, PromptStep)
 
+    def withdraw(self, num_columns: int, brought_back: Tensor | None) -> None:
+        """Undo `begin` of a forward on a filled cache, before a layer has run; `brought_back` is as it was before."""
+        self.step = None
+        self.session.withdraw(num_columns)
+        self.session.columns.brought_back = brought_back
+
     def __getstate__(self) -> dict[str, Any]:
         """All but the model that filled the cache: a copy in another process meets another object of it."""
         return {**self.__dict__, "_model": None, "projections": {}}

@@ -109,7 +109,8 @@ class StoreSnapshot(NamedTuple):
         counts = torch.tensor([int(segment.sum()) for segment in segments], dtype=torch.int64, device="cpu")
         past = [part[kept] for part in (self.past_keys, self.past_values, self.past_columns)]
         tail = [part[:, :, :0] for part in (self.tail_keys, self.tail_values)]
-        return StoreSnapshot(past[0], past[1], past[2], counts.view_as(self.past_counts), tail[0], tail[1], num_columns)
+        counts = counts.view_as(self.past_counts)
+        return StoreSnapshot(past[0], past[1], past[2], counts, tail[0], tail[1], num_columns, self.kv_bits)
 
 
 class LayerStore(ABC):
