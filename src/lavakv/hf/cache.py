@@ -24,7 +24,8 @@ from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.rotation import check_rotation
-from lavakv.hf.rounds import Evict, EvictingCache, check_evict, check_judges_later
+from lavakv.hf.round_checks import Evict, check_evict, check_judges_later
+from lavakv.hf.rounds import EvictingCache
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
 from lavakv.policy.registry import get_policy

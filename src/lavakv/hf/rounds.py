@@ -1,98 +1,42 @@
-"""When a `LavaCache` evicts again after its prompt: after turns, at a bound while decoding, at the end of chunks."""
+"""When a `LavaCache` evicts again after its prompt: after turns, at a bound while decoding, on demand."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal, Self, get_args
+from collections.abc import Sequence
 
 from torch import Tensor
 from typing_extensions import override
 
 from lavakv.budgets.limits import check_protected_fit
 from lavakv.budgets.spec import BudgetSpec, Tolerance
-from lavakv.errors import CacheStateError, InputError, PolicyError
+from lavakv.errors import CacheStateError
 from lavakv.eviction.later import over_budget, padding_in_window
 from lavakv.eviction.records import Budgets
-from lavakv.hf.checks import check_prompt
-from lavakv.hf.driven import DrivenCache
+from lavakv.hf.chunks import ChunkedPrompt
 from lavakv.hf.operations import CacheOperations
-from lavakv.policy.rules import Policy
+from lavakv.hf.round_checks import check_judges_later
 
-Evict = Literal["prompt", "turns"]
 _LARGEST_SHARE = 0.75  # of a bound that a budget relative to the text's length may take: rounds must free something
 
 
-def check_evict(evict: object) -> Evict:
-    """Check when a cache is to evict.
-
-    Raises:
-        InputError: neither `prompt` nor `turns`.
-    """
-    for choice in get_args(Evict):
-        if evict == choice:
-            return choice  # type: ignore[no-any-return]
-    raise InputError("evict", expected=" or ".join(get_args(Evict)), got=repr(evict), fix="Use prompt, the default.")
-
-
-def check_judges_later(policy: Policy) -> None:
-    """Check that a policy can score what an earlier round has left.
-
-    Raises:
-        PolicyError: it judges whole prompts only, or by what only a prompt's forward has.
-    """
-    missing = [need for need in ("replay", "hidden_states") if need in policy.needs]
-    if policy.prompt_only or missing:
-        raise PolicyError(
-            f"policy {policy.name!r}", expected="a policy that scores what an earlier round has left",
-            got="one that judges whole prompts only", fix="Use another policy, or evict='prompt' without a bound.",
-        )  # fmt: skip
-
-
-def check_judges_chunks(policy: Policy) -> None:
-    """Check that a policy can judge a prompt that comes in chunks.
-
-    Raises:
-        PolicyError: it needs what the forwards of earlier chunks had.
-    """
-    check_judges_later(policy)
-    if "prompt" in policy.needs:
-        raise PolicyError(
-            f"policy {policy.name!r}", expected="a policy that needs the last tokens' queries only",
-            got="one that needs the queries of the whole prompt, which chunks do not keep",
-            fix="Send the prompt in one forward, or use a policy such as 'lava' or 'residual-max'.",
-        )  # fmt: skip
-
-
-class EvictingCache(CacheOperations, DrivenCache):
+class EvictingCache(CacheOperations, ChunkedPrompt):
     """The part of a `LavaCache` that evicts after its prompt.
 
     Attributes:
         max_tokens_per_head: most mean entries per head while tokens come one by one, or None.
     """
 
-    _evict: Evict
     max_tokens_per_head: int | None
     _protect: range
     _budgets_in_force: list[int]
     _held: list[int]
     _held_at: int
-    _prompt_columns: int | None
     _has_recorded: bool
-
-    @property
-    def evicts_turns(self) -> bool:
-        """Whether it evicts after every forward that brings several tokens, not only after the first one."""
-        return self._evict == "turns"
 
     @abstractmethod
     def tokens_per_head(self, num_tokens: Sequence[int], columns: int, itemsize: int) -> list[int]:
         """The budget `b` of each sequence."""
-
-    @abstractmethod
-    def _row_policies(self, num_sequences: int) -> list[Policy]:
-        """What decides for each sequence of a batch."""
 
     @abstractmethod
     def _row_specs(self, num_sequences: int) -> list[BudgetSpec]:
@@ -134,76 +78,6 @@ class EvictingCache(CacheOperations, DrivenCache):
         self._note_decided(tokens)
         self._apply_reservation()
         return found
-
-    @contextmanager
-    def prompt_in_chunks(self) -> Iterator[Self]:
-        """Forwards inside are chunks of one prompt: all of it is held until the end, then evicted once.
-
-        What survives is what one forward would have left. Memory is that of the full cache until the end; a cache made
-        with `evict="turns"` evicts after every chunk without this, in bounded memory.
-
-        Raises:
-            CacheStateError: the cache holds a prompt already.
-            PolicyError: a policy that needs the queries of the whole prompt.
-        """
-        self.expect_prompt(None)
-        try:
-            yield self
-        except BaseException:
-            self.reset()
-            raise
-        if self.get_seq_length():
-            self._finish_chunks()
-        self._prompt_columns = None
-
-    def expect_prompt(self, num_columns: int | None) -> None:
-        """Hold all forwards that come until a prompt is complete (called by `generate`'s guard).
-
-        Args:
-            num_columns: columns of the prompt, or None where its end will be said.
-
-        Raises:
-            CacheStateError: the cache holds a prompt already.
-            PolicyError: a policy that needs the queries of the whole prompt.
-        """
-        if self.get_seq_length():
-            raise CacheStateError(
-                "cache", expected="an empty cache for a prompt in chunks", got="one that holds a prompt",
-                fix="Use a new LavaCache, or cache.reset().",
-            )  # fmt: skip
-        self.check_chunks()
-        self._prompt_columns = num_columns or -1
-
-    def require_complete_prompt(self) -> None:
-        """Raise CacheStateError where no prompt is held, or one that comes in chunks is not at its end."""
-        self._state.session.require_prompt()
-        self.require_no_chunks_to_come()
-
-    def require_no_chunks_to_come(self) -> None:
-        """Raise CacheStateError where more of a prompt that comes in chunks is to follow."""
-        if self._prompt_columns is not None:
-            raise CacheStateError(
-                "cache", expected="a complete prompt", got="chunks of one that is held until its end",
-                fix="Finish `with cache.prompt_in_chunks():` first.",
-            )  # fmt: skip
-
-    def forget_expected(self) -> None:
-        """Reset a cache whose prompt was announced in chunks and did not come to its end."""
-        if self._prompt_columns is not None:
-            self.reset()
-
-    @property
-    def _may_be_chunk(self) -> bool:
-        return self.evicts_turns or self._prompt_columns is not None
-
-    def check_chunks(self) -> None:
-        """Check that the policies can judge a prompt in chunks (called by `generate`'s guard).
-
-        Raises:
-            PolicyError: one that needs the queries of the whole prompt.
-        """
-        for policy in self._row_policies(1 if self.batch_size < 0 else self.batch_size):
-            check_judges_chunks(policy)
 
     @override
     def _after_forward(self, was_prompt: bool, num_columns: int) -> None:
@@ -280,10 +154,6 @@ class EvictingCache(CacheOperations, DrivenCache):
             found.append(tolerance or limit)
         return found
 
-    def _more_to_come(self, real: Tensor) -> bool:
-        """Whether what is read now, `[B, columns]`, is the first chunk of a prompt that is held whole until its end."""
-        return self._prompt_columns is not None and self._prompt_columns != real.shape[1]
-
     def _columns_to_reserve(self, announced: int) -> int:
         """Columns that the tail should have capacity for: those announced, up to the bound, or the prompt's others."""
         if self._prompt_columns is not None:
@@ -291,16 +161,6 @@ class EvictingCache(CacheOperations, DrivenCache):
         if self.max_tokens_per_head is None:
             return announced
         return max(self.max_tokens_per_head - max(self._held, default=0), 0)
-
-    def _finish_chunks(self) -> None:
-        """Evict once, now that the prompt is complete; what cannot be evicted leaves the cache empty."""
-        self._prompt_columns = None
-        try:
-            check_prompt(self._state.session.columns.real)
-            self.compress()
-        except BaseException:
-            self.reset()
-            raise
 
     @property
     @abstractmethod
