@@ -106,3 +106,14 @@ def test_appended_token_copies_nothing() -> None:
     assert all(s.tail.keys[:, :, : o.shape[2]].equal(o) for s, o in zip(stores, old, strict=True))
     feed(model, cache, [zoo.prompt(1)])
     assert addresses() != before
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "gemma4_text", "gpt_oss"])
+@pytest.mark.parametrize("max_bytes", [80000, 120000])
+def test_turns_stay_within_bytes_with_sliding_layers(kind: str, max_bytes: int) -> None:
+    """A sliding layer holds its window of a turn, and keeps nothing larger alive."""
+    model = lavakv.enable(zoo.tiny(kind))
+    cache = lava_cache(model, max_bytes=max_bytes, evict="turns")
+    for length in (100, 40, 60):
+        feed(model, cache, [zoo.prompt(length)])
+        assert cache.nbytes <= max_bytes

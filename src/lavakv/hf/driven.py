@@ -220,8 +220,9 @@ class DrivenCache(Cache):
             raise _unused_layers(unused, num_compressed)
         if succeeded and torch.is_grad_enabled():
             memory.detach_states(self.layers)
-        if was_prompt and succeeded:
+        if succeeded and (was_prompt or (self._num_new > 1 and not self.is_recording)):
             memory.release_views(self.layers)
+        if was_prompt and succeeded:
             self._apply_reservation()
         elif was_prompt:
             self.reset()

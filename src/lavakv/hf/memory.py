@@ -64,7 +64,7 @@ def detach_states(layers: Iterable[Any]) -> None:
 
 
 def release_views(layers: Iterable[Any]) -> None:
-    """Copy what sliding-window layers kept of a long prompt, so that the rest of it can be freed."""
+    """Copy what sliding-window layers kept of a long prompt or turn, so that the rest of it can be freed."""
     for layer in layers:
         for name in () if isinstance(layer, LavaLayer) else ("keys", "values"):
             tensor: Tensor | None = getattr(layer, name, None)
