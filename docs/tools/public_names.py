@@ -131,7 +131,8 @@ def _docstring(found: Any, config: Config) -> list[str]:
     if found.docstring is None:
         return []
     what = "class" if found.kind is griffe.Kind.CLASS else "function"
-    return list(GoogleDocstring(found.docstring.value, config, what=what).lines())
+    lines = GoogleDocstring(found.docstring.value, config, what=what).lines()
+    return [" ".join(line.split("\n    ")) for line in lines]  # an error that takes two lines comes with its line feed
 
 
 def _is_method(member: Any) -> bool:

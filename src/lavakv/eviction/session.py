@@ -25,11 +25,13 @@ class Session(HeldLayers):
     """Drives the stores of all compressed layers through forwards and rounds.
 
     The first forward is the prompt: `begin`, `plan`, `take` for each layer in order, `end`. Every later one is `begin`,
-    `append` for each layer, `end`. Between forwards `evict` runs a round over what is held, `truncate` cuts the end
-    off, `snapshot` and `restore` move it elsewhere.
+    `append` for each layer, `end`; `num_taken` counts the layers of the prompt that are in. Between forwards `evict` runs
+    a round over what is held.
 
-    Attributes:
-        num_taken: layers of the prompt that are in.
+    Args:
+        stores: one a compressed layer, empty.
+        num_heads: KV heads of each.
+        window: last columns whose queries `log` remembers for later rounds.
     """
 
     def __init__(self, stores: Sequence[LayerStore], num_heads: Sequence[int], window: int = 0) -> None:
