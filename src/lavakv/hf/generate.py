@@ -72,10 +72,10 @@ def _prepared(model: Any, cache: LavaCache | None, args: tuple[Any, ...], kwargs
     try:
         yield
     except BaseException:
-        if expanded and cache.get_seq_length() == seen and cache.batch_size == copies * sent.shape[0]:
-            cache.select(range(0, cache.batch_size, copies))  # nothing was read
-        if not recording:
-            with suppress(CacheStateError):  # stopped inside a forward: only a reset serves then
+        with suppress(CacheStateError):  # stopped inside a forward: only a reset serves then
+            if expanded and cache.get_seq_length() == seen and cache.batch_size == copies * sent.shape[0]:
+                cache.select(range(0, cache.batch_size, copies))  # nothing was read
+            if not recording:
                 _stop_recording(cache)
         raise
     if not recording:
