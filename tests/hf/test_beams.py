@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 import lavakv
 from lavakv import InputError
+from lavakv.hf.contract import cache_argument
 from lavakv.store.past import RaggedPast
 from tests.hf import zoo
 from tests.hf.generation import ABOVE, KINDS, NEW, PROMPT, assert_same, generate, text
@@ -111,3 +112,13 @@ def test_input_errors_before_anything_is_moved() -> None:
     with refuses(InputError, "input_ids"):
         model.generate(zoo.prompt(3), past_key_values=cache, num_beams=3, max_new_tokens=2)
     assert cache.batch_size == 1
+
+
+def test_a_failure_inside_the_first_forward_of_beams_is_the_error_that_is_raised() -> None:
+    model, prompt = lavakv.enable(zoo.tiny("llama")), zoo.prompt(60)
+    cache = lava_cache(model)
+    feed(model, cache, [prompt[:, :50]])
+    handle = model.model.layers[0].register_forward_pre_hook(lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        model.generate(prompt, **cache_argument(model, cache), num_beams=2, max_new_tokens=3)
+    handle.remove()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 import lavakv
 from lavakv import UnsupportedError
+from lavakv.hf.contract import cache_argument
 from tests.hf import zoo
 from tests.hf.generation import (
     ABOVE,
@@ -23,7 +26,7 @@ from tests.hf.generation import (
     speculative,
     text,
 )
-from tests.hf.helpers import assert_like_new, feed, kept, lava_cache, refuses
+from tests.hf.helpers import BUDGET, assert_like_new, feed, kept, lava_cache, refuses, split
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,3 +137,40 @@ def test_drafts_judge_no_eviction(name: str, settings: dict[str, object]) -> Non
         assert kept(caches[0]) == kept(caches[2])
     else:
         assert int(caches[0].lengths().sum()) < 40 * caches[0].lengths().numel()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_drafting_that_is_interrupted_does_not_end_eviction(kind: str, error: type[BaseException]) -> None:
+    """The drafts that were read stay, and no later token is taken for one."""
+    left = 6
+
+    def interrupt(_ids: Tensor, scores: Tensor) -> Tensor:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise error
+        return scores
+
+    model = lavakv.enable(zoo.tiny(kind, torch.float64))
+    cache, prompt = lava_cache(model, max_tokens_per_head=BUDGET + 8), zoo.prompt(30).repeat(1, 2)
+    with pytest.raises(error):
+        model.generate(prompt, **cache_argument(model, cache), logits_processor=[interrupt], prompt_lookup_num_tokens=3)
+    assert not cache.is_recording
+    feed(model, cache, [zoo.prompt(1, seed=seed) for seed in range(20)])
+    assert float(cache.lengths().double().mean()) <= BUDGET + 8
+
+
+def test_a_cache_saved_among_drafts_goes_on_taking_them_for_drafts(tmp_path: Path) -> None:
+    model = lavakv.enable(zoo.tiny("gemma3_text", torch.float64))
+    cache = lava_cache(model, evict="turns")
+    feed(model, cache, [zoo.prompt(50)])
+    cache.activate_past_recording()
+    feed(model, cache, split(zoo.prompt(8, seed=2), [5, 3]))
+    cache.save(tmp_path / "context")
+    loaded = lavakv.LavaCache.load(tmp_path / "context", model)
+    chunks = [zoo.prompt(4, seed=5), zoo.prompt(2, seed=6)]
+    assert feed(model, cache, chunks).equal(feed(model, loaded, chunks))
+    assert kept(cache) == kept(loaded)
+    cache.crop(-3)
+    loaded.crop(-3)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor
 
-from lavakv.errors import InputError, UnsupportedError
+from lavakv.errors import CacheStateError, InputError, UnsupportedError
 from lavakv.hf import interface
 from lavakv.hf.adapters import check_generate_adapter
 from lavakv.hf.cache import LavaCache
@@ -73,10 +73,19 @@ def _prepared(model: Any, cache: LavaCache | None, args: tuple[Any, ...], kwargs
     try:
         yield
     except BaseException:
-        if expanded and cache.get_seq_length() == seen and cache.batch_size == copies * sent.shape[0]:
-            cache.select(range(0, cache.batch_size, copies))  # nothing was read
+        with suppress(CacheStateError):  # stopped inside a forward: only a reset serves then
+            if expanded and cache.get_seq_length() == seen and cache.batch_size == copies * sent.shape[0]:
+                cache.select(range(0, cache.batch_size, copies))  # nothing was read
+            if not recording:
+                _stop_recording(cache)
         raise
-    if cache.is_recording and not recording:
+    if not recording:
+        _stop_recording(cache)
+
+
+def _stop_recording(cache: LavaCache) -> None:
+    """Let a cache evict again whose drafts are at their end."""
+    if cache.is_recording:
         cache.stop_recording()
 
 

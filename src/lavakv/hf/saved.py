@@ -58,6 +58,7 @@ def _header_of(cache: LavaCache, records: list[Any], notes: dict[str, Any]) -> S
     state |= {"kv_bits": cache._kv_bits, "evict": cache._evict, "max_tokens_per_head": cache.max_tokens_per_head}
     state["protect"] = [cache._protect.start, cache._protect.stop]
     state["last_round"] = cache._state.session.last_round
+    state["has_recorded"] = cache._has_recorded
     state["held"] = [cache._budgets_in_force, cache._held, cache._held_at]
     state["watch"] = None if cache._watch is None else dict(vars(cache._watch))
     return SavedHeader(
@@ -113,6 +114,7 @@ def _loaded(
     for index in cache.layer_indices:
         cache.layers[index].num_columns = header.columns
     cache._budgets_in_force, cache._held, cache._held_at = state["held"]
+    cache._has_recorded = bool(state.get("has_recorded"))
     cache._state.kv_dtype = keys.dtype
     cache._itemsize, session.last_round = keys.itemsize, state["last_round"]
     cache._announced, cache._watch = int(state["announced"]), _watch_of(state["watch"])
