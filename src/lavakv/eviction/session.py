@@ -25,8 +25,8 @@ class Session(HeldLayers):
     """Drives the stores of all compressed layers through forwards and rounds.
 
     The first forward is the prompt: `begin`, `plan`, `take` for each layer in order, `end`. Every later one is `begin`,
-    `append` for each layer, `end`; `num_taken` counts the layers of the prompt that are in. Between forwards `evict` runs
-    a round over what is held.
+    `append` for each layer, `end`; `num_taken` counts the layers of the prompt that are in. Between forwards `evict`
+    runs a round over what is held.
 
     Args:
         stores: one a compressed layer, empty.
