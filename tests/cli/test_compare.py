@@ -231,3 +231,27 @@ def test_all_leaves_out_what_only_a_layer_refuses(command, model_dir, tmp_path: 
     assert [line.split("'")[1] for line in told.err.splitlines() if "Left out" in line] == left_out
     assert run([*command, "compactor"]) == 2
     assert "policy 'compactor' at layer 1: expected attention without logit softcap" in capsys.readouterr().err
+
+
+def test_bytes_and_tolerated_losses_are_budgets_as_well(command, capsys) -> None:
+    runs = _runs([*command, "--policies", "lava", "--max-bytes", "20KiB,24000", "--max-loss", "40%,0.1"], capsys)
+    assert [r["budget"] for r in runs] == ["all", "20480", "24000", "loss 0.4", "loss 0.1"]
+    assert all(r["kv_bytes"] <= size for r, size in zip(runs[1:], (20480, 24000), strict=False))
+    whole, strict, loose = runs[0]["kept_entries"], runs[4]["kept_entries"], runs[3]["kept_entries"]
+    assert loose < strict < whole
+    assert runs[3]["estimated_loss"] > runs[4]["estimated_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--max-bytes", "much"], "max_bytes: expected a positive number of bytes"),
+        (["--max-bytes", "20KiB,20480"], "max_bytes: expected each one once"),
+        (["--max-loss", "100%"], "--max-loss: expected the largest estimated loss"),
+        (["--max-loss", "10%,"], "--max-loss: expected the largest estimated loss"),
+        (["--max-loss", "10%", "--policies", "layer-defensivekv"], "scores do not depend on the budget"),
+    ],
+)
+def test_bad_bytes_and_losses_are_one_line(given, said, command, capsys) -> None:
+    assert run([*command, *given]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

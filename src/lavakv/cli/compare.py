@@ -30,6 +30,8 @@ def compare(
     policies: options.Policies = "lava",
     budgets: options.Budgets = None,
     keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP.replace(",", ", "))] = None,
+    max_bytes: options.MaxBytesList = None,
+    max_loss: options.MaxLossList = None,
     window: options.Window = DEFAULT_WINDOW,
     positions: Annotated[
         int, typer.Option(metavar="N", min=1, help="Next-token distributions that are compared.")
@@ -48,7 +50,7 @@ def compare(
 ) -> None:
     """Compare policies and budgets with the full cache: KL divergence, answers, memory and speed, from one prefill."""
     _require_files(csv, plot)
-    variants = parse_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
+    variants = parse_variants(policies, budgets, keep, _DEFAULT_KEEP, window, max_bytes, max_loss)
     check_questions(question or [])
     check_model(model, dtype, device, attention)
     context = read_prompt(prompt, file)

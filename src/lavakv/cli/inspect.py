@@ -28,6 +28,8 @@ def inspect(
     policies: options.Policies = "lava,snapkv",
     budgets: options.Budgets = None,
     keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP.replace(",", ", "))] = None,
+    max_bytes: options.MaxBytesList = None,
+    max_loss: options.MaxLossList = None,
     window: options.Window = DEFAULT_WINDOW,
     text: options.Text = True,
     max_new_tokens: options.MaxNewTokens = 32,
@@ -40,7 +42,7 @@ def inspect(
     """Write a page that shows which tokens of a prompt survive: by token, layer, head, policy and budget."""
     from lavakv.report.page import as_bytes, require_jinja
 
-    variants = parse_variants(policies, budgets, keep, _DEFAULT_KEEP, window)
+    variants = parse_variants(policies, budgets, keep, _DEFAULT_KEEP, window, max_bytes, max_loss)
     check_questions([] if question is None else [question])
     check_model(model, dtype, device, attention)
     require_jinja("lavakv inspect")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TypeVar
 
+from lavakv.budgets.spec import parse_bytes
 from lavakv.errors import BudgetError, InputError
 
 Item = TypeVar("Item")
@@ -44,6 +45,25 @@ def fraction(option: str, value: str | None) -> float | None:
         BudgetError: neither, or outside (0, 1].
     """
     return None if value is None else _fraction(option, value, "0.25 or 25%")
+
+
+def byte_counts(option: str, value: str | None) -> list[int]:
+    """Bytes, as numbers or text such as "512MiB"; none if the option is not given.
+
+    Raises:
+        BudgetError: something else between two commas.
+    """
+    return [] if value is None else [parse_bytes(item) for item in _parsed(option, value, str, "sizes", "16MiB,32MiB")]
+
+
+def tolerances(option: str, value: str | None) -> list[float]:
+    """Tolerated losses, as numbers or percentages; none if the option is not given.
+
+    Raises:
+        BudgetError: something else between two commas, or one outside [0, 1).
+    """
+    found = [] if value is None else [tolerance(option, item) for item in value.split(",")]
+    return [item for item in found if item is not None]
 
 
 def tolerance(option: str, value: str | None) -> float | None:

@@ -47,6 +47,13 @@ MaxLoss = Annotated[
         metavar="LOSS", help="Instead of a budget: the smallest cache whose estimated loss is at most this, e.g. 5%."
     ),
 ]
+MaxBytesList = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Maximum sizes of keys and values, e.g. 16MiB,32MiB.")
+]
+MaxLossList = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Largest estimated losses, each in the smallest cache, e.g. 5%,20%."),
+]
 KEEP_FLOOR = "A sequence keeps at least window + 1 entries per head."
 Keep = Annotated[
     str | None,

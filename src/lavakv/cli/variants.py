@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lavakv.cli.console import notes
-from lavakv.cli.lists import fractions, names, whole_numbers
+from lavakv.cli.lists import byte_counts, fractions, names, tolerances, whole_numbers
 from lavakv.cli.loading import load_quietly
 from lavakv.errors import InputError, LavaError, PolicyError, UnsupportedError
 from lavakv.policy.names import BUILT_IN, plugins, require_policy_name
@@ -90,24 +90,35 @@ def fitting(variants: Sequence[Variant], num_tokens: int, given: str, config: An
     return [variant for variant in variants if variant.policy not in too_long]
 
 
-def parse_variants(policies: str, budgets: str | None, keep: str | None, default: str, window: int) -> list[Variant]:
+def parse_variants(
+    policies: str,
+    budgets: str | None,
+    keep: str | None,
+    default: str,
+    window: int,
+    max_bytes: str | None = None,
+    max_loss: str | None = None,
+) -> list[Variant]:
     """Every policy with every budget.
 
     Args:
         policies: value of `--policies`.
         budgets: value of `--budgets`.
         keep: value of `--keep`.
-        default: what `keep` is where neither is given.
+        default: what `keep` is where no budget is given.
         window: last prompt tokens.
+        max_bytes: value of `--max-bytes`.
+        max_loss: value of `--max-loss`.
 
     Raises:
         LavaError: an unknown policy, or a bad budget.
     """
     from lavakv.evaluation.variant import variants_of
 
-    given = default if budgets is None and keep is None else keep
+    given = default if (budgets, keep, max_bytes, max_loss) == (None,) * 4 else keep
     sizes = whole_numbers("--budgets", budgets), fractions("--keep", given)
-    variants = variants_of(parse_policies(policies), *sizes, window)
+    others = byte_counts("--max-bytes", max_bytes), tolerances("--max-loss", max_loss)
+    variants = variants_of(parse_policies(policies), *sizes, window, *others)
     for variant in variants:
         variant.spec()
     return variants
@@ -149,7 +160,7 @@ def serving(variants: Sequence[Variant], given: str, config: Any, model: Any = N
     for variant in variants:
         try:
             variant.new_cache(config)
-        except UnsupportedError as error:
+        except (UnsupportedError, PolicyError) as error:
             if given != ALL:
                 raise
             refused[variant.label] = error

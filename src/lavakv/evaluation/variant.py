@@ -89,7 +89,12 @@ class Variant:
 
 
 def variants_of(
-    policies: Sequence[str], budgets: Sequence[int], fractions: Sequence[float], window: int
+    policies: Sequence[str],
+    budgets: Sequence[int],
+    fractions: Sequence[float],
+    window: int,
+    max_bytes: Sequence[int] = (),
+    max_loss: Sequence[float] = (),
 ) -> list[Variant]:
     """Every policy with every budget. Only names are looked at: a plugin's policy is loaded when it is used.
 
@@ -99,8 +104,11 @@ def variants_of(
     """
     for option, values in (("policies", policies), ("budgets", budgets), ("keep", fractions)):
         require_distinct(option, values)
+    require_distinct("max_bytes", max_bytes)
+    require_distinct("max_loss", max_loss)
     sizes: list[dict[str, Any]] = [{"budget": budget} for budget in budgets]
     sizes += [{"keep": fraction} for fraction in fractions]
+    sizes += [{"max_bytes": size} for size in max_bytes] + [{"max_loss": loss} for loss in max_loss]
     names = [require_policy_name(policy) for policy in policies]
     return [Variant(name, window=window, **size) for name in names for size in sizes]
 
