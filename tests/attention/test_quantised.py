@@ -59,7 +59,7 @@ def test_attention_is_exact_on_what_is_held(dtype: torch.dtype, with_kernel: boo
 @settings(max_examples=40)
 @given(cases(torch.float32, (16, 8), 8), BITS, st.integers(1, 6))
 def test_plans_of_a_past_serve_every_step(example: Case, bits: int, most: int) -> None:
-    """Blocks are planned at the first step; later ones find them with a past that was dequantised anew."""
+    """Blocks are planned at the first step; later ones find them with a past that was dequantised again."""
     with conditions(with_operator=True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "MIN_ENTRIES", 1)
         patch.setattr(blocks, "MAX_ENTRIES", most)

@@ -178,3 +178,22 @@ def test_a_cache_saved_among_drafts_goes_on_taking_them_for_drafts(tmp_path: Pat
         assert kept(cache) == kept(loaded)
     cache.crop(-3)
     loaded.crop(-3)
+
+
+def test_a_call_that_stops_before_its_first_forward_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lavakv.enable(zoo.tiny("llama", torch.float64))
+    cache = lava_cache(model)
+    generate(model, cache, text())
+    marked: list[bool] = []
+
+    def stop(*_: object, **__: object) -> None:
+        marked.append(cache.whole_text_follows)
+        raise ZeroDivisionError
+
+    longer = torch.cat([text(), zoo.prompt(NEW + 4, seed=2)], dim=1)
+    monkeypatch.setattr(cache, "check_continues", lambda *_: None)
+    monkeypatch.setattr("lavakv.hf.speculation._Inputs.__call__", stop)
+    with pytest.raises(ZeroDivisionError):
+        generate(model, cache, longer, **speculative(SPECULATION[0], "llama"))
+    assert marked[-1]
+    assert not cache.whole_text_follows

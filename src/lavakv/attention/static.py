@@ -43,7 +43,7 @@ def append_and_attend(
     assert store.tail is not None
     reason = refusal(request.queries, keys, values)
     if isinstance(store, QuantisedStore):
-        reason = f"a past in {store.kv_bits} bits, which is dequantised anew at every step"
+        reason = f"a past in {store.kv_bits} bits, which is dequantised again at every step"
     if reason is not None:
         raise UnsupportedError(
             "static decoding", expected="a layer for the Triton kernels", got=reason, fix="Decode without a CUDA graph."

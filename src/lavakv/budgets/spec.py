@@ -180,5 +180,5 @@ def _require_tolerance(value: object) -> None:
         raise BudgetError(
             "max_loss",
             expected="the largest estimated loss, at least 0 (nothing that counts goes) and below 1 (all may go)",
-            got=repr(value), fix="0.05 lets go of what makes up 5 % of the estimated loss of evicting everything.",
+            got=repr(value), fix="0.05 allows 5 % of the estimated loss of evicting everything.",
         )  # fmt: skip

@@ -51,6 +51,7 @@ class GuardedGenerate:
         finally:
             if cache is not None:
                 cache.forget_expected()
+                cache.whole_text_follows = False  # a call that stopped before its second round of drafts
 
     @property
     def __wrapped__(self) -> Any:

@@ -22,6 +22,7 @@ class CacheOperations:
 
     _state: CacheState
     layers: list[Any]
+    whole_text_follows = False  # set by a first round of drafts: what is sent next begins with what is held
 
     def select(self, sequences: Sequence[int] | Tensor) -> None:
         """Hold some sequences of the batch, in the order given, any number of times each.

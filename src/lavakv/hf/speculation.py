@@ -83,8 +83,10 @@ class _Inputs(_Method):
 
     def __call__(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         cache = _cache_in(kwargs.values())
-        if cache is not None and cache.__dict__.pop("whole_text_follows", False) and cache.get_seq_length():
-            kwargs["next_sequence_length"] = input_ids.shape[1] - cache.get_seq_length()
+        if cache is not None and cache.whole_text_follows:
+            cache.whole_text_follows = False
+            if cache.get_seq_length():
+                kwargs["next_sequence_length"] = input_ids.shape[1] - cache.get_seq_length()
         return self.__wrapped__(input_ids, *args, **kwargs)
 
 
