@@ -40,9 +40,15 @@ def lava_attention(
         output = key.layer.append(query, key.keys, key.values, attention_mask, settings)
         return output.transpose(1, 2).contiguous(), None
     output = delegate(module, query, key.keys, key.values, attention_mask, *args, **kwargs)
-    projection = cache(partial(OutputProjection.of, module, key.values, query.shape[1]))  # most policies never ask
+    norm = key.layer.norm_behind(module)
+    projection = cache(
+        partial(OutputProjection.of, module, key.values, query.shape[1], norm)
+    )  # most policies never ask
     seen = key.layer.hidden_states(), key.layer.rotation(module), key.layer.attention_inputs()
-    key.layer.take_prompt(LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, *seen))
+    outputs = None if norm is None else output[0]
+    key.layer.take_prompt(
+        LayerPrompt(query, key.keys, key.values, attention_mask, settings, projection, *seen, outputs)
+    )
     return output
 
 

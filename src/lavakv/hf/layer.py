@@ -13,6 +13,7 @@ from lavakv.errors import HiddenTensorError, UnsupportedError
 from lavakv.hf.croppable import crop_recurrent_part
 from lavakv.hf.masks import SeenColumns
 from lavakv.hf.operations import LayerOperations
+from lavakv.hf.output_norm import norm_behind
 from lavakv.hf.projection import ProjectionSource
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.rotation import LayerRotation
@@ -112,6 +113,10 @@ class LavaLayer(LayerOperations, CacheLayerMixin):
             return None
         return LayerRotation(embeddings, attention, self._state.decoder, self.index)
 
+    def norm_behind(self, attention: nn.Module) -> nn.Module | None:
+        """The norm between this layer's output projection and the residual stream, or None."""
+        return norm_behind(self._state.decoder, attention)
+
     def attention_inputs(self) -> Tensor | None:
         """What the attention of the layer under way was given, `[B, columns, hidden]`, once; None if not seen."""
         assert isinstance(self._state.step, PromptStep)
@@ -122,7 +127,8 @@ class LavaLayer(LayerOperations, CacheLayerMixin):
         known = self._state.projections.get(self.index)
         if known is None or known.module() is not attention:
             source = (weakref.ref(attention), num_query_heads, values.shape[-1], values.dtype, values.device)
-            self._state.projections[self.index] = ProjectionSource(*source)
+            norm = self.norm_behind(attention)
+            self._state.projections[self.index] = ProjectionSource(*source, None if norm is None else weakref.ref(norm))
 
     def take_prompt(self, prompt: LayerPrompt) -> None:
         """Score, rank and store the prompt, right after its dense attention."""
@@ -134,11 +140,19 @@ class LavaLayer(LayerOperations, CacheLayerMixin):
         step = self._state.step
         assert isinstance(step, AppendStep)
         self._state.check_dtype(keys)
-        self._state.session.log.note(self.index, queries, settings, step.pop_norms())
         self.store.append(keys, values)
         self.num_columns += keys.shape[2]
         tail, past = step.masks(mask, self.store.tail_length, keys.device)
-        return step.attention.attend(self.store, AttentionRequest(queries, settings, tail, past))
+        output = step.attention.attend(self.store, AttentionRequest(queries, settings, tail, past))
+        self._state.session.log.note(self.index, queries, settings, self._stream_norms(step.pop_norms(), output))
+        return output
+
+    def _stream_norms(self, norms: Tensor | None, output: Tensor) -> Tensor | None:
+        """Norms `[B, q]` of the stream, times the output's root mean square where a norm stands behind it."""
+        if norms is None:
+            return None
+        rms = self._state.projections[self.index].output_rms(output.transpose(1, 2))
+        return norms if rms is None else norms * rms
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the mask: all columns seen and new."""

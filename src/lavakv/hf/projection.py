@@ -11,7 +11,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lavakv.errors import LavaError, PolicyError
 from lavakv.hf.measured import measure
+from lavakv.hf.output_norm import norm_gain, root_mean_squares
 from lavakv.hf.weights import is_unscaled, plain_weight, unscaled
+from lavakv.scoring.output_scale import OutputScale
 
 _NAMES = ("o_proj", "out_proj", "dense", "c_proj")
 _LAVA = "Use policy 'lava', which needs no weights."
@@ -27,6 +29,7 @@ class ProjectionSource(NamedTuple):
         value_dim: numbers of a value.
         dtype: of values.
         device: of values.
+        norm: the norm behind the projection, or None where there is none.
     """
 
     module: weakref.ref[nn.Module]
@@ -34,11 +37,26 @@ class ProjectionSource(NamedTuple):
     value_dim: int
     dtype: torch.dtype
     device: torch.device
+    norm: weakref.ref[nn.Module] | None = None
 
     def weight(self, argument: str) -> Tensor | None:
         """`W_O`, see `OutputProjection.weight`; None where the model is gone."""
         module = self.module()
-        return None if module is None else OutputProjection(module, *self[1:]).weight(argument).detach()
+        return None if module is None else self._of(module).weight(argument).detach()
+
+    def weight_to_stream(self, argument: str) -> Tensor | None:
+        """`W_O` and the gain of the norm behind it, if there is one; None where the model is gone."""
+        module, weight = self.module(), self.weight(argument)
+        return weight if module is None or weight is None else self._of(module).with_gain(weight)
+
+    def output_rms(self, outputs: Tensor) -> Tensor | None:
+        """See `OutputProjection.output_rms`; None where there is no norm."""
+        module = self.module()
+        return None if module is None or self.norm is None else self._of(module).output_rms(outputs, "model")
+
+    def _of(self, module: nn.Module) -> OutputProjection:
+        norm = None if self.norm is None else self.norm()
+        return OutputProjection(module, *self[1:5], norm)
 
 
 class OutputProjection:
@@ -53,19 +71,29 @@ class OutputProjection:
         value_dim: numbers of a value.
         dtype: of what the projection is given.
         device: of what the projection is given.
+        norm: the norm behind the projection, or None where there is none.
     """
 
     def __init__(
-        self, module: nn.Module, num_query_heads: int, value_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        module: nn.Module,
+        num_query_heads: int,
+        value_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        norm: nn.Module | None = None,
     ) -> None:
         self._module, self._heads, self._value_dim = module, num_query_heads, value_dim
         self._dtype, self._device = dtype, device
         self._weight: Tensor | None = None
+        self._norm = norm
 
     @classmethod
-    def of(cls, module: nn.Module, values: Tensor, num_query_heads: int) -> OutputProjection:
+    def of(
+        cls, module: nn.Module, values: Tensor, num_query_heads: int, norm: nn.Module | None = None
+    ) -> OutputProjection:
         """The projection of an attention module whose values are `[B, H, columns, value_dim]`."""
-        return cls(module, num_query_heads, values.shape[-1], values.dtype, values.device)
+        return cls(module, num_query_heads, values.shape[-1], values.dtype, values.device, norm)
 
     def weight(self, argument: str) -> Tensor:
         """`W_O` as `[query_heads, value_dim, hidden]`, a view where it can be read, else float32 or wider.
@@ -80,6 +108,33 @@ class OutputProjection:
         if self._weight is None:
             self._weight = self._found(argument).view(self._heads, self._value_dim, -1)
         return self._weight
+
+    def scale(self, outputs: Tensor, argument: str) -> OutputScale | None:
+        """What the norm behind the projection does to small changes at some rows, or None where there is none.
+
+        Args:
+            outputs: `[rows, query_heads, value_dim]`, what the projection is given there.
+            argument: what an error is about.
+
+        Raises:
+            PolicyError: no such projection.
+        """
+        if self._norm is None:
+            return None
+        rms = self.output_rms(outputs, argument)
+        return OutputScale(norm_gain(self._norm, self.weight(argument).shape[-1], self._dtype, self._device), rms)
+
+    def with_gain(self, weight: Tensor) -> Tensor:
+        """`W_O` `[query_heads, value_dim, hidden]` and the gain of the norm behind it, if there is one."""
+        if self._norm is None:
+            return weight
+        return weight.float() * norm_gain(self._norm, weight.shape[-1], self._dtype, self._device).to(weight.device)
+
+    @torch.no_grad()
+    def output_rms(self, outputs: Tensor, argument: str) -> Tensor:
+        """Root mean square of what the projection makes of outputs `[..., query_heads, value_dim]`, float32 `[...]`."""
+        _, projection = self._projection(argument)
+        return root_mean_squares(projection(outputs.detach().flatten(-2)))
 
     def _found(self, argument: str) -> Tensor:
         name, projection = self._projection(argument)

@@ -13,6 +13,7 @@ from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.given_mask import is_explicit, last_rows, mask_rows
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.rotation import LayerRotation
+from lavakv.scoring.output_scale import OutputScale
 from lavakv.scoring.prompt import PromptRows
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
@@ -79,6 +80,8 @@ class LayerPrompt:
         hidden_states: `[B, columns, hidden]`, the residual stream as it entered the layer, or None.
         rotation: how the layer rotates queries and keys, or None; only policies that need it ask.
         attention_inputs: `[B, columns, hidden]`, what the attention was given, where a policy needs it, or None.
+        outputs: `[B, columns, query_heads, value_dim]`, what the output projection is given, where a norm stands
+            between it and the residual stream, or None.
     """
 
     queries: Tensor
@@ -90,6 +93,7 @@ class LayerPrompt:
     hidden_states: Tensor | None = None
     rotation: LayerRotation | None = None
     attention_inputs: Tensor | None = None
+    outputs: Tensor | None = None
 
     def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
@@ -118,6 +122,7 @@ class LayerPrompt:
             residual_norms=self.residual_norms(sequence, columns - plan.window),
             rotation=self.rotation_of(sequence, plan, layer),
             hidden_states=self.inputs_of(sequence, plan),
+            output_scale=self.output_scale(sequence, plan, layer),
             protected=plan.protected,
         )
 
@@ -131,6 +136,19 @@ class LayerPrompt:
             return None
         weight = self.projection().weight(f"policy {plan.policy.name!r} at layer {layer}").detach()
         return weight.view(self.keys.shape[1], -1, *weight.shape[1:])
+
+    def output_scale(self, sequence: int, plan: SequencePlan, layer: int) -> OutputScale | None:
+        """What a norm behind the output projection does at one sequence's window; None without one, or without need.
+
+        Raises:
+            LavaError: as `output_weight`.
+        """
+        needs = plan.policy.needs
+        if self.outputs is None or "output_weight" not in needs or "residual_norms" not in needs:
+            return None
+        assert self.projection is not None
+        outputs = self.outputs[sequence, self.outputs.shape[1] - plan.window :]
+        return self.projection().scale(outputs, f"policy {plan.policy.name!r} at layer {layer}")
 
     def rotation_of(self, sequence: int, plan: SequencePlan, layer: int) -> Rotation | None:
         """The rotation of one sequence's rows, or None where it is not known or the plan's policy does not need it.
@@ -156,6 +174,14 @@ class LayerPrompt:
             return None
         norms: Tensor = self.hidden_states[sequence, first:].detach().float().norm(dim=-1)
         return norms
+
+    def stream_norms(self, sequence: int, first: int) -> Tensor | None:
+        """`residual_norms`, times the output's root mean square where a norm stands behind the output projection."""
+        norms = self.residual_norms(sequence, first)
+        if norms is None or self.outputs is None:
+            return norms
+        assert self.projection is not None
+        return norms * self.projection().output_rms(self.outputs[sequence, first:], "model")
 
     def _visible_rows(self, sequence: int, num_padding: int) -> Callable[[int, int], Tensor] | None:
         """What the rows `start` to `stop` of one sequence see, padding cut away; None for causal."""

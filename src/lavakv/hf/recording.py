@@ -58,10 +58,11 @@ class RecordedPrompt(LayerPrompt):
         """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
         if plan.window not in self.windows:
             window = super().window(sequence, plan, visible, layer)
-            window = replace(window, output_weight=None, rotation=None, hidden_states=None)
+            window = replace(window, output_weight=None, rotation=None, hidden_states=None, output_scale=None)
             self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
         weight, rotation = self.output_weight(plan, layer), self.rotation_of(sequence, plan, layer)
-        window = self.windows[plan.window].with_needs(plan.tokens_per_head, weight, rotation, plan.protected)
+        scale = self.output_scale(sequence, plan, layer)
+        window = self.windows[plan.window].with_needs(plan.tokens_per_head, weight, rotation, plan.protected, scale)
         return window.with_hidden_states(self.inputs_of(sequence, plan))
 
     def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
@@ -78,11 +79,14 @@ class RecordedPrompt(LayerPrompt):
             self.mask[:, :, :num_tokens, :num_tokens] if isinstance(self.mask, Tensor) and self.mask.ndim == 4 else None
         )
         norms = None if self.norms is None else self.norms[:num_tokens]
-        return replace(self, **parts, mask=mask, norms=norms, windows={})
+        outputs = None if self.outputs is None else self.outputs[:, :num_tokens]
+        return replace(self, **parts, mask=mask, norms=norms, outputs=outputs, windows={})
 
     def in_rows(self, count: int) -> RecordedPrompt:
         """The same prompt as a batch of `count` equal sequences; nothing is copied, windows are shared."""
         parts = {name: getattr(self, name) for name in ("queries", "keys", "values")}
+        if self.outputs is not None:
+            parts["outputs"] = self.outputs
         return replace(self, **{name: part.expand(count, -1, -1, -1) for name, part in parts.items()})
 
 

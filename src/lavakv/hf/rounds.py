@@ -201,4 +201,5 @@ class EvictingCache(CacheOperations, ChunkedPrompt):
         source = self._state.projections.get(layer)
         if source is None or not self._needs("output_weight"):
             return None
-        return source.weight(f"a later round at layer {layer}")
+        argument = f"a later round at layer {layer}"
+        return source.weight_to_stream(argument) if self._state.needs_norms else source.weight(argument)

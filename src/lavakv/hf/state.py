@@ -188,7 +188,7 @@ class CacheState:
         norms = None
         if self.needs_norms:
             first = max(prompt.queries.shape[2] - self.session.log.window, 0)
-            rows = [prompt.residual_norms(row, first) for row in range(prompt.queries.shape[0])]
+            rows = [prompt.stream_norms(row, first) for row in range(prompt.queries.shape[0])]
             known = [row for row in rows if row is not None]
             norms = torch.stack(known) if len(known) == len(rows) else None
         self.session.log.note(index, prompt.queries, prompt.settings, norms)

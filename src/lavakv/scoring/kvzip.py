@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lavakv.errors import InputError
-from lavakv.scoring.leave_one_out import squared_lengths
+from lavakv.scoring.leave_one_out import plain_squared_lengths
 from lavakv.scoring.replay import NUM_FIRST
 from lavakv.scoring.window import ScoringWindow
 
@@ -37,7 +37,7 @@ def kvzip_plus_score(window: ScoringWindow) -> Tensor:
             fix="Pass the norms with the replay's rows, or use `kvzip`.",
         )  # fmt: skip
     n = window.num_evictable
-    lengths = squared_lengths(window)[..., :n].clamp(min=0).sqrt()
+    lengths = plain_squared_lengths(window)[..., :n].clamp(min=0).sqrt()
     return _first_first((window.replay.per_norm[..., :n] * lengths).amax(dim=1))
 
 

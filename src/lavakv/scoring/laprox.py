@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lavakv.scoring.leave_one_out import squared_lengths
+from lavakv.scoring.leave_one_out import plain_squared_lengths
 from lavakv.scoring.pooling import average_pool
 from lavakv.scoring.window import ScoringWindow
 
@@ -24,7 +24,7 @@ def laprox_score(window: ScoringWindow) -> Tensor:
     Float32 `[H, n]`, from 0 to 1; zeros where the sum is zero. Needs the output projection.
     """
     norms = window.reduce(lambda rows: rows.square().sum(dim=2).sqrt())
-    lengths = squared_lengths(window)[..., : window.num_evictable].clamp(min=0).sqrt()
+    lengths = plain_squared_lengths(window)[..., : window.num_evictable].clamp(min=0).sqrt()
     scores = window.without_empty((average_pool(norms, KERNEL_SIZE, window.places) * lengths).mean(dim=1))
     total = scores.sum()
     return scores / total.masked_fill(total == 0, 1.0)

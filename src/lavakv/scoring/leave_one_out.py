@@ -16,40 +16,70 @@ MIN_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
 _MIN_REST = 2.0**-10
 
 
-def row_weights(residual_norms: Tensor) -> Tensor:
+def stream_norms(window: ScoringWindow) -> Tensor:
+    """What a change behind the output projection is relative to at each of the window's tokens, float32 `[w]`.
+
+    The norms of the residual stream; where a norm stands before it, times the root mean square of the output.
+    """
+    assert window.residual_norms is not None
+    scale = window.output_scale
+    return window.residual_norms if scale is None else scale.norms(window.residual_norms)
+
+
+def row_weights(window: ScoringWindow) -> Tensor:
     """Weights of the window's rows `[w]`: later ones count more, as they are closer to what follows.
 
     A row whose stream is zero has no relative change and is left out. NaN where all are, for the caller to refuse.
     """
+    residual_norms = stream_norms(window)
     there = residual_norms >= MIN_NORM
     ramp = there * torch.arange(1, len(residual_norms) + 1, device=residual_norms.device, dtype=torch.float32)
     return ramp / ramp.sum() / torch.where(there, residual_norms, 1.0).square()
 
 
 def stream_norm(window: ScoringWindow) -> Tensor:
-    """Root mean square of the residual stream's norms at the window's tokens, zeros left out; NaN where all are."""
-    assert window.residual_norms is not None
-    there = window.residual_norms >= MIN_NORM
-    return (torch.where(there, window.residual_norms, 0.0).square().sum() / there.sum()).sqrt()
+    """Root mean square of `stream_norms`, zeros left out; NaN where all are."""
+    norms = stream_norms(window)
+    there = norms >= MIN_NORM
+    return (torch.where(there, norms, 0.0).square().sum() / there.sum()).sqrt()
 
 
 def grams(window: ScoringWindow) -> Tensor:
-    """Gram matrices of the query heads' parts of `W_O`, float32 `[H, G, value_dim, value_dim]`; once a window."""
-    return window.remember("grams", lambda: _grams(window))
+    """Gram matrices of what brings each query head's values to the stream, float32 `[H, G, value_dim, value_dim]`.
 
-
-def _grams(window: ScoringWindow) -> Tensor:
+    That is its part of `W_O`, and the gain of the norm behind it where there is one; once a window.
+    """
     assert window.output_weight is not None
-    return torch.stack([weight @ weight.transpose(1, 2) for weight in map(Tensor.float, window.output_weight)])
+    weight, scale = window.output_weight, window.output_scale
+    if scale is None:
+        return plain_grams(window)
+    return window.remember("stream_grams", lambda: _grams(scale.weight(weight)))
+
+
+def plain_grams(window: ScoringWindow) -> Tensor:
+    """Gram matrices of the query heads' parts of `W_O`, float32 `[H, G, value_dim, value_dim]`; once a window."""
+    assert window.output_weight is not None
+    weight = window.output_weight
+    return window.remember("grams", lambda: _grams(weight))
+
+
+def _grams(weights: Tensor) -> Tensor:
+    return torch.stack([weight @ weight.transpose(1, 2) for weight in map(Tensor.float, weights)])
 
 
 def squared_lengths(window: ScoringWindow) -> Tensor:
+    """`||V_h[i] W_O,q||^2` of every position behind the gain, see `grams`, float32 `[H, G, N]`; once a window."""
+    if window.output_scale is None:
+        return plain_squared_lengths(window)
+    return window.remember("stream_squared_lengths", lambda: _squared_lengths(window, grams(window)))
+
+
+def plain_squared_lengths(window: ScoringWindow) -> Tensor:
     """`||V_h[i] W_O,q||^2` of every position, float32 `[H, G, N]`; once a window."""
-    return window.remember("squared_lengths", lambda: _squared_lengths(window))
+    return window.remember("squared_lengths", lambda: _squared_lengths(window, plain_grams(window)))
 
 
-def _squared_lengths(window: ScoringWindow) -> Tensor:
-    known = grams(window)
+def _squared_lengths(window: ScoringWindow, known: Tensor) -> Tensor:
     return joined(
         torch.stack([_squared(values.float(), gram) for values, gram in zip(block, known, strict=True)])
         for block in window.value_blocks()

@@ -51,8 +51,7 @@ def residual_score(window: ScoringWindow) -> Tensor:
 
 def residual_squares(window: ScoringWindow) -> Tensor:
     """`residual_score` before the root, float32 `[H, n]`."""
-    assert window.residual_norms is not None
-    weights, left = row_weights(window.residual_norms), squared_lengths(window)
+    weights, left = row_weights(window), squared_lengths(window)
     heads = list(zip(_sums(window), grams(window), _surprise_shares(window), strict=True))
     energies = []
     for seen, values in zip(window.evictable_blocks(), window.value_blocks(), strict=False):

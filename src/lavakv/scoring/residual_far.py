@@ -59,8 +59,7 @@ def residual_far_score(window: ScoringWindow, rows: DistantQueries = DEFAULT) ->
     squares, later = residual_squares(window), window.prompt is None and window.caps is not None
     if later or not rows.positions(window.num_evictable):
         return squares.sqrt()
-    assert window.residual_norms is not None
-    scale = rows.share * row_weights(window.residual_norms).sum()  # as if their streams were the window's
+    scale = rows.share * row_weights(window).sum()  # as if their streams were the window's
     return squares.add_(_far_squares(window, rows).mul_(scale)).sqrt_()
 
 

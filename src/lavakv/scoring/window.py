@@ -12,6 +12,7 @@ from torch import Tensor
 from lavakv.scoring import pooling
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS, WindowRows, empty_places, first_tokens, joined, token_blocks
 from lavakv.scoring.fused import fused_mean_attention
+from lavakv.scoring.output_scale import OutputScale
 from lavakv.scoring.pooling import Places, over_places
 from lavakv.scoring.projected import projected_norms
 from lavakv.scoring.prompt import PromptRows, ReplayMaxima
@@ -42,6 +43,8 @@ class ScoringWindow:
         prompt: all rows of the prompt, for scores that look beyond the window, or None. Only where no place is empty.
         residual_norms: float32 `[w]`, L2 norm of the residual stream that each window query was made from (0 for a
             stream of zeros), or None where it is not known.
+        output_scale: what a norm between the output projection and the residual stream does, or None where the output
+            joins the stream as it is.
         rotation: of all rows of the prompt, for scores of queries or keys before their rotation, or None. Only where no
             place is empty.
         max_block_elements: float32 elements of a block of attention, or of keys or values in float32, at most.
@@ -72,6 +75,7 @@ class ScoringWindow:
     caps: Tensor | None = None
     positions: Tensor | None = None
     rotation: Rotation | None = None
+    output_scale: OutputScale | None = None
     replay: ReplayMaxima | None = None
     hidden_states: Tensor | None = None
     protected: range = range(0)
@@ -83,6 +87,7 @@ class ScoringWindow:
         output_weight: Tensor | None,
         rotation: Rotation | None = None,
         protected: range = range(0),
+        output_scale: OutputScale | None = None,
     ) -> ScoringWindow:
         """The same window for another budget and policy; what was computed on this one is shared.
 
@@ -91,8 +96,10 @@ class ScoringWindow:
             output_weight: as in the attributes; the same for all policies that need it.
             rotation: likewise.
             protected: as in the attributes.
+            output_scale: like `output_weight`.
         """
         window = copy.copy(self)
+        object.__setattr__(window, "output_scale", output_scale)
         object.__setattr__(window, "protected", protected)
         object.__setattr__(window, "tokens_per_head", tokens_per_head)
         object.__setattr__(window, "output_weight", output_weight)
