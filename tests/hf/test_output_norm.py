@@ -7,24 +7,24 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import lavakv
 from lavakv.hf.output_norm import norm_behind
+from lavakv.hf.recorder import record
 from lavakv.scoring.window import ScoringWindow
 from tests.hf import zoo
 from tests.hf.helpers import WINDOW, feed, kept, lava_cache, position_score
 
 PROMPT = 40
-_KINDS = [kind for kind in zoo.TEXT if kind in CONFIG_MAPPING]
+_KINDS = [kind for kind in zoo.TEXT if kind in CONFIG_MAPPING and kind != "zamba2"]  # its output joins no stream
 _MORE = {
     "olmo3": {},
-    "exaone4": {"sliding_window": None, "sliding_window_pattern": None},
+    "exaone4": {"sliding_window": 8, "sliding_window_pattern": 2},
     "flex_olmo": {"num_experts": 4, "num_experts_per_tok": 2},
     "glm4": {"head_dim": 8},
     "gemma4_text": {"head_dim": 8, "sliding_window": 8, "vocab_size_per_layer_input": 96, "global_head_dim": 8},
     "hyperclovax": {"use_post_norm": True},
-    "chameleon": {},
 }
 NORMED = ["gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "flex_olmo", "glm4", "hyperclovax"]
 
@@ -34,14 +34,9 @@ def _model(kind: str) -> nn.Module:
         pytest.skip(f"this transformers has no {kind}")
     if kind in zoo.TEXT:
         return zoo.with_large_weights(zoo.tiny(kind))
-    try:
-        config = CONFIG_MAPPING[kind](**{**zoo.common(), **_MORE[kind]})
-        from transformers import AutoModelForCausalLM
-
-        torch.manual_seed(0)
-        return zoo.with_large_weights(AutoModelForCausalLM.from_config(config).eval())
-    except ValueError as error:  # no text-only class
-        pytest.skip(f"{kind}: {error}")
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](**{**zoo.common(), **_MORE[kind]})
+    return zoo.with_large_weights(AutoModelForCausalLM.from_config(config).eval())
 
 
 def _attentions(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
@@ -104,11 +99,12 @@ def _windows(model: nn.Module, ids: Tensor, **settings: Any) -> list[ScoringWind
 @pytest.mark.parametrize("kind", NORMED)
 def test_gain_and_root_mean_square_are_those_of_the_norm(kind: str) -> None:
     """Seen from outside: the norm's inputs, and what it makes of them."""
+    torch.manual_seed(0)
     model = lavakv.enable(_model(kind))
     for parameter in model.parameters():  # gains of their own
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     calls: dict[int, tuple[Tensor, Tensor]] = {}
-    for layer, attention in _attentions(model):
+    for _, attention in _attentions(model):
         norm = norm_behind(model, attention)
         assert norm is not None
 
@@ -116,14 +112,12 @@ def test_gain_and_root_mean_square_are_those_of_the_norm(kind: str) -> None:
             calls[index] = args[0], output
 
         norm.register_forward_hook(note)
-        del layer
     ids = zoo.prompt(PROMPT, batch=2)
     for place, window in enumerate(_windows(model, ids)):
         given, made = (part[place % 2, -WINDOW:] for part in calls[window.layer])
-        rms = given.square().mean(-1).sqrt()
         assert window.output_scale is not None
-        torch.testing.assert_close(window.output_scale.rms, rms, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(given * window.output_scale.gain / rms[:, None], made, rtol=1e-3, atol=1e-4)
+        gain, rms = window.output_scale
+        torch.testing.assert_close(given * gain / rms[:, None], made)
 
 
 def test_without_a_norm_there_is_no_scale() -> None:
@@ -163,20 +157,12 @@ def test_later_rounds_weigh_with_the_norm_too(policy: str) -> None:
 
 
 def test_a_recorded_prompt_keeps_the_same() -> None:
-    from lavakv.hf.recorder import record
-
     model, ids = lavakv.enable(_model("gemma3_text")), zoo.prompt(PROMPT)
     direct = lava_cache(model, policy="reach")
     feed(model, direct, [ids])
     filled = record(model, ids).fill(lava_cache(model, policy="reach"), num_rows=2)
-    alone = kept(direct)
-    assert kept(filled)[: len(alone) // 1] or alone
+    rows = direct.lengths().shape[2]
     for layer in direct.layer_indices:
-        heads = (
-            range(len(direct.layers[layer].store.counts()[0]))
-            if hasattr(direct.layers[layer].store, "counts")
-            else range(2)
-        )
-        for head in heads:
+        for head in range(rows):
             expected = direct.kept_positions(layer, 0, head)
             assert all(filled.kept_positions(layer, row, head).equal(expected) for row in range(2))

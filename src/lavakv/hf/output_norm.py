@@ -10,6 +10,7 @@ from torch import Tensor, nn
 _BEHIND = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1")  # name this norm in whatever layer
 _AMBIGUOUS = "post_attention_layernorm"  # before the feed-forward part, unless that has a norm of its own behind it
 _BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
+_LARGE = 256  # beside which a norm's epsilon is nothing
 
 _found: weakref.WeakKeyDictionary[nn.Module, weakref.ref[nn.Module] | None] = weakref.WeakKeyDictionary()
 
@@ -49,7 +50,8 @@ def _search(decoder: nn.Module, attention: nn.Module) -> nn.Module | None:
 def norm_gain(norm: nn.Module, hidden: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A norm's factor on each channel of an input whose mean is 0 and whose root mean square is 1, float32 `[hidden]`.
 
-    Found by running it on alternating signs, so that weights of any form, offloaded ones too, are read rightly.
+    Found by running it on numbers of one size and alternating signs, so that weights of any form are read rightly,
+    offloaded ones too.
 
     Args:
         norm: takes `[1, 1, hidden]`.
@@ -59,12 +61,14 @@ def norm_gain(norm: nn.Module, hidden: int, dtype: torch.dtype, device: torch.de
     """
     signs = torch.ones(hidden, device=device, dtype=dtype)
     signs[1::2] = -1
-    both = [norm(rows[None, None]).float().flatten() for rows in (signs, -signs)]
+    rows = signs * _LARGE
+    both = [norm(row[None, None]).float().flatten() for row in (rows, -rows)]
     gain: Tensor = (both[0] - both[1]) / 2 * signs.float()  # a bias falls out
     return gain
 
 
-def root_mean_squares(outputs: Tensor) -> Tensor:
-    """Root mean square of each row of `[..., hidden]`, float32."""
-    found: Tensor = outputs.float().square().mean(dim=-1).sqrt()
+def root_mean_squares(norm: nn.Module, outputs: Tensor) -> Tensor:
+    """What a norm divides each row of `[..., hidden]` by, float32 `[...]`: its root mean square, epsilon included."""
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
+    found: Tensor = (outputs.float().square().mean(dim=-1) + epsilon).sqrt()
     return found

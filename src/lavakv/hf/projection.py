@@ -132,9 +132,10 @@ class OutputProjection:
 
     @torch.no_grad()
     def output_rms(self, outputs: Tensor, argument: str) -> Tensor:
-        """Root mean square of what the projection makes of outputs `[..., query_heads, value_dim]`, float32 `[...]`."""
+        """What the norm divides by, given outputs of the heads `[..., query_heads, value_dim]`; float32 `[...]`."""
+        assert self._norm is not None
         _, projection = self._projection(argument)
-        return root_mean_squares(projection(outputs.detach().flatten(-2)))
+        return root_mean_squares(self._norm, projection(outputs.detach().flatten(-2)))
 
     def _found(self, argument: str) -> Tensor:
         name, projection = self._projection(argument)

@@ -16,7 +16,7 @@ class OutputScale(NamedTuple):
 
     Attributes:
         gain: float32 `[hidden]`, its factor on each channel of an output whose root mean square is 1.
-        rms: float32 `[w]`, root mean square of the attention's output at each window token.
+        rms: float32 `[w]`, what it divides the attention's output by at each window token: its root mean square.
     """
 
     gain: Tensor
