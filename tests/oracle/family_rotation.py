@@ -81,7 +81,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
 
 
 def reach(view: View, keep: int, most: int = 128) -> Ranking:
-    """By the most that a query of the prompt would pay at its last position, and how far the value is from the mean."""
+    """By what a query of the prompt would pay at its last position, and how far key and value are from the mean."""
     length, stream = view.keys.shape[1], view.stream_norms.square().mean().sqrt()
     places = [length - 1 - part * length // min(most, length) for part in range(min(most, length))]
     ranked = []
@@ -97,7 +97,9 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
             squares.append((apart @ view.projection_of(query)).square().sum(dim=1))
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
-        ranked.append((torch.maximum(largest, largest.mean()) * lengths / stream).tolist())
+        apart = (view.keys[head] - view.keys[head].mean(dim=0)).square().sum(dim=1)[: view.num_evictable]
+        unseen = 3 * largest.mean() * (apart / apart.mean()) ** 2
+        ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
     return Ranking(ranked)
 
 

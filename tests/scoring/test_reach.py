@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lavakv.scoring.naive.reach import largest_attention_naive, reach_score_naive, rotated_naive
 from lavakv.scoring.prompt import PromptRows
-from lavakv.scoring.reach import asked_again, largest_attention, reach_score
+from lavakv.scoring.reach import asked_again, distinctness, largest_attention, reach_score
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import EPSILON
@@ -47,14 +47,31 @@ def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -
     exact = torch.tensor(reach_score_naive(naive(whole)), dtype=torch.float64).view(len(whole.queries), -1)
     least, most = _lengths(whole)
     largest = torch.tensor(largest_attention_naive(naive(whole)), dtype=torch.float64).view(exact.shape)
-    attended = torch.maximum(largest, largest.mean(dim=1, keepdim=True))
+    few, many = _distinctness_bounds(whole)
+    mean = 3 * largest.mean(dim=1, keepdim=True)
+    attended = [torch.maximum(largest, mean * own.square()) for own in (few, many)]
     assert whole.residual_norms is not None
     scale = whole.residual_norms.double().square().mean().sqrt()
     relative = _relative_error(whole) + (exact.shape[1] + len(whole.residual_norms) + 12) * EPSILON
     for window in pair:
         score = reach_score(window).double()
-        assert bool((attended * least / scale * (1 - relative) <= score).all())
-        assert bool((score <= attended * most / scale * (1 + relative)).all())
+        assert bool((attended[0] * least / scale * (1 - relative) <= score).all())
+        assert bool((score <= attended[1] * most / scale * (1 + relative)).all())
+
+
+def _distinctness_bounds(window: ScoringWindow) -> tuple[Tensor, Tensor]:
+    """Least and most that a float32 `distinctness` may be, float64 `[H, n]`."""
+    keys = window.keys[0].double()
+    mean, most = keys.mean(dim=1, keepdim=True), keys.abs().mean(dim=1, keepdim=True)
+    squares, terms = (keys - mean).square().sum(dim=2), (keys.abs() + most).square().sum(dim=2)
+    error = (2 * keys.shape[1] + keys.shape[2] + 6) * EPSILON * terms
+    n = window.num_evictable
+    bounds = (squares - error).clamp(min=0)[:, :n], (squares + error)[:, :n]
+    rounding = 1 + (n + 4) * EPSILON
+    lowest, highest = (bound.mean(dim=1, keepdim=True) for bound in bounds)
+    if n and not bool((lowest > 0).all()):  # all keys may be equal
+        return torch.zeros_like(squares[:, :n]), torch.full_like(squares[:, :n], float("inf"))
+    return bounds[0] / highest / rounding, bounds[1] / lowest * rounding
 
 
 def _lengths(window: ScoringWindow) -> tuple[Tensor, Tensor]:
@@ -131,6 +148,26 @@ def test_what_all_values_have_in_common_does_not_count() -> None:
     )
 
 
+def test_what_nobody_looked_at_counts_more_where_its_key_is_unlike_the_others() -> None:
+    """Rows that look nowhere; a part that all keys share changes nothing."""
+    keys = torch.zeros(1, 20, 2)
+    keys[0, 3, 0], keys[0, 8, 0] = 1.0, 2.0
+    rows, values = torch.zeros(1, 1, 20, 2), torch.tensor([1.0, -1.0]).repeat(10)[None, :, None].expand(1, 20, 2)
+    still = Rotation(torch.ones(20, 2), torch.zeros(20, 2), torch.zeros(1))
+    window = ScoringWindow(
+        rows[:, :, 16:], [keys], [values], 1.0, output_weight=torch.eye(2)[None, None],
+        residual_norms=torch.ones(4), prompt=PromptRows(rows), rotation=still,
+    )  # fmt: skip
+    own = distinctness(window)[0]
+    torch.testing.assert_close(own[3] / own[8], torch.tensor((0.85 / 1.85) ** 2))
+    torch.testing.assert_close(own.mean(), torch.tensor(1.0))
+    score = reach_score(window)[0]
+    torch.testing.assert_close(score[8], 3 * 0.05 * own[8] ** 2 * math.sqrt(2))
+    assert score.argsort(descending=True)[:2].tolist() == [8, 3]
+    moved = replace(window, keys=[keys + torch.tensor([3.0, -5.0])])
+    torch.testing.assert_close(reach_score(moved), reach_score(window), rtol=1e-4, atol=1e-5)
+
+
 def test_what_nobody_looked_at_counts_by_how_far_its_value_is_from_the_mean() -> None:
     values = torch.ones(1, 20, 2)
     values[0, 7] = 3.0
@@ -141,7 +178,7 @@ def test_what_nobody_looked_at_counts_by_how_far_its_value_is_from_the_mean() ->
         residual_norms=torch.tensor([3.0, 4.0, 5.0, 0.0]), prompt=PromptRows(rows), rotation=still,
     )  # fmt: skip
     score, scale = reach_score(window)[0], math.sqrt(50 / 3)
-    torch.testing.assert_close(score[7], torch.tensor(0.05 * 1.9 * math.sqrt(2) / scale))
-    torch.testing.assert_close(score[0], torch.tensor(0.05 * 0.1 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[7], torch.tensor(0.15 * 1.9 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[0], torch.tensor(0.15 * 0.1 * math.sqrt(2) / scale))
     doubled = replace(window, residual_norms=2 * window.residual_norms)
     torch.testing.assert_close(reach_score(doubled)[0], score / 2)

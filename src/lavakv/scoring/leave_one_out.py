@@ -6,10 +6,10 @@ Derivation: `docs/method.md`, "Beyond LAVa". `caote` and `dropkv` use the change
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lavakv.scoring.blocks import joined
+from lavakv.scoring.means import mean_by_head
 from lavakv.scoring.window import ScoringWindow
 
 MIN_NORM = 2.0**-63  # of a stream that is not zero: float32 holds its square
@@ -96,22 +96,9 @@ def mean_deviations(window: ScoringWindow) -> Tensor:
 
     The mean is over all that the head holds, the window included.
     """
-    return window.remember("mean_deviations", lambda: _mean_lengths(window, mean_values(window)))
-
-
-def mean_values(window: ScoringWindow) -> Tensor:
-    """Mean of the values of each head, empty places left out, float32 `[H, value_dim]`."""
-    empty, first = window.empty, 0
-    total = window.queries.new_zeros(window.queries.shape[0], window.values[0].shape[2], dtype=torch.float32)
-    for block in window.value_blocks():
-        values, last = block.float(), first + block.shape[1]
-        if empty is not None and first < empty.shape[1]:
-            hidden = F.pad(empty[:, first:last], (0, max(last - empty.shape[1], 0)))
-            values = values.masked_fill(hidden[..., None], 0.0)
-        total, first = total + values.sum(dim=1), last
-    if window.caps is None:
-        return total / window.num_tokens
-    return total / (window.caps[:, None] + window.queries.shape[2])
+    return window.remember(
+        "mean_deviations", lambda: _mean_lengths(window, mean_by_head(window, window.value_blocks()))
+    )
 
 
 def _mean_lengths(window: ScoringWindow, centre: Tensor | None = None) -> Tensor:

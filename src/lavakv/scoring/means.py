@@ -1,9 +1,14 @@
-"""Means over entries that belong together, wherever they lie, without waiting for a CUDA device."""
+"""Means over entries that belong together, without waiting for a CUDA device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from lavakv.scoring.window import ScoringWindow
 
 
 def mean_by_group(numbers: Tensor, groups: Tensor) -> Tensor:
@@ -19,3 +24,22 @@ def mean_by_group(numbers: Tensor, groups: Tensor) -> Tensor:
     totals = torch.zeros(2, len(order), dtype=numbers.dtype, device=numbers.device)
     totals.index_add_(1, found, torch.stack([numbers.flatten(), torch.ones_like(numbers).flatten()]))
     return (totals[0] / totals[1])[found].view(numbers.shape)
+
+
+def mean_by_head(window: ScoringWindow, blocks: Iterable[Tensor]) -> Tensor:
+    """Mean of all that each head holds, the window included and empty places left out, float32 `[H, dim]`.
+
+    Args:
+        window: the window.
+        blocks: its keys or values, cut like its attention, `[H, tokens, dim]`.
+    """
+    empty, first, total = window.empty, 0, torch.zeros((), device=window.queries.device)
+    for block in blocks:
+        numbers, last = block.float(), first + block.shape[1]
+        if empty is not None and first < empty.shape[1]:
+            hidden = F.pad(empty[:, first:last], (0, max(last - empty.shape[1], 0)))
+            numbers = numbers.masked_fill(hidden[..., None], 0.0)
+        total, first = total + numbers.sum(dim=1), last
+    if window.caps is None:
+        return total / window.num_tokens
+    return total / (window.caps[:, None] + window.queries.shape[2])

@@ -7,6 +7,7 @@ stream, so that the heads of all layers can compete. Derivation and measurements
 at the end".
 Expected Attention (arXiv 2510.00636) moves the mean and covariance of the prompt's queries to later positions; the
 largest attention of any row is DefensiveKV's (arXiv 2510.13334), of rows behind the entry KVzip's (arXiv 2505.23416).
+That keys unlike the others are worth keeping is KeyDiff's finding (arXiv 2504.15364), by the cosine to their mean.
 """
 
 from __future__ import annotations
@@ -18,26 +19,48 @@ from torch import Tensor
 
 from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
 from lavakv.scoring.leave_one_out import mean_deviations, stream_norm
+from lavakv.scoring.means import mean_by_head
 from lavakv.scoring.window import ScoringWindow
 
 NUM_ROWS = 128
+UNSEEN = 3.0  # chosen on three models, see docs/log.md
 
 
 def reach_score(window: ScoringWindow) -> Tensor:
-    """`max(M[i], mean(M)) * sqrt(mean_q ||(V[i] - mean(V)) W_O,q||^2) / rms(r)`, float32 `[H, n]`.
+    """`max(M[i], 3 mean(M) u[i]^2) * sqrt(mean_q ||(V[i] - mean(V)) W_O,q||^2) / rms(r)`, float32 `[H, n]`.
 
-    `M` is `largest_attention`: what no row looked at counts as the mean over the head's candidates. What all values of
-    a head have in common, such as a bias, reaches the output whatever is evicted, so it does not count. `r` are norms
-    of the residual stream at the window's tokens; all is NaN where every one is zero. Needs the output projection,
-    these norms, the prompt's queries and their rotation. In a later round, which has neither of the last two, the
-    window's rows stand for the prompt's.
+    `M` is `largest_attention`, `u` is `distinctness`: what no row looked at counts the more, the easier another query
+    can tell its key from the others. What all values of a head have in common, such as a bias, reaches the output
+    whatever is evicted, so it does not count. `r` are norms of the residual stream at the window's tokens; all is NaN
+    where every one is zero. Needs the output projection, these norms, the prompt's queries and their rotation. In a
+    later round, which has neither of the last two, the window's rows stand for the prompt's.
     """
     largest = largest_attention(window)
+    unseen = UNSEEN * mean_of_candidates(window, largest) * distinctness(window).square()
+    return window.without_empty(torch.maximum(largest, unseen) * mean_deviations(window) / stream_norm(window))
+
+
+def distinctness(window: ScoringWindow) -> Tensor:
+    """`||K[i] - mean(K)||^2` over its mean over the head's candidates, float32 `[H, n]`; 1 where all keys are equal.
+
+    What all keys of a head have in common moves all logits of a row alike and so, rotations aside, no attention.
+    """
+    return window.remember("distinctness", lambda: _distinctness(window))
+
+
+def _distinctness(window: ScoringWindow) -> Tensor:
+    centre = mean_by_head(window, window.key_blocks())[:, None]
+    distances = joined((block.float() - centre).square_().sum(dim=-1) for block in window.key_blocks())
+    distances = window.without_empty(distances[:, : window.num_evictable])
+    mean = mean_of_candidates(window, distances)
+    return torch.where(mean > 0, distances / mean, 1.0)
+
+
+def mean_of_candidates(window: ScoringWindow, numbers: Tensor) -> Tensor:
+    """Mean over each head's candidates `[H, 1]` of numbers `[H, n]` that are zero in empty places."""
     if window.caps is None:
-        mean = largest.mean(dim=1, keepdim=True)
-    else:
-        mean = largest.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
-    return window.without_empty(torch.maximum(largest, mean) * mean_deviations(window) / stream_norm(window))
+        return numbers.mean(dim=1, keepdim=True)
+    return numbers.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
 
 
 def largest_attention(window: ScoringWindow) -> Tensor:

@@ -19,8 +19,20 @@ def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
     for head, largest in enumerate(largest_attention_naive(window)):
         mean = math.fsum(largest) / max(len(largest), 1)
         lengths = [deviation_naive(window, head, place) for place in range(len(largest))]
-        scores.append([max(one, mean) * length / scale for one, length in zip(largest, lengths, strict=True)])
+        parts = zip(largest, distinctness_naive(window, head), lengths, strict=True)
+        scores.append([max(one, 3 * mean * own**2) * length / scale for one, own, length in parts])
     return scores
+
+
+def distinctness_naive(window: NaiveWindow, head: int) -> list[float]:
+    """Squared distance of each evictable key to the mean of all keys, over its mean; 1 where all are equal."""
+    keys = window.keys[head]
+    means = [math.fsum(channel) / len(channel) for channel in zip(*keys, strict=True)]
+    distances = [
+        math.fsum((x - mean) ** 2 for x, mean in zip(key, means, strict=True)) for key in keys[: window.num_evictable]
+    ]
+    mean = math.fsum(distances) / max(len(distances), 1)
+    return [one / mean if mean else 1.0 for one in distances]
 
 
 def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
