@@ -44,11 +44,17 @@ class CapturedStep:
         self._columns_on_device: int | None = None
         self._load(cache, inputs)
         self.step.save()
-        with RefuseHostReads(device):
-            self._run(model, cache, inputs.cache_name)
-        self._reset()
-        found = graph.capture(lambda: self._run(model, cache, inputs.cache_name), self._reset)
-        self._output_class, self._outputs, self._cache_fields = found
+        def step() -> _Output:
+            return self._run(model, cache, inputs.cache_name)
+
+        def prepare() -> None:
+            step()  # compiles kernels and plans their work
+            self._reset()
+            with RefuseHostReads(device):
+                step()
+            self._reset()
+
+        self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, step)
         self._reset()
         self.step.forget_saved()
 
