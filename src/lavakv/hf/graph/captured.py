@@ -44,6 +44,7 @@ class CapturedStep:
         self._columns_on_device: int | None = None
         self._load(cache, inputs)
         self.step.save()
+
         def step() -> _Output:
             return self._run(model, cache, inputs.cache_name)
 
@@ -54,15 +55,22 @@ class CapturedStep:
                 step()
             self._reset()
 
-        self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, step)
-        self._reset()
+        try:
+            self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, step)
+            self._check_layers()
+        finally:
+            with session.changing():
+                self.step.restore()  # a step that could not be captured leaves no trace, either
         self.step.forget_saved()
 
     def _reset(self) -> None:
         """Undo what a run has changed."""
+        self._check_layers()
+        self.step.restore()
+
+    def _check_layers(self) -> None:
         if not all(layer.fits() for layer in self.step.layers):
             raise CannotCapture("a layer of the cache puts new tensors in the place of its own at every step")
-        self.step.restore()
 
     def _run(self, model: nn.Module, cache: LavaCache, cache_name: str) -> _Output:
         """The model's own forward as a static step."""
