@@ -34,7 +34,7 @@ class FakeGraph(DeviceGraph):
             result = step()
         for _, args, kwargs, returned in self._calls:
             for tensor in _new(args, kwargs, returned):
-                tensor.random_(0, 2) if not tensor.is_floating_point() else tensor.fill_(float("nan"))
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
         return result
 
     def replay(self) -> None:
