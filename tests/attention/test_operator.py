@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lavakv import UnsupportedError
 from lavakv.attention import AttentionRequest, AttentionSettings, operator
-from lavakv.attention.operator import StaticLayer
+from lavakv.attention.operator import StoreTensors
 from lavakv.attention.static import append_and_attend
 from lavakv.store.ragged import RaggedStore
 from tests.attention.kernel_cases import SKEWED, case
@@ -53,7 +53,7 @@ def _step(dtype: torch.dtype, counts: list[list[int]] = SKEWED, **settings: Any)
     return store, (new, -new, request, torch.tensor([store.tail.length]))
 
 
-def _arguments(layer: StaticLayer, keys: Tensor, values: Tensor, request: AttentionRequest, length: Tensor) -> Any:
+def _arguments(layer: StoreTensors, keys: Tensor, values: Tensor, request: AttentionRequest, length: Tensor) -> Any:
     queries, (scaling, softcap, sinks), *masks = request
     return (queries, keys, values, *layer, length, *masks, sinks, scaling, softcap)
 
@@ -61,7 +61,7 @@ def _arguments(layer: StaticLayer, keys: Tensor, values: Tensor, request: Attent
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_declared_of_it_is_true(name: str) -> None:
     store, arguments = _step(torch.float32, **CASES[name])
-    called_with = _arguments(StaticLayer.of(store), *arguments)
+    called_with = _arguments(StoreTensors.of(store), *arguments)
     torch.library.opcheck(torch.ops.lavakv.append_and_attend.default, called_with)
 
 
@@ -70,7 +70,7 @@ def test_what_is_declared_of_it_is_true(name: str) -> None:
 def test_it_computes_and_writes_what_the_store_does(name: str, dtype: torch.dtype) -> None:
     store, arguments = _step(dtype, **CASES[name])
     twin = copy.deepcopy(store)
-    got = StaticLayer.of(store).attend(*arguments)
+    got = StoreTensors.of(store).attend(*arguments)
     expected = append_and_attend(twin, *arguments)
     assert store.tail is not None
     assert twin.tail is not None
@@ -84,16 +84,16 @@ def test_it_computes_and_writes_what_the_store_does(name: str, dtype: torch.dtyp
 
 def test_copies_of_the_tensors_do_as_well_as_the_store_s_own() -> None:
     store, arguments = _step(torch.float32)
-    layer = StaticLayer.of(store)
+    layer = StoreTensors.of(store)
     own = layer.attend(*arguments)
-    copies = StaticLayer(*(part.clone() for part in layer))
+    copies = StoreTensors(*(part.clone() for part in layer))
     assert torch.allclose(copies.attend(*arguments), own, atol=1e-6)
 
 
 def test_the_past_of_a_store_that_is_gone_is_forgotten() -> None:
     before = len(operator._pasts)
     store, _ = _step(torch.float32)
-    layer = StaticLayer.of(store)
+    layer = StoreTensors.of(store)
     assert len(operator._pasts) == before + 1
     del store
     gc.collect()
@@ -105,9 +105,9 @@ def test_gradients_are_refused_by_name() -> None:
     store, (keys, values, request, length) = _step(torch.float32)
     queries = request.queries.requires_grad_()
     with pytest.raises(UnsupportedError, match="without gradients"):
-        StaticLayer.of(store).attend(keys, values, request, length)
+        StoreTensors.of(store).attend(keys, values, request, length)
     with torch.no_grad():
-        found = StaticLayer.of(store).attend(keys, values, request._replace(queries=queries), length)
+        found = StoreTensors.of(store).attend(keys, values, request._replace(queries=queries), length)
     assert not found.requires_grad
 
 
@@ -118,7 +118,7 @@ def test_a_compiled_function_of_it_has_one_graph_for_layers_that_hold_unequally_
         graphs.append(graph)
         return graph.forward
 
-    def step(layer: StaticLayer, keys: Tensor, queries: Tensor, length: Tensor) -> Tensor:
+    def step(layer: StoreTensors, keys: Tensor, queries: Tensor, length: Tensor) -> Tensor:
         request = AttentionRequest(queries * 2, AttentionSettings(0.25))
         return layer.attend(keys + 1, keys - 1, request, length) + 1
 
@@ -126,7 +126,7 @@ def test_a_compiled_function_of_it_has_one_graph_for_layers_that_hold_unequally_
     compiled = torch.compile(step, backend=backend, fullgraph=True)
     for counts in ([[0, 90], [1, 3]], [[5, 5], [5, 5]], [[0, 0], [0, 0]], [[0, 1], [0, 0]], [[60, 2], [3, 4]]):
         store, (keys, _, request, length) = _step(torch.float32, counts)
-        twin, layer = copy.deepcopy(store), StaticLayer.of(store)
+        twin, layer = copy.deepcopy(store), StoreTensors.of(store)
         layer.mark_sizes_dynamic()
         got = compiled(layer, keys, request.queries, length)
         expected = append_and_attend(

@@ -1,6 +1,6 @@
 """`append_and_attend` as one operator of PyTorch, which `torch.compile` hands on as it is.
 
-Its tensors say all: what it writes is declared, and what it returns is known from shapes. A `StaticLayer` holds what it
+Its tensors say all: what it writes is declared, and what it returns is known from shapes. A `StoreTensors` holds what it
 takes of a store. It is registered without `torch.library.custom_op`, whose bookkeeping for gradients takes 90 us of
 Python a call, this 4 us (torch 2.13); there are no gradients.
 """
@@ -32,7 +32,7 @@ torch.library.define(
 )
 
 
-class StaticLayer(NamedTuple):
+class StoreTensors(NamedTuple):
     """A store's tensors, which stay where they are for as long as the past does and the tail's capacity lasts.
 
     Attributes:
@@ -52,7 +52,7 @@ class StaticLayer(NamedTuple):
     offsets: Tensor
 
     @classmethod
-    def of(cls, store: RaggedStore) -> StaticLayer:
+    def of(cls, store: RaggedStore) -> StoreTensors:
         """What the operator takes of an evicted store, after capacity has been reserved."""
         assert store.past is not None
         assert store.tail is not None
