@@ -1,6 +1,6 @@
 """`append_and_attend` as one operator of PyTorch, which `torch.compile` hands on as it is.
 
-Its tensors say all: what it writes is declared, and what it returns is known from shapes. A `StoreTensors` holds what it
+Its tensors say all: what it writes is declared, and what it returns is known from shapes. `StoreTensors` holds what it
 takes of a store. It is registered without `torch.library.custom_op`, whose bookkeeping for gradients takes 90 us of
 Python a call, this 4 us (torch 2.13); there are no gradients.
 """
