@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers.utils import ModelOutput
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.graph.backend import DeviceGraph
 from lavakv.hf.graph.capturing import capturing
+from lavakv.hf.graph.compiled import CompiledLayers, compiled_layers
 from lavakv.hf.graph.host_reads import RefuseHostReads
 from lavakv.hf.graph.inputs import MASK, DecodeInputs
 from lavakv.hf.graph.refusal import CannotCapture
@@ -28,6 +30,7 @@ class CapturedStep:
         inputs: of the first step.
         graph: records it.
         key: what must be the same for a call to be served by this; see `CapturedStep.fits`.
+        compile_config: how to compile the model's layers, or None to run them as they are.
 
     Raises:
         CannotCapture: a step that depends on the host.
@@ -35,7 +38,13 @@ class CapturedStep:
     """
 
     def __init__(
-        self, model: nn.Module, cache: LavaCache, inputs: DecodeInputs, graph: DeviceGraph, key: Hashable
+        self,
+        model: nn.Module,
+        cache: LavaCache,
+        inputs: DecodeInputs,
+        graph: DeviceGraph,
+        key: Hashable,
+        compile_config: Any = None,
     ) -> None:
         self._key, self._graph = key, graph
         session, device = cache._state.session, inputs.input_ids.device
@@ -44,10 +53,16 @@ class CapturedStep:
         self._columns_on_device: int | None = None
         self._load(cache, inputs)
         self.step.save()
+
+        def run(layers: CompiledLayers | None = None) -> _Output:
+            return self._run(model, cache, inputs.cache_name, layers)
+
         with RefuseHostReads(device):
-            self._run(model, cache, inputs.cache_name)
+            run()
         self._reset()
-        found = graph.capture(lambda: self._run(model, cache, inputs.cache_name), self._reset)
+        layers = compiled_layers(model, cache, self.step, compile_config, trial=run)
+        self._reset()
+        found = graph.capture(lambda: run(layers), self._reset)
         self._output_class, self._outputs, self._cache_fields = found
         self._reset()
         self.step.forget_saved()
@@ -58,10 +73,12 @@ class CapturedStep:
             raise CannotCapture("a layer of the cache puts new tensors in the place of its own at every step")
         self.step.restore()
 
-    def _run(self, model: nn.Module, cache: LavaCache, cache_name: str) -> _Output:
-        """The model's own forward as a static step."""
+    def _run(
+        self, model: nn.Module, cache: LavaCache, cache_name: str, layers: CompiledLayers | None = None
+    ) -> _Output:
+        """The model's own forward as a static step, with compiled layers or without."""
         mask = {} if not self.step.masked else {MASK: self.step.mask}
-        with capturing(cache, self.step):
+        with capturing(cache, self.step), nullcontext() if layers is None else layers.installed():
             self.step.begin(self._tensors["input_ids"])
             output = model(**self._tensors, **self._constants, **mask, **{cache_name: cache})
             self.step.end()

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.graph.backend import DeviceGraph, backend_for
 from lavakv.hf.graph.captured import CapturedStep
+from lavakv.hf.graph.compiled import config_key
 from lavakv.hf.graph.inputs import DecodeInputs, decodes_one_token
 from lavakv.hf.graph.model_watch import ModelWatch
 from lavakv.hf.graph.refusal import CannotCapture, warn_once
@@ -22,7 +23,9 @@ MIN_STEPS = 8  # a capture takes as long as some steps without it
 _MIN_COLUMNS_AHEAD, _MAX_COLUMNS_AHEAD = 128, 1024  # capacity to reserve; kernels look at all that is reserved
 
 
-def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: ModelWatch) -> ModelOutput | None:
+def decode(
+    cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: ModelWatch, compile_config: Any = None
+) -> ModelOutput | None:
     """Decode one token by a replay, and capture before that where it is due.
 
     Args:
@@ -30,6 +33,7 @@ def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: Mo
         model: called as `model(**kwargs)` without a graph.
         kwargs: of the model's forward.
         watch: notices changes of the model.
+        compile_config: how `generate` was told to compile, or None.
 
     Returns:
         What the model's forward would return, or None where the caller has to call it.
@@ -44,14 +48,14 @@ def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: Mo
         return None
     try:
         inputs = DecodeInputs(kwargs)
-        key = inputs.key(), id(model), watch.check(), _modes(device)
+        key = inputs.key(), id(model), watch.check(), _modes(device), config_key(compile_config)
         if key == graph.refused_for:
             return None
         if graph.captured is None or not graph.captured.fits(cache, key):
             graph.free()  # before more memory is taken
             if not _pays(cache):
                 return None
-            graph.captured = _captured(cache, model, inputs, kind(device), key, watch)
+            graph.captured = _captured(cache, model, inputs, kind(device), key, watch, compile_config)
             graph.num_captures += 1
     except CannotCapture as error:
         graph.refusal, graph.refused_for = str(error), key
@@ -62,7 +66,13 @@ def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: Mo
 
 
 def _captured(
-    cache: LavaCache, model: nn.Module, inputs: DecodeInputs, graph: DeviceGraph, key: Hashable, watch: ModelWatch
+    cache: LavaCache,
+    model: nn.Module,
+    inputs: DecodeInputs,
+    graph: DeviceGraph,
+    key: Hashable,
+    watch: ModelWatch,
+    compile_config: Any,
 ) -> CapturedStep:
     """Capture a step.
 
@@ -78,7 +88,7 @@ def _captured(
         raise CannotCapture("gradients are enabled; decode under `torch.inference_mode()`")
     try:
         cache.reserve_ahead(_num_columns_ahead(cache))
-        return CapturedStep(model, cache, inputs, graph, key)
+        return CapturedStep(model, cache, inputs, graph, key, compile_config)
     except CannotCapture:
         raise
     except torch.OutOfMemoryError:

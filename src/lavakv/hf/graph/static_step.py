@@ -13,9 +13,9 @@ from lavakv.attention import AttentionRequest, AttentionSettings
 from lavakv.attention.static import append_and_attend
 from lavakv.eviction.session import Session
 from lavakv.hf.graph.refusal import CannotCapture
-from lavakv.hf.graph.static_log import StaticLog
 from lavakv.hf.graph.static_layers import StaticLayer, StaticRagged, static_layer
-from lavakv.hf.step import NotedStep
+from lavakv.hf.graph.static_log import StaticLog
+from lavakv.hf.step import NOTHING_HIDDEN, Masks, NotedStep
 from lavakv.store.growing import storing
 from lavakv.store.ragged import RaggedStore
 
@@ -32,6 +32,7 @@ class StaticStep(NotedStep):
 
     Attributes:
         layers: what is used in place of the cache's.
+        length: int64 `[1]`, columns behind the past of every compressed layer.
         seen: int64 `[]`, columns before this step; valid inside a step.
         mask: bool `[B, columns]`, what of all columns that fit is shown, or None where nothing is hidden.
         log: the last queries.
@@ -49,7 +50,7 @@ class StaticStep(NotedStep):
         self._tail_start = session.tail_start
         columns, batch = self._tail_start + max(one.store.tail_capacity for one in self.ragged), session.batch
         with storing():
-            self._length = torch.zeros(1, dtype=torch.int64, device=device)
+            self.length = torch.zeros(1, dtype=torch.int64, device=device)
             self._own_column = torch.zeros(1, dtype=torch.int64, device=device)
             self.seen = torch.zeros((), dtype=torch.int64, device=device)
             hides = masked or self._columns.any_padding
@@ -79,7 +80,7 @@ class StaticStep(NotedStep):
 
     def load(self) -> None:
         """Bring counters and the step's own tensors to what the cache holds; the host waits for nothing."""
-        self._length.fill_(self._columns.length - self._tail_start)
+        self.length.fill_(self._columns.length - self._tail_start)
         before = self._columns.brought_back
         if before is None:
             self._brought_back.zero_()
@@ -98,7 +99,7 @@ class StaticStep(NotedStep):
 
     def begin(self, input_ids: Tensor) -> None:
         """Work out, at the start of every step, where it writes and what it writes there besides keys and values."""
-        self._own_column = self._length + self._tail_start
+        self._own_column = self.length + self._tail_start
         self.seen = self._own_column.squeeze(0)
         real, tokens = self._buffers
         tokens.index_copy_(1, self._own_column, input_ids)
@@ -120,19 +121,23 @@ class StaticStep(NotedStep):
     def end(self) -> None:
         """Move on, at the end of every step."""
         self.log.write(self._own_column)
-        self._length.add_(1)
+        self.length.add_(1)
 
     def append_and_attend(
         self, index: int, store: RaggedStore, queries: Tensor, keys: Tensor, values: Tensor, settings: AttentionSettings
     ) -> Tensor:
         """Attention of one compressed layer to all that it holds, the new token included."""
         self.log.note(index, queries, settings, self.pop_norms())
-        tail = past = None
-        if self.mask is not None:
-            shown, start = self.mask[:, None, None], self._tail_start
-            tail = shown[..., start : start + store.tail_capacity]
-            past = shown[..., :start] if self.masked and start else None
-        return append_and_attend(store, keys, values, AttentionRequest(queries, settings, tail, past), self._length)
+        request = AttentionRequest(queries, settings, *self.masks(store))
+        return append_and_attend(store, keys, values, request, self.length)
+
+    def masks(self, store: RaggedStore) -> Masks:
+        """What a compressed layer's new query sees of all that fits behind its past, and of the past; views."""
+        if self.mask is None:
+            return NOTHING_HIDDEN
+        shown, start = self.mask[:, None, None], self._tail_start
+        past = shown[..., :start] if self.masked and start else None
+        return Masks(shown[..., start : start + store.tail_capacity], past)
 
     def full_mask(self, kwargs: dict[str, Any]) -> None:
         """Nothing: attention to compressed layers reads `mask`. Models whose masks show more than that are refused."""
