@@ -30,9 +30,8 @@ class FakeGraph(DeviceGraph):
         self._device = device
         self._calls: list[tuple[Any, Any, Any, Any]] = []
 
-    def capture(self, step: Callable[[], Any], reset: Callable[[], None]) -> Any:
-        step()
-        reset()
+    def capture(self, prepare: Callable[[], None], step: Callable[[], Any]) -> Any:
+        prepare()
         recorder = _Recorder(self._calls)
         with _no_reads_past_the_dispatcher(), RefuseHostReads(self._device), recorder:
             result = step()

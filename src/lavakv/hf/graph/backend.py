@@ -23,12 +23,12 @@ class DeviceGraph(ABC):
     def __init__(self, device: torch.device) -> None: ...
 
     @abstractmethod
-    def capture(self, step: Callable[[], Result], reset: Callable[[], None]) -> Result:
-        """Run a step to warm up, then record it.
+    def capture(self, prepare: Callable[[], None], step: Callable[[], Result]) -> Result:
+        """Record a step.
 
         Args:
+            prepare: called first, where the step is recorded: warms up, and leaves no trace.
             step: works on the same tensors at every call.
-            reset: undoes what a call of `step` has changed; called between two of them.
 
         Returns:
             What the recorded call returned. Its tensors are filled at every replay.
@@ -50,14 +50,13 @@ class CudaGraph(DeviceGraph):
         self._graph = torch.cuda.CUDAGraph()
         self._last_stream: torch.cuda.Stream | None = None
 
-    def capture(self, step: Callable[[], Result], reset: Callable[[], None]) -> Result:
+    def capture(self, prepare: Callable[[], None], step: Callable[[], Result]) -> Result:
         """See `DeviceGraph.capture`. Neither collects garbage nor empties the allocator, as `torch.cuda.graph` does."""
         with torch.cuda.device(self._device):
             current, own = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             own.wait_stream(current)
             with torch.cuda.stream(own):
-                step()  # on this stream, so that libraries have their workspaces
-                reset()
+                prepare()  # on this stream, so that libraries have their workspaces
                 result = self._recorded(step)
             current.wait_stream(own)
             self._last_stream = current

@@ -53,17 +53,22 @@ class CapturedStep:
         self._columns_on_device: int | None = None
         self._load(cache, inputs)
         self.step.save()
+        layers: CompiledLayers | None = None
 
-        def run(layers: CompiledLayers | None = None) -> _Output:
+        def run(layers: CompiledLayers | None) -> _Output:
             return self._run(model, cache, inputs.cache_name, layers)
 
-        with RefuseHostReads(device):
-            run()
-        self._reset()
-        layers = compiled_layers(model, cache, self.step, compile_config, trial=run)
-        self._reset()
-        found = graph.capture(lambda: run(layers), self._reset)
-        self._output_class, self._outputs, self._cache_fields = found
+        def prepare() -> None:
+            nonlocal layers
+            run(None)  # compiles kernels and plans their work
+            self._reset()
+            with RefuseHostReads(device):
+                run(None)
+            self._reset()
+            layers = compiled_layers(model, cache, self.step, compile_config, trial=run)
+            self._reset()
+
+        self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, lambda: run(layers))
         self._reset()
         self.step.forget_saved()
 
