@@ -25,7 +25,10 @@ from lavakv.hf.layer import PendingKeyValues
 from lavakv.hf.tail_watch import stacklevel
 
 MAX_GRAPHS = 64  # for layers that differ, models and batch sizes, before a layer runs uncompiled
-_WITHOUT_GRAPHS = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}  # lavakv captures the graph
+_WITHOUT_GRAPHS = {
+    "reduce-overhead": "default",
+    "max-autotune": "max-autotune-no-cudagraphs",
+}  # lavakv captures the graph
 _warned: set[str] = set()
 
 
@@ -143,8 +146,9 @@ def compiled_layers(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the compiler or a missing C compiler raises
-        text = (str(error).strip().splitlines() or [""])[0]
-        _warn_once(f"{type(error).__name__}: {text}")
+        cause = getattr(error, "inner_exception", error)
+        text = (str(cause).strip().splitlines() or [""])[0]
+        _warn_once(f"{type(cause).__name__}: {text}")
         return None
     return layers
 
