@@ -68,15 +68,22 @@ class CapturedStep:
             layers = compiled_layers(model, cache, self.step, compile_config, trial=run)
             self._reset()
 
-        self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, lambda: run(layers))
-        self._reset()
+        try:
+            self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, lambda: run(layers))
+            self._check_layers()
+        finally:
+            with session.changing():
+                self.step.restore()  # a step that could not be captured leaves no trace, either
         self.step.forget_saved()
 
     def _reset(self) -> None:
         """Undo what a run has changed."""
+        self._check_layers()
+        self.step.restore()
+
+    def _check_layers(self) -> None:
         if not all(layer.fits() for layer in self.step.layers):
             raise CannotCapture("a layer of the cache puts new tensors in the place of its own at every step")
-        self.step.restore()
 
     def _run(
         self, model: nn.Module, cache: LavaCache, cache_name: str, layers: CompiledLayers | None = None

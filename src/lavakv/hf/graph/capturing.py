@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from lavakv.hf.cache import LavaCache
+from lavakv.hf.graph.static_layers import StaticSliding
 from lavakv.hf.graph.static_step import StaticStep
 from lavakv.hf.masks import StaticColumns
 
@@ -62,9 +63,9 @@ class CapturingCache(LavaCache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """A length that lets the mask function ask the step."""
-        layer, step = self.layers[layer_idx], self.static_step
-        if layer.is_sliding:
-            return StaticColumns.of(layer.sliding_window, step.sliding_mask), 0
+        step, layer = self.static_step, self.static_step.layers[layer_idx]
+        if isinstance(layer, StaticSliding):
+            return StaticColumns.of(layer.window, step.sliding_mask), 0
         return StaticColumns.of(1, step.full_mask), 0
 
 

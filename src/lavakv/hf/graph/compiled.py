@@ -46,11 +46,11 @@ class CompressedSlot:
     num_columns = 1  # what is attended to is held, not a prompt
 
     def __init__(self, layer: StaticRagged, step: StaticStep) -> None:
-        self._tensors, self._length = StoreTensors.of(layer.store), step.length
-        self._tail_mask, self._past_mask = masks = step.masks(layer.store)
+        self._store, self._step = layer.store, step
+        self._tensors, self._masks = StoreTensors.of(layer.store), step.masks(layer.store)
         self.queries: Tensor | None = None
         self._tensors.mark_sizes_dynamic()
-        for mask in masks:
+        for mask in self._masks:
             if mask is not None:
                 torch._dynamo.maybe_mark_dynamic(mask, 3)
 
@@ -62,11 +62,12 @@ class CompressedSlot:
     def note_attention(self, *_: Any) -> None:
         """The forwards before have noted it."""
 
-    def append(self, queries: Tensor, keys: Tensor, values: Tensor, _mask: Any, settings: AttentionSettings) -> Tensor:
+    def append(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Any, settings: AttentionSettings) -> Tensor:
         """See `LavaLayer.append`."""
         self.queries = queries
-        request = AttentionRequest(queries, settings, self._tail_mask, self._past_mask)
-        return self._tensors.attend(keys, values, request, self._length).transpose(1, 2)
+        masks = self._masks if mask is None else self._step.masks(self._store, mask)
+        request = AttentionRequest(queries, settings, *masks)
+        return self._tensors.attend(keys, values, request, self._step.length).transpose(1, 2)
 
 
 class SlidingSlot:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -35,7 +37,7 @@ class RefuseHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = function.overloadpacket.__name__
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if self._any_here(tensors) and (name in _WAITING or _indexes_by_mask(name, args)):
-            raise CannotCapture(f"the model's forward waits for the device ({function})")
+            raise CannotCapture(f"{_module_under_way()} waits for the device ({function})")
         result = function(*args, **kwargs)
         if name in _COPIES:
             self._check_copy(function, tensors, result)
@@ -47,7 +49,18 @@ class RefuseHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _check_copy(self, function: Any, tensors: list[Tensor], result: Any) -> None:
         devices = {tensor.device for tensor in [*tensors, result] if isinstance(tensor, Tensor)}
         if len(devices) > 1 and self._device in devices:
-            raise CannotCapture(f"the model's forward copies between devices ({function})")
+            raise CannotCapture(f"{_module_under_way()} copies between devices ({function})")
+
+
+def _module_under_way() -> str:
+    """The innermost module whose code runs."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            return type(owner).__name__
+        frame = frame.f_back
+    return "the model's forward"
 
 
 def _indexes_by_mask(name: str, args: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,16 +108,22 @@ class StaticRagged(StaticLayer):
         """See `LavaLayer.note_attention`."""
         self._layer.note_attention(attention, num_query_heads, values)
 
-    def append(self, queries: Tensor, keys: Tensor, values: Tensor, _mask: Any, settings: AttentionSettings) -> Tensor:
+    def append(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Any, settings: AttentionSettings) -> Tensor:
         """Write the new token at the step's column and attend to all that is held; see `LavaLayer.append`."""
-        return self._step.append_and_attend(self._layer.index, self.store, queries, keys, values, settings)
+        shown = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+        return self._step.append_and_attend(self._layer.index, self.store, keys, values, queries, settings, shown)
 
 
 class StaticSliding(StaticLayer):
-    """A sliding-window layer with all columns of its window allocated; the newest stand at the end."""
+    """A sliding-window layer with all columns of its window allocated; the newest stand at the end.
+
+    Attributes:
+        window: columns that a token sees, its own included.
+    """
 
     def __init__(self, layer: Any) -> None:
-        self._layer, self._size = layer, layer.sliding_window - 1
+        self._layer, self.window = layer, layer.sliding_window
+        self._size = self.window - 1
         self._keys, self._values = (self._allocated(part) for part in (layer.keys, layer.values))
         self._before: tuple[Tensor, Tensor] | None = None
         self._shown: tuple[Any, Any] = (None, None)
@@ -182,13 +189,13 @@ class StaticRecurrent(StaticLayer):
     """A layer with recurrent states, which transformers changes in place."""
 
     def __init__(self, layer: Any) -> None:
-        self._layer, self._states = layer, _states(layer)
+        self._places = list(_places(layer))
+        self._states = [owner[name] for owner, name in self._places]
         self._before: list[Tensor] = []
 
     def fits(self) -> bool:
         """Whether the states are the tensors they were."""
-        now = _states(self._layer)
-        return len(now) == len(self._states) and all(a is b for a, b in zip(now, self._states, strict=True))
+        return all(owner.get(name) is state for (owner, name), state in zip(self._places, self._states, strict=True))
 
     def save(self) -> None:
         """See `StaticLayer`."""
@@ -196,8 +203,9 @@ class StaticRecurrent(StaticLayer):
 
     def restore(self) -> None:
         """See `StaticLayer`."""
-        for state, before in zip(self._states, self._before, strict=True):
+        for (owner, name), state, before in zip(self._places, self._states, self._before, strict=True):
             state.copy_(before)
+            owner[name] = state
 
     def forget_saved(self) -> None:
         """See `StaticLayer`."""
@@ -225,8 +233,13 @@ def static_layer(number: int, layer: Any, step: StaticStep) -> StaticLayer:
     raise CannotCapture(f"layer {number} is a {type(layer).__name__}, which grows on the host")
 
 
-def _states(layer: Any) -> list[Tensor]:
-    """Convolution and recurrent states of a layer, in a fixed order."""
-    found = [getattr(layer, name, None) for name in ("conv_states", "recurrent_states")]
-    parts = [list(one.values()) if isinstance(one, dict) else [one] for one in found]
-    return [state for part in parts for state in part if isinstance(state, Tensor)]
+def _places(layer: Any) -> Iterator[tuple[dict[Any, Any], Any]]:
+    """Where a layer keeps its convolution and recurrent states: dictionaries and keys."""
+    for name in ("conv_states", "recurrent_states"):
+        found = getattr(layer, name, None)
+        owner = found if isinstance(found, dict) else layer.__dict__
+        yield from (
+            (owner, key)
+            for key in (list(found) if isinstance(found, dict) else [name])
+            if isinstance(owner[key], Tensor)
+        )

@@ -48,13 +48,13 @@ class StaticStep(NotedStep):
         self._session, self._columns = session, session.columns
         self._buffers = self._columns.buffers
         self._tail_start = session.tail_start
-        columns, batch = self._tail_start + max(one.store.tail_capacity for one in self.ragged), session.batch
+        self._num_columns = self._tail_start + max(one.store.tail_capacity for one in self.ragged)
         with storing():
             self.length = torch.zeros(1, dtype=torch.int64, device=device)
             self._own_column = torch.zeros(1, dtype=torch.int64, device=device)
             self.seen = torch.zeros((), dtype=torch.int64, device=device)
-            hides = masked or self._columns.any_padding
-            self.mask = torch.zeros(batch, columns, dtype=torch.bool, device=device) if hides else None
+            mask = torch.zeros(session.batch, self._num_columns, dtype=torch.bool, device=device)
+            self.mask = mask if masked or self._columns.any_padding else None
             self._brought_back = torch.zeros((), dtype=torch.bool, device=device)
         self.log = StaticLog(session.log.window, needs_norms)
 
@@ -124,25 +124,54 @@ class StaticStep(NotedStep):
         self.length.add_(1)
 
     def append_and_attend(
-        self, index: int, store: RaggedStore, queries: Tensor, keys: Tensor, values: Tensor, settings: AttentionSettings
+        self,
+        index: int,
+        store: RaggedStore,
+        keys: Tensor,
+        values: Tensor,
+        queries: Tensor,
+        settings: AttentionSettings,
+        shown: Tensor | None,
     ) -> Tensor:
-        """Attention of one compressed layer to all that it holds, the new token included."""
+        """Attention of one compressed layer to all that it holds, the new token included.
+
+        Args:
+            index: of the layer in the model.
+            store: its store.
+            keys: `[B, H, 1, head_dim]`.
+            values: `[B, H, 1, value_dim]`.
+            queries: `[B, query_heads, 1, head_dim]`.
+            settings: the model's scaling, softcap and sinks.
+            shown: what `full_mask` returned.
+        """
         self.log.note(index, queries, settings, self.pop_norms())
-        request = AttentionRequest(queries, settings, *self.masks(store))
+        request = AttentionRequest(queries, settings, *self.masks(store, shown))
         return append_and_attend(store, keys, values, request, self.length)
 
-    def masks(self, store: RaggedStore) -> Masks:
-        """What a compressed layer's new query sees of all that fits behind its past, and of the past; views."""
-        if self.mask is None:
-            return NOTHING_HIDDEN
-        shown, start = self.mask[:, None, None], self._tail_start
-        past = shown[..., :start] if self.masked and start else None
-        return Masks(shown[..., start : start + store.tail_capacity], past)
+    def masks(self, store: RaggedStore, shown: Tensor | None = None) -> Masks:
+        """What a compressed layer's new query sees of all that fits behind its past, and of the past.
 
-    def full_mask(self, kwargs: dict[str, Any]) -> None:
-        """Nothing: attention to compressed layers reads `mask`. Models whose masks show more than that are refused."""
-        if kwargs["mask_function"] is not causal_mask_function:
-            raise CannotCapture("the model makes masks of its own for its full-attention layers")
+        Args:
+            store: the layer's.
+            shown: what `full_mask` returned.
+        """
+        start, mask = self._tail_start, None if self.mask is None else self.mask[:, None, None]
+        if shown is not None:
+            mask = shown if mask is None else shown & mask
+        if mask is None:
+            return NOTHING_HIDDEN
+        past = mask[..., :start] if start and (self.masked or shown is not None) else None
+        return Masks(mask[..., start : start + store.tail_capacity], past)
+
+    def full_mask(self, kwargs: dict[str, Any]) -> Tensor | None:
+        """What the model's mask function shows of all columns beside padding, bool `[B, 1, 1, columns]`; None for all.
+
+        Args:
+            kwargs: what transformers calls a mask function with.
+        """
+        if kwargs["mask_function"] is causal_mask_function:
+            return None
+        return self._shown(kwargs, torch.arange(self._num_columns, device=self.device))
 
     def sliding_mask(self, kwargs: dict[str, Any]) -> Tensor:
         """The mask of sliding layers for the columns that `StaticSliding.update` returns, `[B, 1, 1, window]`.
@@ -150,23 +179,26 @@ class StaticStep(NotedStep):
         Args:
             kwargs: what transformers calls a mask function with.
         """
-        size, function = int(kwargs["kv_length"]), kwargs["mask_function"]
-        attention = getattr(kwargs.get("config"), "_attn_implementation", None)
-        if attention not in ("sdpa", "eager") or kwargs.get("use_vmap"):
-            raise CannotCapture(f"sliding layers under attention {attention!r} or with a mask function of the model")
+        size, attention = int(kwargs["kv_length"]), getattr(kwargs.get("config"), "_attn_implementation", None)
+        if attention not in ("sdpa", "eager"):
+            raise CannotCapture(f"sliding layers under the attention {attention!r}")
         columns = self._own_column - (size - 1) + torch.arange(size, device=self.device)
-        shown = (columns >= 0).view(1, 1, 1, -1)
-        batch = torch.arange(kwargs["batch_size"], device=self.device).view(-1, 1, 1, 1)
-        nothing = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=self.device)
-        shown = shown & function(batch, nothing, self.seen.view(1, 1, 1, 1), columns.view(1, 1, 1, -1))
+        shown = self._shown(kwargs, columns) & (columns >= 0)
         if self.masked and self.mask is not None:
             shown = shown & self.mask.index_select(1, columns.clamp(min=0))[:, None, None]
-        shown = shown.expand(kwargs["batch_size"], -1, -1, -1)
         if attention == "sdpa":
             return shown
-        lowest = torch.finfo(kwargs["dtype"]).min
-        hidden: Tensor = torch.zeros_like(shown, dtype=kwargs["dtype"]).masked_fill(~shown, lowest)
-        return hidden
+        hidden: Tensor = torch.zeros_like(shown, dtype=kwargs["dtype"])
+        return hidden.masked_fill(~shown, torch.finfo(kwargs["dtype"]).min)
+
+    def _shown(self, kwargs: dict[str, Any], columns: Tensor) -> Tensor:
+        """What a mask function shows of columns `[n]` to the new token, bool `[B, 1, 1, n]`."""
+        if kwargs.get("use_vmap"):
+            raise CannotCapture("the model has mask functions of its own")
+        batch = torch.arange(kwargs["batch_size"], device=self.device).view(-1, 1, 1, 1)
+        head = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=self.device)
+        found: Tensor = kwargs["mask_function"](batch, head, self.seen.view(1, 1, 1, 1), columns.view(1, 1, 1, -1))
+        return found.expand(kwargs["batch_size"], 1, 1, len(columns))
 
     def advance(self) -> None:
         """Count one column on the host, as every step does on the device."""
