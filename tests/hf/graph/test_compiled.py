@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CompileConfig
 
 import lavakv
+from lavakv.hf.contract import cache_argument
 from lavakv.hf.graph import backend, compiled
 from lavakv.hf.graph.backend import DeviceGraph
 from tests.hf import zoo
@@ -204,3 +207,28 @@ def test_the_operator_is_part_of_what_a_graph_records(monkeypatch: pytest.Monkey
     assert cache.decode_graph.num_captures == 1
     assert found[0].equal(expected[0])
     assert torch.allclose(found[1], expected[1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_cache_is_freed_whose_step_was_compiled() -> None:
+    model = _model("llama")
+    cache, _ = _answer(model, zoo.prompt(40), compile_config=Counting().config)
+    store = cache.layers[0].store
+    alive = [weakref.ref(part) for part in (cache, store, store.past, store.tail.buffers[0])]
+    del cache, store
+    gc.collect()
+    assert [one() for one in alive] == [None] * 4
+
+
+def test_a_loop_of_one_s_own_in_inference_mode() -> None:
+    model, ids, counting = _model("llama"), zoo.prompt(40, batch=2), Counting()
+    found = []
+    for call in (model, lavakv.graphed(model, compile_config=counting.config)):
+        cache, new, logits = lava_cache(model, max_new_tokens=20), ids, []
+        with torch.inference_mode():
+            for _ in range(12):
+                logits.append(call(input_ids=new, **cache_argument(model, cache)).logits[:, -1:])
+                new = logits[-1].argmax(-1)
+        found.append(torch.cat(logits, dim=1))
+    assert cache.decode_graph.num_replays == 11
+    assert len(counting.graphs) == 1
+    assert torch.allclose(found[1], found[0], rtol=1e-9, atol=1e-9)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.graph.backend import DeviceGraph
 from lavakv.hf.graph.capturing import capturing
-from lavakv.hf.graph.compiled import CompiledLayers, compiled_layers
 from lavakv.hf.graph.host_reads import RefuseHostReads
 from lavakv.hf.graph.inputs import MASK, DecodeInputs
 from lavakv.hf.graph.refusal import CannotCapture
 from lavakv.hf.graph.static_step import StaticStep
+
+if TYPE_CHECKING:
+    from lavakv.hf.graph.compiled import CompiledLayers
 
 
 class CapturedStep:
@@ -60,13 +63,10 @@ class CapturedStep:
 
         def prepare() -> None:
             nonlocal layers
-            run(None)  # compiles kernels and plans their work
-            self._reset()
-            with RefuseHostReads(device):
-                run(None)
-            self._reset()
-            layers = compiled_layers(model, cache, self.step, compile_config, trial=run)
-            self._reset()
+            self._warm_up(lambda: run(None), device)
+            if compile_config is not None:
+                layers = _compiled(model, cache, self.step, compile_config, run)
+                self._reset()
 
         try:
             self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, lambda: run(layers))
@@ -75,6 +75,14 @@ class CapturedStep:
             with session.changing():
                 self.step.restore()  # a step that could not be captured leaves no trace, either
         self.step.forget_saved()
+
+    def _warm_up(self, run: Callable[[], object], device: torch.device) -> None:
+        """Run twice: what compiles kernels and plans their work may read from the device, what comes after may not."""
+        run()
+        self._reset()
+        with RefuseHostReads(device):
+            run()
+        self._reset()
 
     def _reset(self) -> None:
         """Undo what a run has changed."""
@@ -123,6 +131,14 @@ class CapturedStep:
             self.step.advance()
         self._columns_on_device = cache._state.session.columns.length
         return self._output_class(**outputs, **dict.fromkeys(self._cache_fields, cache))
+
+
+def _compiled(
+    model: nn.Module, cache: LavaCache, step: StaticStep, config: Any, trial: Callable[[CompiledLayers], object]
+) -> CompiledLayers | None:
+    from lavakv.hf.graph.compiled import compiled_layers  # registers an operator, which few need
+
+    return compiled_layers(model, cache, step, config, trial)
 
 
 class _Output(NamedTuple):

@@ -7,7 +7,7 @@ that differ are dynamic. So a compilation takes as long as one layer does, and s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -136,11 +136,9 @@ def compiled_layers(
         model: whose forward is captured.
         cache: its cache.
         step: has run once, uncompiled.
-        config: the user's `compile_config`, or None for no compilation.
+        config: the user's `compile_config`.
         trial: runs the step with compiled layers; compiles them.
     """
-    if config is None:
-        return None
     try:
         layers = CompiledLayers(model, cache, step, config.to_dict())
         trial(layers)
@@ -152,11 +150,6 @@ def compiled_layers(
         _warn_once(f"{type(cause).__name__}: {text}")
         return None
     return layers
-
-
-def config_key(config: Any) -> Hashable:
-    """Equal for settings that compile alike."""
-    return None if config is None else repr(sorted(config.to_dict().items()))
 
 
 def _call_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,7 +13,6 @@ from transformers.utils import ModelOutput
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.graph.backend import DeviceGraph, backend_for
 from lavakv.hf.graph.captured import CapturedStep
-from lavakv.hf.graph.compiled import config_key
 from lavakv.hf.graph.inputs import DecodeInputs, decodes_one_token
 from lavakv.hf.graph.model_watch import ModelWatch
 from lavakv.hf.graph.refusal import CannotCapture, warn_once
@@ -48,7 +47,7 @@ def decode(
         return None
     try:
         inputs = DecodeInputs(kwargs)
-        key = inputs.key(), id(model), watch.check(), _modes(device), config_key(compile_config)
+        key = inputs.key(), id(model), watch.check(), _modes(device), _settings(compile_config)
         if key == graph.refused_for:
             return None
         if graph.captured is None or not graph.captured.fits(cache, key):
@@ -127,3 +126,8 @@ def _modes(device: torch.device) -> tuple[Any, ...]:
     """Modes of this thread that a forward depends on."""
     is_autocast = torch.is_autocast_enabled(device.type)
     return is_autocast, torch.get_autocast_dtype(device.type) if is_autocast else None
+
+
+def _settings(compile_config: Any) -> str | None:
+    """Equal for settings that compile alike."""
+    return None if compile_config is None else repr(sorted(compile_config.to_dict().items()))
