@@ -31,6 +31,15 @@ class RaggedStore(LayerStore):
         self.past: RaggedPast | None = None
         self.tail: GrowingKeyValues | None = None
 
+    @classmethod
+    def around(cls, past: RaggedPast, tail: GrowingKeyValues) -> RaggedStore:
+        """A store over a past and a tail that exist, for attention alone: what it counts in columns is the tail."""
+        store = RaggedStore()
+        keys, values = tail.buffers
+        store.past, store.tail, store._num_columns = past, tail, tail.length
+        store._shape, store._kind = (keys.shape[0], keys.shape[1]), store._kind_of(keys, values)
+        return store
+
     @property
     @override
     def num_heads(self) -> int:

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from torch import nn
+from transformers import CompileConfig
 
 from lavakv.errors import NotEnabledError
 from lavakv.hf.adapters import unwrapped
@@ -24,20 +25,21 @@ class DecodeCall:
 
     Args:
         model: an enabled model.
+        compile_config: how to compile the model's layers inside the graph, or None to run them as they are.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, compile_config: Any = None) -> None:
+        self._model, self._compile_config = model, compile_config
         self._watch: ModelWatch = unwrapped(model).__dict__[_WATCH]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What `model(*args, **kwargs)` returns."""
         cache = None if args else next((value for value in kwargs.values() if type(value) is LavaCache), None)
-        output = None if cache is None else decode(cache, self._model, kwargs, self._watch)
+        output = None if cache is None else decode(cache, self._model, kwargs, self._watch, self._compile_config)
         return self._model(*args, **kwargs) if output is None else output
 
 
-def graphed(model: nn.Module) -> DecodeCall:
+def graphed(model: nn.Module, compile_config: CompileConfig | None = None) -> DecodeCall:
     """Make what a decoding loop of one's own calls in place of an enabled model; `generate` needs no such call.
 
     One new token a sequence, passed by keyword as `input_ids=` with a filled `LavaCache`, replays a graph on a CUDA
@@ -45,6 +47,7 @@ def graphed(model: nn.Module) -> DecodeCall:
 
     Args:
         model: an enabled model, or a PEFT model around one.
+        compile_config: compiles the model's layers inside the graph, as in `generate`.
 
     Returns:
         A callable with the arguments of the model's forward.
@@ -57,7 +60,7 @@ def graphed(model: nn.Module) -> DecodeCall:
             "model", expected="a model that lavakv is enabled on", got=type(model).__name__,
             fix="Call `lavakv.enable(model)` first.",
         )  # fmt: skip
-    return DecodeCall(model)
+    return DecodeCall(model, compile_config)
 
 
 class _Criteria(ReplacedMethod):
@@ -70,7 +73,7 @@ class _Criteria(ReplacedMethod):
         caches = [value for value in model_kwargs.values() if type(value) is LavaCache]
         if caches and caches[0].graph and backend_for(model.device) is not None:
             model.__dict__[_WATCH].refresh()
-            _asked.model = id(model)
+            _asked.model, _asked.compiles = id(model), not generation_config.disable_compile
             return True
         return self.__wrapped__(model_kwargs, generation_config)
 
@@ -82,7 +85,9 @@ class _CompiledCall(ReplacedMethod):
 
     def __call__(self, compile_config: Any) -> Any:
         asked, _asked.model = getattr(_asked, "model", None), None
-        return DecodeCall(self.__self__) if asked == id(self.__self__) else self.__wrapped__(compile_config)
+        if asked != id(self.__self__):
+            return self.__wrapped__(compile_config)
+        return DecodeCall(self.__self__, compile_config if _asked.compiles else None)
 
 
 _METHODS = (_Criteria, _CompiledCall)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -15,6 +17,9 @@ from lavakv.hf.graph.host_reads import RefuseHostReads
 from lavakv.hf.graph.inputs import MASK, DecodeInputs
 from lavakv.hf.graph.refusal import CannotCapture
 from lavakv.hf.graph.static_step import StaticStep
+
+if TYPE_CHECKING:
+    from lavakv.hf.graph.compiled import CompiledLayers
 
 
 class CapturedStep:
@@ -28,6 +33,7 @@ class CapturedStep:
         inputs: of the first step.
         graph: records it.
         key: what must be the same for a call to be served by this; see `CapturedStep.fits`.
+        compile_config: how to compile the model's layers, or None to run them as they are.
 
     Raises:
         CannotCapture: a step that depends on the host.
@@ -35,7 +41,13 @@ class CapturedStep:
     """
 
     def __init__(
-        self, model: nn.Module, cache: LavaCache, inputs: DecodeInputs, graph: DeviceGraph, key: Hashable
+        self,
+        model: nn.Module,
+        cache: LavaCache,
+        inputs: DecodeInputs,
+        graph: DeviceGraph,
+        key: Hashable,
+        compile_config: Any = None,
     ) -> None:
         self._key, self._graph = key, graph
         session, device = cache._state.session, inputs.input_ids.device
@@ -44,24 +56,33 @@ class CapturedStep:
         self._columns_on_device: int | None = None
         self._load(cache, inputs)
         self.step.save()
+        layers: CompiledLayers | None = None
 
-        def step() -> _Output:
-            return self._run(model, cache, inputs.cache_name)
+        def run(layers: CompiledLayers | None) -> _Output:
+            return self._run(model, cache, inputs.cache_name, layers)
 
         def prepare() -> None:
-            step()  # compiles kernels and plans their work
-            self._reset()
-            with RefuseHostReads(device):
-                step()
-            self._reset()
+            nonlocal layers
+            self._warm_up(lambda: run(None), device)
+            if compile_config is not None:
+                layers = _compiled(model, cache, self.step, compile_config, run)
+                self._reset()
 
         try:
-            self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, step)
+            self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, lambda: run(layers))
             self._check_layers()
         finally:
             with session.changing():
                 self.step.restore()  # a step that could not be captured leaves no trace, either
         self.step.forget_saved()
+
+    def _warm_up(self, run: Callable[[], object], device: torch.device) -> None:
+        """Run twice: what compiles kernels and plans their work may read from the device, what comes after may not."""
+        run()
+        self._reset()
+        with RefuseHostReads(device):
+            run()
+        self._reset()
 
     def _reset(self) -> None:
         """Undo what a run has changed."""
@@ -72,10 +93,12 @@ class CapturedStep:
         if not all(layer.fits() for layer in self.step.layers):
             raise CannotCapture("a layer of the cache puts new tensors in the place of its own at every step")
 
-    def _run(self, model: nn.Module, cache: LavaCache, cache_name: str) -> _Output:
-        """The model's own forward as a static step."""
+    def _run(
+        self, model: nn.Module, cache: LavaCache, cache_name: str, layers: CompiledLayers | None = None
+    ) -> _Output:
+        """The model's own forward as a static step, with compiled layers or without."""
         mask = {} if not self.step.masked else {MASK: self.step.mask}
-        with capturing(cache, self.step):
+        with capturing(cache, self.step), nullcontext() if layers is None else layers.installed():
             self.step.begin(self._tensors["input_ids"])
             output = model(**self._tensors, **self._constants, **mask, **{cache_name: cache})
             self.step.end()
@@ -108,6 +131,14 @@ class CapturedStep:
             self.step.advance()
         self._columns_on_device = cache._state.session.columns.length
         return self._output_class(**outputs, **dict.fromkeys(self._cache_fields, cache))
+
+
+def _compiled(
+    model: nn.Module, cache: LavaCache, step: StaticStep, config: Any, trial: Callable[[CompiledLayers], object]
+) -> CompiledLayers | None:
+    from lavakv.hf.graph.compiled import compiled_layers  # registers an operator, which few need
+
+    return compiled_layers(model, cache, step, config, trial)
 
 
 class _Output(NamedTuple):

@@ -22,7 +22,9 @@ MIN_STEPS = 8  # a capture takes as long as some steps without it
 _MIN_COLUMNS_AHEAD, _MAX_COLUMNS_AHEAD = 128, 1024  # capacity to reserve; kernels look at all that is reserved
 
 
-def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: ModelWatch) -> ModelOutput | None:
+def decode(
+    cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: ModelWatch, compile_config: Any = None
+) -> ModelOutput | None:
     """Decode one token by a replay, and capture before that where it is due.
 
     Args:
@@ -30,6 +32,7 @@ def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: Mo
         model: called as `model(**kwargs)` without a graph.
         kwargs: of the model's forward.
         watch: notices changes of the model.
+        compile_config: how `generate` was told to compile, or None.
 
     Returns:
         What the model's forward would return, or None where the caller has to call it.
@@ -46,14 +49,14 @@ def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: Mo
         inputs = DecodeInputs(kwargs)
         if not inputs.continue_cache(cache):
             return None  # the model's forward raises what is wrong
-        key = inputs.key(), id(model), watch.check(), _modes(device)
+        key = inputs.key(), id(model), watch.check(), _modes(device), _settings(compile_config)
         if key == graph.refused_for:
             return None
         if graph.captured is None or not graph.captured.fits(cache, key):
             graph.free()  # before more memory is taken
             if not _pays(cache):
                 return None
-            graph.captured = _captured(cache, model, inputs, kind(device), key, watch)
+            graph.captured = _captured(cache, model, inputs, kind(device), key, watch, compile_config)
             graph.num_captures += 1
     except CannotCapture as error:
         graph.refusal, graph.refused_for = str(error), key
@@ -64,7 +67,13 @@ def decode(cache: LavaCache, model: nn.Module, kwargs: dict[str, Any], watch: Mo
 
 
 def _captured(
-    cache: LavaCache, model: nn.Module, inputs: DecodeInputs, graph: DeviceGraph, key: Hashable, watch: ModelWatch
+    cache: LavaCache,
+    model: nn.Module,
+    inputs: DecodeInputs,
+    graph: DeviceGraph,
+    key: Hashable,
+    watch: ModelWatch,
+    compile_config: Any,
 ) -> CapturedStep:
     """Capture a step.
 
@@ -80,7 +89,7 @@ def _captured(
         raise CannotCapture("gradients are enabled; decode under `torch.inference_mode()`")
     try:
         cache.reserve_ahead(_num_columns_ahead(cache))
-        return CapturedStep(model, cache, inputs, graph, key)
+        return CapturedStep(model, cache, inputs, graph, key, compile_config)
     except CannotCapture:
         raise
     except torch.OutOfMemoryError:
@@ -119,3 +128,8 @@ def _modes(device: torch.device) -> tuple[Any, ...]:
     """Modes of this thread that a forward depends on."""
     is_autocast = torch.is_autocast_enabled(device.type)
     return torch.is_grad_enabled(), is_autocast, torch.get_autocast_dtype(device.type) if is_autocast else None
+
+
+def _settings(compile_config: Any) -> str | None:
+    """Equal for settings that compile alike."""
+    return None if compile_config is None else repr(sorted(compile_config.to_dict().items()))

@@ -62,6 +62,11 @@ class StaticRagged(StaticLayer):
         self._recurrent = StaticRecurrent(layer) if isinstance(layer, LinearAttentionLayer) else None
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether the layer has recurrent states beside its keys."""
+        return self._recurrent is not None
+
+    @property
     def num_spare(self) -> int:
         """Columns that fit behind the tail."""
         return int(self._buffers[0].shape[2]) - self._tail.length

@@ -15,7 +15,7 @@ from lavakv.eviction.session import Session
 from lavakv.hf.graph.refusal import CannotCapture
 from lavakv.hf.graph.static_layers import StaticLayer, StaticRagged, static_layer
 from lavakv.hf.graph.static_log import StaticLog
-from lavakv.hf.step import NotedStep
+from lavakv.hf.step import NOTHING_HIDDEN, Masks, NotedStep
 from lavakv.store.growing import storing
 from lavakv.store.ragged import RaggedStore
 
@@ -32,6 +32,7 @@ class StaticStep(NotedStep):
 
     Attributes:
         layers: what is used in place of the cache's.
+        length: int64 `[1]`, columns behind the past of every compressed layer.
         seen: int64 `[]`, columns before this step; valid inside a step.
         mask: bool `[B, columns]`, what of all columns that fit is shown, or None where nothing is hidden.
         log: the last queries.
@@ -49,7 +50,7 @@ class StaticStep(NotedStep):
         self._tail_start = session.tail_start
         self._num_columns = self._tail_start + max(one.store.tail_capacity for one in self.ragged)
         with storing():
-            self._length = torch.zeros(1, dtype=torch.int64, device=device)
+            self.length = torch.zeros(1, dtype=torch.int64, device=device)
             self._own_column = torch.zeros(1, dtype=torch.int64, device=device)
             self.seen = torch.zeros((), dtype=torch.int64, device=device)
             mask = torch.zeros(session.batch, self._num_columns, dtype=torch.bool, device=device)
@@ -79,7 +80,7 @@ class StaticStep(NotedStep):
 
     def load(self) -> None:
         """Bring counters and the step's own tensors to what the cache holds; the host waits for nothing."""
-        self._length.fill_(self._columns.length - self._tail_start)
+        self.length.fill_(self._columns.length - self._tail_start)
         before = self._columns.brought_back
         if before is None:
             self._brought_back.zero_()
@@ -98,7 +99,7 @@ class StaticStep(NotedStep):
 
     def begin(self, input_ids: Tensor) -> None:
         """Work out, at the start of every step, where it writes and what it writes there besides keys and values."""
-        self._own_column = self._length + self._tail_start
+        self._own_column = self.length + self._tail_start
         self.seen = self._own_column.squeeze(0)
         real, tokens = self._buffers
         tokens.index_copy_(1, self._own_column, input_ids)
@@ -120,7 +121,7 @@ class StaticStep(NotedStep):
     def end(self) -> None:
         """Move on, at the end of every step."""
         self.log.write(self._own_column)
-        self._length.add_(1)
+        self.length.add_(1)
 
     def append_and_attend(
         self,
@@ -144,12 +145,23 @@ class StaticStep(NotedStep):
             shown: what `full_mask` returned.
         """
         self.log.note(index, queries, settings, self.pop_norms())
+        request = AttentionRequest(queries, settings, *self.masks(store, shown))
+        return append_and_attend(store, keys, values, request, self.length)
+
+    def masks(self, store: RaggedStore, shown: Tensor | None = None) -> Masks:
+        """What a compressed layer's new query sees of all that fits behind its past, and of the past.
+
+        Args:
+            store: the layer's.
+            shown: what `full_mask` returned.
+        """
         start, mask = self._tail_start, None if self.mask is None else self.mask[:, None, None]
         if shown is not None:
             mask = shown if mask is None else shown & mask
-        tail = None if mask is None else mask[..., start : start + store.tail_capacity]
-        past = mask[..., :start] if mask is not None and start and (self.masked or shown is not None) else None
-        return append_and_attend(store, keys, values, AttentionRequest(queries, settings, tail, past), self._length)
+        if mask is None:
+            return NOTHING_HIDDEN
+        past = mask[..., :start] if start and (self.masked or shown is not None) else None
+        return Masks(mask[..., start : start + store.tail_capacity], past)
 
     def full_mask(self, kwargs: dict[str, Any]) -> Tensor | None:
         """What the model's mask function shows of all columns beside padding, bool `[B, 1, 1, columns]`; None for all.
