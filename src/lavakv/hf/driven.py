@@ -300,5 +300,6 @@ def refuse_compiling() -> None:
     if torch.compiler.is_compiling():
         raise UnsupportedError(
             "torch.compile", expected="a forward that is not compiled", got="a compiled one with a LavaCache",
-            fix="Call the model uncompiled with a LavaCache; with other caches it may be compiled.",
+            fix="Call the model uncompiled with a LavaCache; on a GPU, `generate(compile_config=...)` compiles its "
+            "layers inside the decode graph.",
         )  # fmt: skip

@@ -30,8 +30,6 @@ class PendingKeyValues:
     does not know lavakv, so every use but ours is an error: failing is better than answering wrongly.
     """
 
-    __slots__ = ("keys", "layer", "values")
-
     def __init__(self, layer: LavaLayer, keys: Tensor, values: Tensor) -> None:
         self.layer, self.keys, self.values = layer, keys, values
 

@@ -74,11 +74,14 @@ def plan_blocks(offsets: Sequence[int], dtype: torch.dtype, device: torch.device
     if slots > MAX_SLOTS:
         return None
     mask = torch.full((num_blocks, slots, length), float("-inf"), dtype=dtype, device=device)
+    all_shown = slots == 1
     for block, owner in enumerate(owners):
         first, last = block * starts, num_entries if block == num_blocks - 1 else (block + 1) * starts
         for slot, segment in enumerate(owner + owner[:1] * (slots - len(owner))):
             start, stop = spans[segment]
-            mask[block, slot, max(start, first) - first : min(stop, last) - first] = 0.0
+            shown = slice(max(start, first) - first, min(stop, last) - first)
+            mask[block, slot, shown] = 0.0
+            all_shown = all_shown and (shown.start, shown.stop) == (0, length)
     places = [[b * slots + owner.index(s) for b, owner in enumerate(owners) if s in owner] for s in range(len(spans))]
     most = max(map(len, places))
     absent = [[0.0] * len(found) + [float("-inf")] * (most - len(found)) for found in places]
@@ -86,7 +89,7 @@ def plan_blocks(offsets: Sequence[int], dtype: torch.dtype, device: torch.device
         starts=starts,
         length=length,
         sources=torch.tensor([s for owner in owners for s in owner + owner[:1] * (slots - len(owner))], device=device),
-        mask=None if not bool(mask.any()) and slots == 1 else mask,
+        mask=None if all_shown else mask,
         parts=torch.tensor([found + [0] * (most - len(found)) for found in places], device=device).flatten(),
         absent=torch.tensor(absent, dtype=torch.float32, device=device)[..., None],
     )

@@ -31,6 +31,15 @@ class RaggedStore(LayerStore):
         self.past: RaggedPast | None = None
         self.tail: GrowingKeyValues | None = None
 
+    @classmethod
+    def around(cls, past: RaggedPast, tail: GrowingKeyValues) -> RaggedStore:
+        """A store over a past and a tail that exist, for attention alone: what it counts in columns is the tail."""
+        store = RaggedStore()
+        keys, values = tail.buffers
+        store.past, store.tail, store._num_columns = past, tail, tail.length
+        store._shape, store._kind = (keys.shape[0], keys.shape[1]), store._kind_of(keys, values)
+        return store
+
     @property
     @override
     def num_heads(self) -> int:
@@ -103,6 +112,18 @@ class RaggedStore(LayerStore):
     def reserve(self, num_columns: int) -> None:
         assert self.tail is not None
         self.tail.reserve(num_columns)
+
+    @property
+    def tail_capacity(self) -> int:
+        """Columns that fit into the tail before its buffers move. After `keep`."""
+        assert self.tail is not None
+        return self.tail.buffers[0].shape[2]
+
+    def advance(self, num_columns: int) -> None:
+        """Count columns that a captured step has written behind the tail; see `GrowingKeyValues.write_at`."""
+        assert self.tail is not None
+        self.tail.advance(num_columns)
+        self._num_columns += num_columns
 
     @override
     def truncate(self, num_columns: int) -> None:
