@@ -81,11 +81,14 @@ def test_a_hook_that_comes_while_decoding_runs() -> None:
     model, printed = model_of(), []
     cache = lava_cache(model)
     call = lavakv.graphed(model)
-    with torch.no_grad(), pytest.warns(UserWarning, match="hook"):
+    with torch.no_grad():
         model(input_ids=zoo.prompt(40), **cache_argument(model, cache))
-        for step in range(8):
-            if step == 4:
-                model.lm_head.register_forward_pre_hook(lambda *_: printed.append(1))
+        for _ in range(4):
+            call(input_ids=torch.tensor([[5]]), **cache_argument(model, cache))
+        model.lm_head.register_forward_pre_hook(lambda *_: printed.append(1))
+        with pytest.warns(UserWarning, match="hook"):
+            call(input_ids=torch.tensor([[5]]), **cache_argument(model, cache))
+        for _ in range(3):
             call(input_ids=torch.tensor([[5]]), **cache_argument(model, cache))
     assert (cache.decode_graph.num_replays, len(printed)) == (4, 4)
 
@@ -162,10 +165,11 @@ def test_interrupted_while_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     plain, graph = caches(model)
     expected = generate(model, plain, zoo.prompt(40))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setitem(backends, "cpu", _Failing)
         patch.setattr(_Failing, "error", KeyboardInterrupt())
-        generate(model, graph, zoo.prompt(40))
+        with pytest.raises(KeyboardInterrupt):
+            generate(model, graph, zoo.prompt(40))
     assert graph.get_seq_length() == 40
     with torch.no_grad():
         for ids in expected[:, 40:-1].split(1, dim=1):
@@ -207,10 +211,11 @@ def test_neither_true_nor_false(graph: Any) -> None:
 def test_masks_of_each_querys_columns() -> None:
     model = model_of()
     cache = lava_cache(model)
-    with torch.no_grad(), pytest.warns(UserWarning, match="what each query sees"):
+    mask, call = torch.ones(1, 1, 1, 41, dtype=torch.bool), lavakv.graphed(model)
+    with torch.no_grad():
         model(input_ids=zoo.prompt(40), **cache_argument(model, cache))
-        mask = torch.ones(1, 1, 1, 41, dtype=torch.bool)
-        lavakv.graphed(model)(input_ids=torch.tensor([[5]]), attention_mask=mask, **cache_argument(model, cache))
+        with pytest.warns(UserWarning, match="what each query sees"):
+            call(input_ids=torch.tensor([[5]]), attention_mask=mask, **cache_argument(model, cache))
     assert cache.get_seq_length() == 41
 
 

@@ -47,6 +47,8 @@ def decode(
         return None
     try:
         inputs = DecodeInputs(kwargs)
+        if not inputs.continue_cache(cache):
+            return None  # the model's forward raises what is wrong
         key = inputs.key(), id(model), watch.check(), _modes(device), _settings(compile_config)
         if key == graph.refused_for:
             return None
@@ -125,7 +127,7 @@ def _num_columns_ahead(cache: LavaCache) -> int:
 def _modes(device: torch.device) -> tuple[Any, ...]:
     """Modes of this thread that a forward depends on."""
     is_autocast = torch.is_autocast_enabled(device.type)
-    return is_autocast, torch.get_autocast_dtype(device.type) if is_autocast else None
+    return torch.is_grad_enabled(), is_autocast, torch.get_autocast_dtype(device.type) if is_autocast else None
 
 
 def _settings(compile_config: Any) -> str | None:

@@ -45,6 +45,11 @@ class DecodeInputs:
         """`[B, 1]`."""
         return self.tensors["input_ids"]
 
+    def continue_cache(self, cache: LavaCache) -> bool:
+        """Whether batch and mask are those of one more column behind what a cache holds."""
+        batch, columns = cache.batch_size, cache.get_seq_length() + 1
+        return self.input_ids.shape[0] == batch and (self.mask is None or self.mask.shape == (batch, columns))
+
     def key(self) -> Hashable:
         """Equal for calls that one captured step can serve."""
         shapes = tuple((name, t.shape, t.dtype, t.device) for name, t in self.tensors.items())

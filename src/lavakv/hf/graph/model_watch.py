@@ -41,7 +41,7 @@ class ModelWatch:
         self._signature: tuple[Any, ...] | None = None
         self._tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
         self._adapters: list[tuple[dict[str, Any], str, Any]] = []
-        self._hooks_made = -1
+        self._hooks_made, self._is_training = -1, model.training
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelWatch:
         return ModelWatch(memo.get(id(self._model), self._model))
@@ -56,8 +56,10 @@ class ModelWatch:
 
     def check(self) -> int:
         """Compare what can change between two tokens, and return the version: weights, hooks, adapters."""
-        changed = RemovableHandle.next_id != self._hooks_made or any(
-            state.get(name) != before for state, name, before in self._adapters
+        changed = (
+            RemovableHandle.next_id != self._hooks_made
+            or self._model.training != self._is_training
+            or any(state.get(name) != before for state, name, before in self._adapters)
         )
         for owner, name, tensor, address in self._tensors:
             if owner.get(name) is not tensor or tensor.data_ptr() != address:
@@ -68,7 +70,7 @@ class ModelWatch:
     def refresh(self) -> int:
         """Compare everything, and return the version."""
         modules = list(self._model.modules())
-        self._hooks_made = RemovableHandle.next_id
+        self._hooks_made, self._is_training = RemovableHandle.next_id, self._model.training
         self._adapters = [
             (module.__dict__, name, copy.copy(module.__dict__[name]))
             for module in modules for name in _ADAPTER_STATE if name in module.__dict__
