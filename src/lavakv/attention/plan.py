@@ -60,10 +60,10 @@ def choose(store: LayerStore, request: AttentionRequest) -> Path:
     if reason is not None:
         fallback.warn(reason)
         return attend_ragged
-    from lavakv.attention.triton.launch import TileLaunch  # loads Triton
+    from lavakv.attention.triton.launch import launch_for  # loads Triton
 
     assert store.tail is not None
-    return KernelPath(_signature(store, request), TileLaunch(request.queries, store.tail.buffers[1]))
+    return KernelPath(_signature(store, request), launch_for(request.queries, store.tail.buffers[1]))
 
 
 def kernels_expected(store: RaggedStore, request: AttentionRequest) -> bool:
