@@ -74,12 +74,15 @@ def test_the_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("_no_warning")
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 16), (torch.bfloat16, 64)])
-def test_a_chunk_of_tokens_takes_the_plain_path(dtype: torch.dtype, most: int) -> None:
+def test_a_chunk_of_tokens_takes_the_kernels_unless_gradients_are_wanted(dtype: torch.dtype, most: int) -> None:
     example = case(dtype, 16, group=1, num_queries=most + 1)
-    assert plan.choose(_filled(example), example.request) in (attend_native, attend_ragged)
-    assert not plan.kernels_expected(_filled(example), example.request)
-    fewer = case(dtype, 16, group=1, num_queries=most)
-    assert plan.kernels_expected(_filled(fewer), fewer.request)
+    store = _filled(example)
+    assert plan.kernels_expected(store, example.request)
+    trained = example.request._replace(queries=example.request.queries.requires_grad_())
+    assert not plan.kernels_expected(store, trained)
+    assert plan.choose(store, trained) is attend_ragged
+    with torch.no_grad():
+        assert plan.kernels_expected(store, trained)
 
 
 def test_an_unsupported_dtype() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+import torch
 from torch import Tensor
 
 from lavakv.attention.dense import attend_masked, attend_read
 from lavakv.attention.native import attend_native, native_fits
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.request import AttentionRequest
-from lavakv.attention.triton.sizes import max_rows, refusal
+from lavakv.attention.triton.sizes import block_rows, max_rows, refusal
 from lavakv.kernels import Fallback
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
@@ -45,8 +46,8 @@ class AttentionPlan:
 def choose(store: LayerStore, request: AttentionRequest) -> Path:
     """Pick the path for a store and requests like this one, without touching the device.
 
-    PyTorch's operators are expected on anything but a CUDA device, with `LAVAKV_TRITON=0`, and for chunks of tokens;
-    any other reason for not taking the Triton kernels is warned of once.
+    PyTorch's operators are expected on anything but a CUDA device, with `LAVAKV_TRITON=0`, and for chunks of tokens
+    whose gradients are wanted; any other reason for not taking the Triton kernels is warned of once.
     """
     if isinstance(store, MaskedStore):
         return attend_masked
@@ -67,10 +68,12 @@ def choose(store: LayerStore, request: AttentionRequest) -> Path:
 
 
 def kernels_expected(store: RaggedStore, request: AttentionRequest) -> bool:
-    """Whether one expects the Triton kernels to serve this request: few query rows on a CUDA device."""
+    """Whether one expects the Triton kernels to serve this request: on a CUDA device, but for training on chunks."""
     queries = request.queries
+    if not fallback.expected_on(queries.device):
+        return False
     rows = queries.shape[1] // store.num_heads * queries.shape[2]
-    return fallback.expected_on(queries.device) and rows <= max_rows(queries.element_size())
+    return rows <= max_rows(queries.element_size()) or not (queries.requires_grad and torch.is_grad_enabled())
 
 
 def kernel_refusal(store: RaggedStore, request: AttentionRequest) -> str | None:
@@ -115,4 +118,5 @@ def _signature(store: RaggedStore, request: AttentionRequest) -> tuple[Hashable,
     """What a kernel is compiled for; one that fails for this is not tried again for the same."""
     queries, (_, value_dim) = request.queries, store.kind[-2:]
     rows = queries.shape[1] // store.num_heads * queries.shape[2]
-    return queries.device, queries.dtype, queries.shape[3], value_dim, rows
+    most = max_rows(queries.element_size())
+    return queries.device, queries.dtype, queries.shape[3], value_dim, min(block_rows(rows), most), rows > most

@@ -3,12 +3,13 @@
 Exponents and logarithms are to the base 2, which is what the hardware has; the launcher scales the logits for it.
 
 Where `MERGE` is set, one launch does both: the program that finishes a segment's last tile merges them all. Programs
-count their tiles in the segment's counter after writing their parts. On a GPU this relies on the following order: a barrier
-makes the writes of all threads of the program precede the increment; the increment releases them to the device and
-acquires those of the programs that counted before; its result reaches the other threads through a barrier. So whoever
-sees the last count sees all parts. They are read in the order of the tiles, whichever finished last, so that the result
-does not depend on timing. The last program sets the counter back to zero for the next launch on the stream, on which a
-replayed CUDA graph relies. Triton's interpreter runs programs one after another and shows none of this.
+count their tiles in the segment's counter after writing their parts. On a GPU this relies on the following order: a
+barrier makes the writes of all threads of the program precede the increment; the increment releases them to the
+device and acquires those of the programs that counted before; its result reaches the other threads through a barrier.
+So whoever sees the last count sees all parts. They are read in the order of the tiles, whichever finished last, so
+that the result does not depend on timing. The last program sets the counter back to zero for the next launch on the
+stream, on which a replayed CUDA graph relies. Triton's interpreter runs programs one after another and shows none of
+this.
 """
 
 from __future__ import annotations
