@@ -1,7 +1,8 @@
-"""Which path through attention a layer's store gets, chosen once a forward for all layers that are alike."""
+"""Which path through attention a layer's store gets, chosen once for all layers and forwards that are alike."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable
 
 import torch
@@ -12,7 +13,7 @@ from lavakv.attention.native import attend_native, native_fits
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.request import AttentionRequest
 from lavakv.attention.triton.sizes import block_rows, max_rows, refusal
-from lavakv.kernels import Fallback
+from lavakv.kernels import SWITCH, Fallback
 from lavakv.store.base import LayerStore
 from lavakv.store.masked import MaskedStore
 from lavakv.store.quantised import QuantisedStore
@@ -20,13 +21,26 @@ from lavakv.store.ragged import RaggedStore
 
 Path = Callable[..., Tensor]  # from a store of the kind it was chosen for and a request
 fallback = Fallback("decoding")
+_MAX_PATHS = 64  # remembered; each length of a chunk is a kind of its own
 
 
 class AttentionPlan:
-    """Attention of the layers of one forward. The first layer of a kind chooses the path, the others follow it."""
+    """Attention of the layers of a cache, forward after forward.
+
+    The first layer of a kind chooses the path for requests of one shape, dtype and device; all others follow it, those
+    of later forwards included.
+    """
 
     def __init__(self) -> None:
         self.paths: dict[Hashable, Path] = {}
+        self._conditions: Hashable = _conditions()
+
+    def renew(self) -> None:
+        """Before a forward: forget the paths if the Triton kernels were switched on or off since they were chosen."""
+        conditions = _conditions()
+        if conditions != self._conditions:
+            self._conditions = conditions
+            self.paths.clear()
 
     def attend(self, store: LayerStore, request: AttentionRequest) -> Tensor:
         """Attend with new queries to everything the store holds, the queries' own tokens included.
@@ -35,12 +49,19 @@ class AttentionPlan:
             `[B, query_heads, q, value_dim]` in the queries' dtype.
         """
         queries = request.queries
-        capped = request.settings.softcap is not None
-        kind = (store.kind, queries.shape, queries.dtype, queries.device, queries.requires_grad, capped)
+        kind = (store.kind, queries.shape, queries.dtype, queries.device, type(queries),
+                queries.requires_grad and torch.is_grad_enabled(), request.settings.softcap is None)  # fmt: skip
         path = self.paths.get(kind)
         if path is None:
+            if len(self.paths) >= _MAX_PATHS:
+                self.paths.clear()
             path = self.paths[kind] = choose(store, request)
         return path(store, request)
+
+
+def _conditions() -> tuple[Hashable, ...]:
+    """What paths are chosen by beside a store and a request."""
+    return os.environ.get(SWITCH), fallback, fallback.on_cpu
 
 
 def choose(store: LayerStore, request: AttentionRequest) -> Path:
