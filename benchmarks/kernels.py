@@ -33,7 +33,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from lavakv.attention import AttentionPlan, AttentionRequest, AttentionSettings
 from lavakv.attention import plan as attention_plan
 from lavakv.attention.ragged import attend_ragged
-from lavakv.attention.triton import kernel, launch, sizes
+from lavakv.attention.triton import kernel, launch, sizes, variant
 from lavakv.bench.clock import captured, seconds_of
 from lavakv.bench.machine import read_bandwidth
 from lavakv.bench.ragged_case import LayerShape, RaggedCase
@@ -60,7 +60,7 @@ CHOICES = {
 }
 
 
-def tile_size_before(past: sizes.PastSize, num_processors: int, num_row_blocks: int = 1) -> int:
+def tile_size_before(past: sizes.PastSize, num_processors: int, *_: int) -> int:
     """Four tiles a processor of 64 to 1,024 entries."""
     return min(max(sizes.power_of_two(-(-past.num_entries // (4 * num_processors))), 64), 1024)
 
@@ -77,7 +77,7 @@ def chosen(choice: Choice, cases: list[RaggedCase]) -> Iterator[None]:
         stack.enter_context(patch.object(launch, "_launches", {}))
         if choice.settings_before:
             stack.enter_context(patch.object(launch, "tile_size", tile_size_before))
-            stack.enter_context(patch.object(launch, "launch_shape", launch_shape_before))
+            stack.enter_context(patch.object(variant, "launch_shape", launch_shape_before))
         if choice.two_launches:
             stack.enter_context(patch.object(launch, "MAX_MERGE_BYTES", 0))
         for case in cases:

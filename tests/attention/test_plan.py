@@ -212,7 +212,7 @@ def test_gradients_choose_their_own_path(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_many_shapes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "choose", lambda *_: lambda store, request: request.queries)
+    monkeypatch.setattr(plan, "choose", lambda *_: lambda _, request: request.queries)
     kept, store = plan.AttentionPlan(), _filled(case(torch.float32, 16))
     for count in range(1, 500):
         queries = torch.zeros(1, 2, count, 16)

@@ -16,7 +16,7 @@ from tests.attention.interpreter import interpreter, repaired_interpreter  # fir
 
 from lavakv.attention import AttentionRequest  # isort: skip
 from lavakv.attention.triton import kernel as kernels
-from lavakv.attention.triton import launch, sizes
+from lavakv.attention.triton import launch, sizes, variant
 from lavakv.attention.triton.launch import Tail, attend_tiles
 from lavakv.bench.ragged_case import skewed_counts
 from lavakv.bench.settings import Setting
@@ -96,7 +96,7 @@ def test_a_segment_of_many_tiles(monkeypatch: pytest.MonkeyPatch, max_merge_byte
     """More tiles than the merger loads at once."""
     monkeypatch.setattr(launch, "tile_size", lambda *_: 2)
     monkeypatch.setattr(launch, "MAX_MERGE_BYTES", max_merge_bytes)
-    monkeypatch.setattr(launch, "merged_tiles", lambda _: 16)
+    monkeypatch.setattr(variant, "merged_tiles", lambda _: 16)
     monkeypatch.setattr(launch, "_launches", {})
     example = case(torch.float32, 16, [[50, 3]], sinks=True)
     assert_as_good_as_pytorch(example, answer(example))

@@ -31,10 +31,10 @@ def test_without_a_gpu_the_host_s_time_is_measured() -> None:
 
 
 def test_each_choice_plans_and_launches_by_itself() -> None:
-    from lavakv.attention.triton import launch
+    from lavakv.attention.triton import launch, variant
 
     namespace = runpy.run_path(str(SCRIPT))
-    before = launch.tile_size, launch.launch_shape, launch.MAX_MERGE_BYTES, launch._launches
+    before = launch.tile_size, variant.launch_shape, launch.MAX_MERGE_BYTES, launch._launches
     shape = namespace["LayerShape"](4, 2, 16, namespace["torch"].bfloat16, namespace["torch"].device("cpu"))
     case = namespace["RaggedCase"].made_up(shape, namespace["Setting"](100, 1, 20), 4, 0)
     seen = {}
@@ -44,7 +44,7 @@ def test_each_choice_plans_and_launches_by_itself() -> None:
             namespace["attend"](case)
             ((_, schedule),) = case.store.past.planned_tiles.items()
             (prepared,) = launch._launches.values()
-            ((attend, merge),) = prepared._variants.values()
+            ((attend, merge),) = prepared.variants._found.values()
             seen[name] = schedule.size, attend._options["num_stages"], merge is None
     assert seen == {
         "now": (128, 3, True),
@@ -52,4 +52,4 @@ def test_each_choice_plans_and_launches_by_itself() -> None:
         "settings before": (64, 2, True),
         "before": (64, 2, False),
     }
-    assert before == (launch.tile_size, launch.launch_shape, launch.MAX_MERGE_BYTES, launch._launches)
+    assert before == (launch.tile_size, variant.launch_shape, launch.MAX_MERGE_BYTES, launch._launches)

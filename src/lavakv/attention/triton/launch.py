@@ -17,17 +17,13 @@ from lavakv.attention.triton.sizes import (
     MAX_MERGE_BYTES,
     MAX_PART_BYTES,
     PastSize,
-    block_rows,
-    launch_shape,
-    max_rows,
-    merged_tiles,
     tile_size,
 )
-from lavakv.attention.triton.variant import Variant
+from lavakv.attention.triton.variant import Variants
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
 
-_MAX_LAUNCHES, _MAX_VARIANTS = 256, 64  # remembered; chunks of ever other lengths must not fill the memory
+_MAX_LAUNCHES = 256  # remembered; chunks of ever other lengths must not fill the memory
 _ALIGNMENT = (
     16  # Triton compiles other kernels for addresses in bytes and sizes in numbers that are not divisible by it
 )
@@ -56,33 +52,24 @@ class TileLaunch:
     Args:
         queries: `[B, query_heads, q, head_dim]`.
         values: `[B, H, capacity, value_dim]`, of the tail.
+
+    Attributes:
+        variants: the kernels it launches.
     """
 
     def __init__(self, queries: Tensor, values: Tensor) -> None:
-        batch, query_heads, num_queries, head_dim = queries.shape
+        batch, query_heads, self._num_queries, _ = queries.shape
         heads, value_dim, itemsize = values.shape[1], values.shape[3], queries.element_size()
-        group, self._num_queries, self._segments = query_heads // heads, num_queries, batch * heads
-        self._rows = group * num_queries
-        rows = min(block_rows(self._rows), max_rows(itemsize))
-        shape = launch_shape(head_dim, value_dim, itemsize, rows)
-        self._num_row_blocks = -(-self._rows // rows)
+        self._segments, self._rows = batch * heads, query_heads // heads * self._num_queries
+        self.variants = Variants(queries, values)
+        self._num_row_blocks = self.variants.num_row_blocks
         self._index = queries.get_device()  # negative under Triton's interpreter
         self._schedule_key = num_processors(queries.device), self._num_row_blocks
-        self._shape = (batch, query_heads, num_queries, value_dim)
-        self._strides = (query_heads * num_queries * value_dim, value_dim, query_heads * value_dim, 1)
+        self._shape = (batch, query_heads, self._num_queries, value_dim)
+        self._strides = (query_heads * self._num_queries * value_dim, value_dim, query_heads * value_dim, 1)
         self._output_numbers = -(-math.prod(self._shape) // _ALIGNMENT) * _ALIGNMENT
         self._tile_bytes = self._rows * (value_dim + 1) * 4  # its part of the output and its log sums, float32
         self._tile_numbers = self._tile_bytes // itemsize
-        sizes = {"HEADS": heads, "GROUP": group, "HEAD_DIM": head_dim, "VALUE_DIM": value_dim, "BLOCK_ROWS": rows,
-                 "BLOCK_ENTRIES": shape.block_entries, "BLOCK_HEAD": shape.block_head,
-                 "BLOCK_VALUE": shape.block_value, "BLOCK_TILES": merged_tiles(shape.block_value)}  # fmt: skip
-        self._sizes = sizes
-        self._merge_sizes = {
-            name: sizes[name] for name in ("HEADS", "GROUP", "VALUE_DIM", "BLOCK_VALUE", "BLOCK_TILES")
-        }
-        self._options = {"num_warps": shape.num_warps, "num_stages": shape.num_stages}
-        self._merge_options = {"num_warps": 1 if shape.block_value <= 64 else 4}
-        self._variants: dict[Hashable, tuple[Variant, Variant | None]] = {}
 
     def __call__(self, store: RaggedStore, request: AttentionRequest) -> Tensor:
         """Attention to a store as it is now."""
@@ -107,28 +94,22 @@ class TileLaunch:
         # the output, and behind it the tiles' parts
         buffer = request.queries.new_empty(self._output_numbers + num_tiles * self._tile_numbers)
         if self._index < 0 or torch.cuda.current_device() == self._index:
-            self._launch(schedule, num_tail_tiles, num_tiles, buffer, past, tail, request)
+            self._launch(schedule, num_tail_tiles, buffer, past, tail, request)
         else:  # Triton launches on the current device, models may span several
             with torch.cuda.device(self._index):
-                self._launch(schedule, num_tail_tiles, num_tiles, buffer, past, tail, request)
+                self._launch(schedule, num_tail_tiles, buffer, past, tail, request)
         return buffer.as_strided(self._shape, self._strides)
 
     def _launch(
-        self,
-        schedule: Schedule,
-        num_tail_tiles: int,
-        num_tiles: int,
-        buffer: Tensor,
-        past: RaggedPast,
-        tail: Tail,
+        self, schedule: Schedule, num_tail_tiles: int, buffer: Tensor, past: RaggedPast, tail: Tail,
         request: AttentionRequest,
-    ) -> None:
+    ) -> None:  # fmt: skip
         queries, (scaling, softcap, sinks), tail_mask, past_mask = request
         keys, values, length, start = tail
-        query_strides = queries.stride()
-        if query_strides[3] != 1:
+        strides = queries.stride()
+        if strides[3] != 1:
             queries = queries.contiguous()
-            query_strides = queries.stride()
+            strides = queries.stride()
         masks, reach = KernelMasks(queries, queries, NO_STRIDES), queries  # unused pointers must still point somewhere
         if tail_mask is not None or past_mask is not None:
             masks = kernel_masks(queries, tail_mask, past_mask)
@@ -137,43 +118,24 @@ class TileLaunch:
         merge = (
             self._num_row_blocks == 1 and (schedule.max_tiles + num_tail_tiles) * self._tile_bytes <= MAX_MERGE_BYTES
         )
-        addresses = (queries.data_ptr() | past.keys.data_ptr() | past.values.data_ptr() | keys.data_ptr()
-                     | values.data_ptr())  # fmt: skip
-        kind = (query_strides, addresses % _ALIGNMENT, masks.kind, tail_mask is None, past_mask is None,
-                softcap is None, sinks is None, start is None, merge)  # fmt: skip
-        attend, then_merge = self._variants.get(kind) or self._variant(kind, request, start is not None, merge)
-        if start is None:
-            start = queries
-        if sinks is None:
-            sinks = queries
+        vectors = (queries, past.keys, past.values, keys, values)
+        kind = (strides, _aligned(vectors), masks.kind, tail_mask is None, past_mask is None, softcap is None,
+                None if sinks is None else sinks.dtype, start is None, merge)  # fmt: skip
+        attend, then_merge = self.variants(kind, request, start is not None, merge)
+        start_or_any, sinks_or_any = queries if start is None else start, queries if sinks is None else sinks
+        num_tiles = schedule.num_tiles + self._segments * num_tail_tiles
         counts = (schedule.size, schedule.num_tiles, num_tail_tiles, length)
         scales = (scaling * _TO_BASE_2, 1.0) if softcap is None else (scaling / softcap, softcap * _TO_BASE_2)
         attend(
-            (num_tiles, self._num_row_blocks, 1), queries, past.keys, past.values, keys, values, masks.tail, masks.past,
-            past.columns, start, reach, schedule.work, sinks, buffer, self._output_numbers, *scales, *counts,
-            keys.shape[2], self._num_queries, *query_strides[:3], *masks.strides,
+            (num_tiles, self._num_row_blocks, 1), *vectors, masks.tail, masks.past, past.columns, start_or_any, reach,
+            schedule.work, sinks_or_any, buffer, self._output_numbers, *scales, *counts, keys.shape[2],
+            self._num_queries, *strides[:3], *masks.strides,
         )  # fmt: skip
         if then_merge is not None:
-            grid = (self._segments * self._rows, 1, 1)
-            then_merge(grid, start, schedule.work, sinks, buffer, self._output_numbers, *counts, self._num_queries)
-
-    def _variant(
-        self, kind: Hashable, request: AttentionRequest, on_device: bool, merge: bool
-    ) -> tuple[Variant, Variant | None]:
-        """The kernels for requests of a kind: of the tiles, and of the merger if that is another launch."""
-        has_mask, has_sinks = request.tail_mask is not None, request.settings.sinks is not None
-        flags = {"HAS_MASK": has_mask, "HAS_PAST_MASK": request.past_mask is not None,
-                 "HAS_REACH": has_mask and self._num_row_blocks > 1,
-                 "HAS_SOFTCAP": request.settings.softcap is not None, "HAS_SINKS": has_sinks, "ON_DEVICE": on_device,
-                 "MERGE": merge}  # fmt: skip
-        then_merge = None
-        if not merge:
-            merge_flags = {"HAS_SINKS": has_sinks, "ON_DEVICE": on_device}
-            then_merge = Variant("merge_tiles", {**self._merge_sizes, **merge_flags}, self._merge_options)
-        if len(self._variants) >= _MAX_VARIANTS:
-            self._variants.clear()
-        found = self._variants[kind] = Variant("attend_tile", {**self._sizes, **flags}, self._options), then_merge
-        return found
+            then_merge(
+                (self._segments * self._rows, 1, 1), start_or_any, schedule.work, sinks_or_any, buffer,
+                self._output_numbers, *counts, self._num_queries,
+            )  # fmt: skip
 
     def _schedule(self, past: RaggedPast) -> Schedule:
         """The survivors' tiles on this device, planned once for as long as they stay."""
@@ -194,6 +156,14 @@ class TileLaunch:
             turn = AttentionRequest(request.queries[:, :, some], request.settings, tail_mask, past_mask)
             parts.append(launch_for(turn.queries, tail.values).attend(past, tail, turn).transpose(1, 2))
         return torch.cat(parts, dim=1).transpose(1, 2)
+
+
+def _aligned(tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Hashable:
+    """True if all begin at addresses that are divisible by 16; else which of them do."""
+    queries, past_keys, past_values, keys, values = tensors
+    addresses = (queries.data_ptr() | past_keys.data_ptr() | past_values.data_ptr() | keys.data_ptr()
+                 | values.data_ptr())  # fmt: skip
+    return addresses % _ALIGNMENT == 0 or tuple(tensor.data_ptr() % _ALIGNMENT == 0 for tensor in tensors)
 
 
 _launches: dict[Hashable, TileLaunch] = {}

@@ -55,5 +55,5 @@ def tail_reach(mask: Tensor, batch: int) -> Tensor:
         mask: bool `[batch or 1, 1, q, tail]`.
         batch: number of sequences.
     """
-    last_first = mask[:, 0].to(torch.uint8).flip(-1)
+    last_first = mask[:, 0].view(torch.uint8).flip(-1)
     return (mask.shape[-1] - last_first.argmax(-1)).expand(batch, -1).contiguous()
