@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from lavakv.attention import attend, plan
+from lavakv.attention import AttentionRequest, AttentionSettings, attend, plan
 from lavakv.attention.dense import attend_read
 from lavakv.attention.native import attend_native
 from lavakv.attention.ragged import attend_ragged
@@ -74,12 +74,15 @@ def test_the_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("_no_warning")
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 16), (torch.bfloat16, 64)])
-def test_a_chunk_of_tokens_takes_the_plain_path(dtype: torch.dtype, most: int) -> None:
+def test_a_chunk_of_tokens_takes_the_kernels_unless_gradients_are_wanted(dtype: torch.dtype, most: int) -> None:
     example = case(dtype, 16, group=1, num_queries=most + 1)
-    assert plan.choose(_filled(example), example.request) in (attend_native, attend_ragged)
-    assert not plan.kernels_expected(_filled(example), example.request)
-    fewer = case(dtype, 16, group=1, num_queries=most)
-    assert plan.kernels_expected(_filled(fewer), fewer.request)
+    store = _filled(example)
+    assert plan.kernels_expected(store, example.request)
+    trained = example.request._replace(queries=example.request.queries.requires_grad_())
+    assert not plan.kernels_expected(store, trained)
+    assert plan.choose(store, trained) is attend_ragged
+    with torch.no_grad():
+        assert plan.kernels_expected(store, trained)
 
 
 def test_an_unsupported_dtype() -> None:
@@ -175,6 +178,46 @@ def test_a_forward_chooses_once_for_layers_of_a_kind(monkeypatch: pytest.MonkeyP
     wide = case(torch.float64, 16)
     forward.attend(_filled(wide), wide.request)  # a path for float32 must not see it
     assert len(chosen) == 3
+
+
+def test_a_plan_is_kept_until_the_kernels_are_switched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan.fallback, "on_cpu", False)
+    kept, example = plan.AttentionPlan(), case(torch.float32, 16)
+    store = _filled(example)
+    kept.attend(store, example.request)
+    paths = dict(kept.paths)
+    kept.renew()
+    kept.attend(store, example.request)
+    assert kept.paths == paths
+    monkeypatch.setenv(SWITCH, "0")
+    kept.renew()
+    assert kept.paths == {}
+    kept.attend(store, example.request)
+    monkeypatch.setattr(plan.fallback, "on_cpu", True)
+    kept.renew()
+    assert kept.paths == {}
+
+
+def test_gradients_choose_their_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that served a step without them meets one with them, and the other way round."""
+    monkeypatch.setattr(plan.fallback, "on_cpu", False)
+    kept, example = plan.AttentionPlan(), case(torch.float32, 16)
+    store = _filled(example)
+    queries = example.request.queries.requires_grad_()
+    with torch.no_grad():
+        assert not kept.attend(store, example.request).requires_grad
+    kept.attend(store, example.request).sum().backward()
+    assert queries.grad is not None
+    assert len(kept.paths) == 2
+
+
+def test_many_shapes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "choose", lambda *_: lambda _, request: request.queries)
+    kept, store = plan.AttentionPlan(), _filled(case(torch.float32, 16))
+    for count in range(1, 500):
+        queries = torch.zeros(1, 2, count, 16)
+        assert kept.attend(store, AttentionRequest(queries, AttentionSettings(1.0))) is queries
+    assert len(kept.paths) <= 64
 
 
 def _foreign(store: RaggedStore) -> LayerStore:

@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
+from tests.attention.interpreter import interpreter, repaired_interpreter  # first: it skips where Triton is missing
 
 from lavakv.attention import AttentionRequest  # isort: skip
-from lavakv.attention.triton import launch, sizes
+from lavakv.attention.triton import kernel as kernels
+from lavakv.attention.triton import launch, sizes, variant
 from lavakv.attention.triton.launch import Tail, attend_tiles
+from lavakv.bench.ragged_case import skewed_counts
+from lavakv.bench.settings import Setting
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case, cases
@@ -46,10 +49,14 @@ def answer(example: Case) -> Tensor:
 @settings(max_examples=10)
 @given(data=st.data())
 def test_any_shape_is_exact(dtype: torch.dtype, data: st.DataObject) -> None:
-    """Softcap, sinks, masks, groups, several queries, odd sizes; tiles of few entries, so that there are many."""
+    """Softcap, sinks, masks, groups, several queries, odd sizes; tiles of few entries, so that there are many.
+
+    Merged in the same launch, and in another.
+    """
     example, size = data.draw(cases(dtype)), data.draw(st.sampled_from([3, 8, 64]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "tile_size", lambda *_: size)
+        patch.setattr(launch, "MAX_MERGE_BYTES", data.draw(st.sampled_from([0, launch.MAX_MERGE_BYTES])))
         assert_exact(example, answer(example))
 
 
@@ -84,11 +91,55 @@ def test_hostile_lengths(counts: list[list[int]]) -> None:
     assert_as_good_as_pytorch(example, answer(example))
 
 
-def test_a_segment_of_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_merge_bytes", [0, 2**30])
+def test_a_segment_of_many_tiles(monkeypatch: pytest.MonkeyPatch, max_merge_bytes: int) -> None:
     """More tiles than the merger loads at once."""
     monkeypatch.setattr(launch, "tile_size", lambda *_: 2)
+    monkeypatch.setattr(launch, "MAX_MERGE_BYTES", max_merge_bytes)
+    monkeypatch.setattr(variant, "merged_tiles", lambda _: 16)
+    monkeypatch.setattr(launch, "_launches", {})
     example = case(torch.float32, 16, [[50, 3]], sinks=True)
     assert_as_good_as_pytorch(example, answer(example))
+
+
+@pytest.mark.parametrize(("max_merge_bytes", "num_launches"), [(0, 2), (2**30, 1)])
+def test_the_last_tile_merges_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, max_merge_bytes: int, num_launches: int
+) -> None:
+    """A replayed graph finds the counters as the first launch did."""
+    monkeypatch.setattr(launch, "tile_size", lambda *_: 8)
+    monkeypatch.setattr(launch, "MAX_MERGE_BYTES", max_merge_bytes)
+    example = case(torch.float32, 16, [[0, 50], [1, 9]])
+    store = example.fill(RaggedStore())
+    counted = [Counted(kernels.attend_tile), Counted(kernels.merge_tiles)]
+    monkeypatch.setattr(kernels, "attend_tile", counted[0])
+    monkeypatch.setattr(kernels, "merge_tiles", counted[1])
+    answers = [kernel(store, example.request) for _ in range(2)]
+    assert torch.equal(*answers)
+    assert_as_good_as_pytorch(example, answers[0])
+    assert sum(len(each.grids) for each in counted) == 2 * num_launches
+    assert store.past is not None
+    (schedule,) = store.past.planned_tiles.values()
+    segments = schedule.work[3 * schedule.num_tiles :].view(-1, 2)
+    assert segments[:, 1].tolist() == [0] * 5
+    assert segments[:, 0].tolist() == [0, 0, 7, 8, 10]
+
+
+def test_the_order_in_which_tiles_finish_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs programs in order, a GPU in any: whichever is last merges, and to the same bits."""
+    monkeypatch.setattr(launch, "tile_size", lambda *_: 8)
+    example = case(torch.float32, 16, [[0, 50], [1, 9]])
+    store = example.fill(RaggedStore())
+    expected = kernel(store, example.request)
+    seen = []
+
+    def reversed_programs(*sizes: int) -> list[int]:
+        seen.append(sizes)
+        return list(range(*sizes))[:: -1 if len(sizes) == 1 else 1]  # the grid's loops have one argument
+
+    monkeypatch.setattr(interpreter, "range", reversed_programs, raising=False)
+    assert torch.equal(kernel(store, example.request), expected)
+    assert seen[0] == (14,)
 
 
 def test_queries_of_any_strides() -> None:
@@ -162,11 +213,11 @@ def test_spare_room_of_the_tail_is_neither_cut_into_tiles_nor_read(monkeypatch: 
     store.tail.reserve(1000)
     for buffer in store.tail.buffers:
         buffer[:, :, store.tail.length :] = torch.nan
-    counted = Counted(launch.kernel.attend_tile)
-    monkeypatch.setattr(launch.kernel, "attend_tile", counted)
+    counted = Counted(kernels.attend_tile)
+    monkeypatch.setattr(kernels, "attend_tile", counted)
     assert torch.equal(kernel(store, example.request), expected)
-    num_tiles = store.past.tiles(sizes.tile_size(store.past.num_entries, 1)).num_tiles
-    assert counted.grids == [(num_tiles + 2 * store.num_heads,)]
+    num_tiles = sum(-(-length // sizes.MIN_TILE) for length in store.past.lengths())
+    assert counted.grids == [(num_tiles + 2 * store.num_heads, 1, 1)]
 
 
 def test_a_copied_store_answers_alike() -> None:
@@ -196,9 +247,30 @@ def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
     assert float((got.double() - exact).abs().max()) <= 2 * plain + 4 * torch.finfo(torch.float32).eps
 
 
-def test_tiles_fill_the_chip_and_stay_bounded() -> None:
-    for entries in (0, 1, 5000, 10**6, 10**8):
-        size = sizes.tile_size(entries, 132)
-        assert sizes.MIN_TILE <= size <= sizes.MAX_TILE
-        assert size & (size - 1) == 0
-    assert 8 * 1024 / sizes.tile_size(8 * 1024, 132) >= 128  # one sequence, 8 KV heads of 1,024 entries
+def past_size(batch: int, held: int) -> sizes.PastSize:
+    """Heads as unequal as the benchmark's, which the settings were measured with."""
+    counts = skewed_counts(Setting(131072, batch, held), 8, 32, 0)
+    return sizes.PastSize(sum(map(sum, counts)), 8 * batch, max(map(max, counts)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "held", "size"),
+    [(1, 1024, 128), (1, 16384, 1024), (8, 1024, 128), (8, 4096, 512), (8, 16384, 1024), (64, 1024, 512)],
+)
+def test_tiles_are_those_that_were_fastest(batch: int, held: int, size: int) -> None:
+    assert sizes.tile_size(past_size(batch, held), 132) == size
+
+
+@given(st.integers(1, 4096), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 200), st.integers(1, 600))
+def test_tiles_of_any_past_are_bounded(
+    num_segments: int, longest: int, others: int, num_processors: int, num_row_blocks: int
+) -> None:
+    past = sizes.PastSize(longest + min(others, longest * (num_segments - 1)), num_segments, longest)
+    size = sizes.tile_size(past, num_processors, num_row_blocks)
+    assert size & (size - 1) == 0
+    assert size >= sizes.MIN_TILE
+    if num_row_blocks == 1:
+        assert size <= max(sizes.MAX_TILE, longest)
+        assert longest / size <= 128
+    else:
+        assert size <= sizes.MAX_CHUNK_TILE

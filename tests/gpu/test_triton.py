@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set: the kernels run interpreted"),
     pytest.mark.filterwarnings("error:lavakv. decoding takes the plain path"),
 ]
+launch = pytest.importorskip("lavakv.attention.triton.launch")
 
 
 def filled(example: Case) -> RaggedStore:
@@ -60,6 +61,9 @@ SETTINGS: list[dict[str, object]] = [
     {"counts": [[0, 0], [0, 0]]},
     {"counts": [[0, 5000], [1, 64]]},
     {"counts": [[257] * 8]},
+    {"num_queries": 40},
+    {"num_queries": 150, "softcap": 2.0, "sinks": True},
+    {"num_queries": 97, "past_masked": True, "counts": [[0, 5000], [1, 64]]},
 ]
 
 
@@ -71,6 +75,48 @@ def test_as_good_as_pytorch(dtype: torch.dtype, head_dim: int, settings: dict[st
     store = filled(example)
     assert isinstance(plan.choose(store, example.request), plan.KernelPath)
     assert_as_good_as_pytorch(example, attend(store, example.request))
+
+
+@pytest.mark.parametrize("max_merge_bytes", [0, 2**30])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_the_last_tile_merges_whichever_it_is(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, max_merge_bytes: int
+) -> None:
+    """Hundreds of tiles finish in any order: the same bits each time, the counters zero after each launch."""
+    monkeypatch.setattr(launch, "MAX_MERGE_BYTES", max_merge_bytes)
+    monkeypatch.setattr(launch, "tile_size", lambda *_: 64)
+    example = case(dtype, 128, [[20_000, 3, 700, 0], [64, 9000, 1, 5000]], sinks=True).to("cuda")
+    store = filled(example)
+    first = attend(store, example.request)
+    assert_as_good_as_pytorch(example, first)
+    assert store.past is not None
+    (schedule,) = store.past.planned_tiles.values()
+    for _ in range(300):
+        again = attend(store, example.request)
+        assert torch.equal(again, first)
+    assert not bool(schedule.work[3 * schedule.num_tiles :].view(-1, 2)[:, 1].any())
+
+
+def test_a_chunk_whose_parts_are_too_large_is_attended_to_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = case(torch.bfloat16, 128, num_queries=200).to("cuda")
+    monkeypatch.setattr(launch, "MAX_PART_BYTES", 2**20)
+    assert_as_good_as_pytorch(example, attend(filled(example), example.request))
+
+
+def test_compiled_kernels_are_launched_by_their_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second call on, none of Triton's look at each argument; other strides and lengths get what is theirs."""
+    monkeypatch.setattr(launch, "_launches", {})
+    example = case(torch.bfloat16, 64, masked=True).to("cuda")
+    store = filled(example)
+    attend(store, example.request)
+    (found,) = launch._launches.values()
+    assert all(each.attend._compiled is not None for each in found.variants._found.values())
+    queries = example.request.queries
+    shifted = queries.new_empty(queries.numel() + 1)[1:].view(queries.shape).copy_(queries)  # not divisible by 16 bytes
+    for same in (queries, shifted, queries.transpose(1, 3).contiguous().transpose(1, 3)):
+        for _ in range(3):
+            assert_as_good_as_pytorch(example, attend(store, example.request._replace(queries=same)))
+    assert len(found.variants._found) == 3
 
 
 @pytest.mark.skipif(
@@ -111,9 +157,13 @@ def decoding_graph(step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Te
     return graph, output
 
 
+@pytest.mark.parametrize("max_merge_bytes", [0, 2**30])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_captured_step_replays(dtype: torch.dtype, masked: bool) -> None:
+def test_a_captured_step_replays(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, masked: bool, max_merge_bytes: int
+) -> None:
+    monkeypatch.setattr(launch, "MAX_MERGE_BYTES", max_merge_bytes)
     steps, example = 100, case(dtype, 64, [[0, 700], [1, 90]]).to("cuda")
     store, twin = filled(example), filled(example)
     assert store.tail is not None

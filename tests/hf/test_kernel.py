@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -53,3 +54,23 @@ def test_logits_equal_the_plain_path(kind: str, monkeypatch: pytest.MonkeyPatch)
     model.to(torch.float64)
     exact = logits(model)
     assert typical(got, exact) <= 2 * typical(plain, exact)
+
+
+@pytest.mark.filterwarnings("error:lavakv. decoding takes the plain path")
+def test_paths_are_chosen_once_for_all_forwards_on_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again for another number of tokens, another batch, and a copy of the cache."""
+    model, chosen = lavakv.enable(zoo.tiny("llama")), list[int]()
+    choose = attention_plan.choose
+    monkeypatch.setattr(
+        attention_plan,
+        "choose",
+        lambda store, request: chosen.append(request.queries.shape[2]) or choose(store, request),
+    )
+    cache = lava_cache(model)
+    feed(model, cache, split(zoo.prompt(46, batch=2), [40, 1, 1, 3, 1]))
+    assert chosen == [1, 3]
+    cache.batch_select_indices(torch.tensor([1]))
+    feed(model, cache, split(zoo.prompt(2), [1, 1]))
+    assert chosen == [1, 3, 1]
+    feed(model, copy.deepcopy(cache), [zoo.prompt(1)])
+    assert chosen == [1, 3, 1, 1]

@@ -142,10 +142,10 @@ class LavaLayer(LayerOperations, CacheLayerMixin):
         self.num_columns += keys.shape[2]
         tail, past = step.masks(mask, self.store.tail_length, keys.device)
         output = step.attention.attend(self.store, AttentionRequest(queries, settings, tail, past))
-        self._state.session.log.note(self.index, queries, settings, self._stream_norms(step.pop_norms(), output))
+        self._state.session.log.note(self.index, queries, settings, self.stream_norms(step.pop_norms(), output))
         return output
 
-    def _stream_norms(self, norms: Tensor | None, output: Tensor) -> Tensor | None:
+    def stream_norms(self, norms: Tensor | None, output: Tensor) -> Tensor | None:
         """Norms `[B, q]` of the stream, times the output's root mean square where a norm stands behind it."""
         if norms is None:
             return None

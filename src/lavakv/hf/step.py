@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Masks(NamedTuple):
 
 
 NOTHING_HIDDEN = Masks()
+_plans: WeakKeyDictionary[Columns, AttentionPlan] = WeakKeyDictionary()  # of the caches that hold these columns
 
 
 class NotedStep:
@@ -56,11 +58,11 @@ class AppendStep(NotedStep):
         mask_given: whether the caller passed a mask.
 
     Attributes:
-        attention: which path each kind of layer takes.
+        attention: which path each kind of layer takes, the same plan in all forwards on a cache.
     """
 
     def __init__(self, num_queries: int, columns: Columns, mask_given: bool) -> None:
-        self.attention = AttentionPlan()
+        self.attention = _plan(columns)
         self.hidden_states: Tensor | None = None
         self._num_queries, self._columns, self._mask_given = num_queries, columns, mask_given
         self._built: tuple[Any, Masks] | None = None
@@ -115,3 +117,12 @@ class AppendStep(NotedStep):
             among = among & real[:, None, -count:] & torch.ones_like(itself).tril()
         before = shown[..., :-count].expand(-1, count, -1)
         return torch.cat([before, among | itself], dim=-1)[:, None]
+
+
+def _plan(columns: Columns) -> AttentionPlan:
+    """The plan of the cache that holds these columns; it looks for itself whether it still fits."""
+    plan = _plans.get(columns)
+    if plan is None:
+        plan = _plans[columns] = AttentionPlan()
+    plan.renew()
+    return plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ class RaggedPast:
         columns: int32 `[entries]`, where each entry came from.
         offsets: `segments + 1` integers: segment `i` is rows `offsets[i]` to `offsets[i + 1]`.
         segments: views of each segment's keys and values, cut once for all decode steps to come.
-        planned_tiles: the tiles that kernels use, by the number of processors they were planned for.
+        planned_tiles: what kernels plan from the segments' lengths, by what they planned it for.
         rectangle: keys and values as `[segments, length, dim]` where all segments are equally long, else None.
     """
 
@@ -64,7 +64,7 @@ class RaggedPast:
         if len(set(counts)) == 1 and counts[0]:
             self.rectangle = (keys.view(len(counts), counts[0], -1), values.view(len(counts), counts[0], -1))
         self._tiles: dict[int, Tiles] = {}
-        self.planned_tiles: dict[int, Tiles] = {}
+        self.planned_tiles: dict[Hashable, Any] = {}
         self._blocks: dict[tuple[int, torch.dtype], list[Blocks | None] | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

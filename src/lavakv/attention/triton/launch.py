@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from functools import cache
 from typing import NamedTuple
 
@@ -10,20 +11,30 @@ import torch
 from torch import Tensor
 
 from lavakv.attention.request import AttentionRequest
-from lavakv.attention.triton import kernel
-from lavakv.attention.triton.sizes import block_rows, launch_shape, tile_size
+from lavakv.attention.triton.masks import NO_STRIDES, KernelMasks, kernel_masks, tail_reach
+from lavakv.attention.triton.schedule import Schedule, schedule_of
+from lavakv.attention.triton.sizes import (
+    MAX_MERGE_BYTES,
+    MAX_PART_BYTES,
+    PastSize,
+    tile_size,
+)
+from lavakv.attention.triton.variant import Variants
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
-from lavakv.store.tiles import Tiles
 
-_BLOCK_TILES = 16
+_MAX_LAUNCHES = 256  # remembered; chunks of ever other lengths must not fill the memory
+_ALIGNMENT = (
+    16  # Triton compiles other kernels for addresses in bytes and sizes in numbers that are not divisible by it
+)
+_TO_BASE_2 = 1 / math.log(2)
 
 
 class Tail(NamedTuple):
     """What stands behind the survivors.
 
     Attributes:
-        keys: `[B, H, capacity, head_dim]`, rows contiguous and sequences evenly spaced, as `GrowingKeyValues` has them.
+        keys: `[B, H, capacity, head_dim]`, contiguous, as `GrowingKeyValues` has them.
         values: `[B, H, capacity, value_dim]`, likewise. Columns that are not in use are not read.
         length: columns in use, or what is added to `start`.
         start: int64 `[1]` on the device, or None for 0.
@@ -36,26 +47,29 @@ class Tail(NamedTuple):
 
 
 class TileLaunch:
-    """What all launches over layers of the same sizes have in common.
+    """What all launches over layers of the same sizes have in common, prepared once. Holds no tensor.
 
     Args:
         queries: `[B, query_heads, q, head_dim]`.
         values: `[B, H, capacity, value_dim]`, of the tail.
+
+    Attributes:
+        variants: the kernels it launches.
     """
 
     def __init__(self, queries: Tensor, values: Tensor) -> None:
-        _, query_heads, num_queries, head_dim = queries.shape
-        heads, value_dim = values.shape[1], values.shape[3]
-        group = query_heads // heads
-        shape = launch_shape(head_dim, value_dim, queries.element_size())
-        self._rows = group * num_queries
-        self._num_processors = num_processors(queries.device)
-        self._sizes = {"HEADS": heads, "GROUP": group, "NUM_QUERIES": num_queries, "VALUE_DIM": value_dim,
-                       "BLOCK_VALUE": shape.block_value}  # fmt: skip
-        self._tile_sizes = {"HEAD_DIM": head_dim, "BLOCK_ROWS": block_rows(self._rows),
-                            "BLOCK_ENTRIES": shape.block_entries, "BLOCK_HEAD": shape.block_head,
-                            "num_warps": shape.num_warps, "num_stages": shape.num_stages}  # fmt: skip
-        self._merge_warps = 1 if value_dim <= 64 else 4
+        batch, query_heads, self._num_queries, _ = queries.shape
+        heads, value_dim, itemsize = values.shape[1], values.shape[3], queries.element_size()
+        self._segments, self._rows = batch * heads, query_heads // heads * self._num_queries
+        self.variants = Variants(queries, values)
+        self._num_row_blocks = self.variants.num_row_blocks
+        self._index = queries.get_device()  # negative under Triton's interpreter
+        self._schedule_key = num_processors(queries.device), self._num_row_blocks
+        self._shape = (batch, query_heads, self._num_queries, value_dim)
+        self._strides = (query_heads * self._num_queries * value_dim, value_dim, query_heads * value_dim, 1)
+        self._output_numbers = -(-math.prod(self._shape) // _ALIGNMENT) * _ALIGNMENT
+        self._tile_bytes = self._rows * (value_dim + 1) * 4  # its part of the output and its log sums, float32
+        self._tile_numbers = self._tile_bytes // itemsize
 
     def __call__(self, store: RaggedStore, request: AttentionRequest) -> Tensor:
         """Attention to a store as it is now."""
@@ -71,61 +85,104 @@ class TileLaunch:
             `[B, query_heads, q, value_dim]` in the queries' dtype, a view of a contiguous
             `[B, q, query_heads, value_dim]`.
         """
-        queries = request.queries if request.queries.stride(3) == 1 else request.queries.contiguous()
-        batch, query_heads, num_queries, _ = queries.shape
-        _, heads, capacity, value_dim = tail.values.shape
-        tiles, on_device = self._tiles(past), tail.start is not None
-        num_past_tiles, num_tail_tiles = tiles.num_tiles, -(-(capacity if on_device else tail.length) // tiles.size)
-        num_tiles = num_past_tiles + batch * heads * num_tail_tiles
-        outputs = queries.new_empty(num_tiles, self._rows, value_dim, dtype=torch.float32)
-        log_sums = queries.new_empty(num_tiles, self._rows, 1, dtype=torch.float32)
-        merged = queries.new_empty(batch, num_queries, query_heads, value_dim)
-        scaling, softcap, sinks = request.settings
-        mask, *mask_strides = (queries, 0, 0, 0) if request.tail_mask is None else _strided(request.tail_mask, batch)
-        past_mask, *past_strides = (
-            (queries, 0, 0, 0) if request.past_mask is None else _strided(request.past_mask, batch)
-        )
-        start = tail.start if tail.start is not None else queries  # unused pointers must still point somewhere
-        counts = (tiles.size, num_past_tiles, num_tail_tiles, tail.length)
-        with torch.cuda.device(queries.get_device()):  # Triton launches on the current device, models may span several
-            kernel.attend_tile[(num_tiles,)](
-                queries, past.keys, past.values, tail.keys, tail.values, mask, past_mask, past.columns, start,
-                tiles.work, outputs, log_sums, *_scales(scaling, softcap), *counts, *queries.stride()[:3],
-                tail.keys.stride(1), tail.values.stride(1), *mask_strides, *past_strides, **self._sizes,
-                **self._tile_sizes, ON_DEVICE=on_device, HAS_MASK=request.tail_mask is not None,
-                HAS_PAST_MASK=request.past_mask is not None, HAS_SOFTCAP=softcap is not None,
-            )  # fmt: skip
-            kernel.merge_tiles[(batch * heads, self._rows)](
-                outputs, log_sums, tiles.first, start, queries if sinks is None else sinks, merged, *counts,
-                **self._sizes, ON_DEVICE=on_device, BLOCK_TILES=_BLOCK_TILES, HAS_SINKS=sinks is not None,
-                num_warps=self._merge_warps,
-            )  # fmt: skip
-        return merged.transpose(1, 2)
+        schedule = past.planned_tiles.get(self._schedule_key) or self._schedule(past)
+        in_tail = tail.length if tail.start is None else tail.keys.shape[2]
+        num_tail_tiles = -(-in_tail // schedule.size)
+        num_tiles = schedule.num_tiles + self._segments * num_tail_tiles
+        if self._num_row_blocks > 1 and num_tiles * self._tile_bytes > MAX_PART_BYTES:
+            return self._attend_in_turns(past, tail, request, num_tiles * self._tile_bytes)
+        # the output, and behind it the tiles' parts
+        buffer = request.queries.new_empty(self._output_numbers + num_tiles * self._tile_numbers)
+        if self._index < 0 or torch.cuda.current_device() == self._index:
+            self._launch(schedule, num_tail_tiles, buffer, past, tail, request)
+        else:  # Triton launches on the current device, models may span several
+            with torch.cuda.device(self._index):
+                self._launch(schedule, num_tail_tiles, buffer, past, tail, request)
+        return buffer.as_strided(self._shape, self._strides)
 
-    def _tiles(self, past: RaggedPast) -> Tiles:
+    def _launch(
+        self, schedule: Schedule, num_tail_tiles: int, buffer: Tensor, past: RaggedPast, tail: Tail,
+        request: AttentionRequest,
+    ) -> None:  # fmt: skip
+        queries, (scaling, softcap, sinks), tail_mask, past_mask = request
+        keys, values, length, start = tail
+        strides = queries.stride()
+        if strides[3] != 1:
+            queries = queries.contiguous()
+            strides = queries.stride()
+        masks, reach = KernelMasks(queries, queries, NO_STRIDES), queries  # unused pointers must still point somewhere
+        if tail_mask is not None or past_mask is not None:
+            masks = kernel_masks(queries, tail_mask, past_mask)
+            if tail_mask is not None and self._num_row_blocks > 1:
+                reach = tail_reach(tail_mask, self._shape[0])
+        merge = (
+            self._num_row_blocks == 1 and (schedule.max_tiles + num_tail_tiles) * self._tile_bytes <= MAX_MERGE_BYTES
+        )
+        vectors = (queries, past.keys, past.values, keys, values)
+        kind = (strides, _aligned(vectors), masks.kind, tail_mask is None, past_mask is None, softcap is None,
+                None if sinks is None else sinks.dtype, start is None, merge)  # fmt: skip
+        attend, then_merge = self.variants(kind, request, start is not None, merge)
+        start_or_any, sinks_or_any = queries if start is None else start, queries if sinks is None else sinks
+        num_tiles = schedule.num_tiles + self._segments * num_tail_tiles
+        counts = (schedule.size, schedule.num_tiles, num_tail_tiles, length)
+        scales = (scaling * _TO_BASE_2, 1.0) if softcap is None else (scaling / softcap, softcap * _TO_BASE_2)
+        attend(
+            (num_tiles, self._num_row_blocks, 1), *vectors, masks.tail, masks.past, past.columns, start_or_any, reach,
+            schedule.work, sinks_or_any, buffer, self._output_numbers, *scales, *counts, keys.shape[2],
+            self._num_queries, *strides[:3], *masks.strides,
+        )  # fmt: skip
+        if then_merge is not None:
+            then_merge(
+                (self._segments * self._rows, 1, 1), start_or_any, schedule.work, sinks_or_any, buffer,
+                self._output_numbers, *counts, self._num_queries,
+            )  # fmt: skip
+
+    def _schedule(self, past: RaggedPast) -> Schedule:
         """The survivors' tiles on this device, planned once for as long as they stay."""
-        tiles = past.planned_tiles.get(self._num_processors)
-        if tiles is None:
-            tiles = past.tiles(tile_size(past.num_entries, self._num_processors))
-            past.planned_tiles[self._num_processors] = tiles
-        return tiles
+        size = PastSize(past.num_entries, self._segments, max(past.lengths(), default=0))
+        found = past.planned_tiles[self._schedule_key] = schedule_of(past, tile_size(size, *self._schedule_key))
+        return found
+
+    def _attend_in_turns(self, past: RaggedPast, tail: Tail, request: AttentionRequest, part_bytes: int) -> Tensor:
+        """A chunk so long that its parts would take too much memory: some of its queries at a time."""
+        count = -(-self._num_queries // -(-part_bytes // MAX_PART_BYTES))
+        parts = []
+        for start in range(0, self._num_queries, count):
+            some = slice(start, start + count)
+            tail_mask, past_mask = (
+                mask[:, :, some] if mask is not None and mask.shape[2] > 1 else mask
+                for mask in (request.tail_mask, request.past_mask)
+            )
+            turn = AttentionRequest(request.queries[:, :, some], request.settings, tail_mask, past_mask)
+            parts.append(launch_for(turn.queries, tail.values).attend(past, tail, turn).transpose(1, 2))
+        return torch.cat(parts, dim=1).transpose(1, 2)
+
+
+def _aligned(tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Hashable:
+    """True if all begin at addresses that are divisible by 16; else which of them do."""
+    queries, past_keys, past_values, keys, values = tensors
+    addresses = (queries.data_ptr() | past_keys.data_ptr() | past_values.data_ptr() | keys.data_ptr()
+                 | values.data_ptr())  # fmt: skip
+    return addresses % _ALIGNMENT == 0 or tuple(tensor.data_ptr() % _ALIGNMENT == 0 for tensor in tensors)
+
+
+_launches: dict[Hashable, TileLaunch] = {}
+
+
+def launch_for(queries: Tensor, values: Tensor) -> TileLaunch:
+    """The launch for tensors of these sizes, the same one each time; see `TileLaunch`."""
+    key = queries.shape, queries.dtype, queries.device, values.shape[1], values.shape[3]
+    found = _launches.get(key)
+    if found is None:
+        if len(_launches) >= _MAX_LAUNCHES:
+            _launches.clear()
+        found = _launches[key] = TileLaunch(queries, values)
+    return found
 
 
 def attend_tiles(past: RaggedPast, tail: Tail, request: AttentionRequest) -> Tensor:
-    """Attention of new queries to survivors and tail, prepared and launched; see `TileLaunch.attend`."""
-    return TileLaunch(request.queries, tail.values).attend(past, tail, request)
-
-
-def _strided(mask: Tensor, batch: int) -> tuple[Tensor, int, int, int]:
-    """The mask as bytes and its strides over sequences, queries and columns."""
-    sequence, _, query, column = mask.expand(batch, -1, -1, -1).stride()
-    return mask.view(torch.uint8), sequence, query if mask.shape[2] > 1 else 0, column
-
-
-def _scales(scaling: float, softcap: float | None) -> tuple[float, float]:
-    """Factors on the products and on the capped logits, such that logits come out to the base 2."""
-    to_base_2 = 1 / math.log(2)
-    return (scaling * to_base_2, 1.0) if softcap is None else (scaling / softcap, softcap * to_base_2)
+    """Attention of new queries to survivors and tail, prepared once and launched; see `TileLaunch.attend`."""
+    return launch_for(request.queries, tail.values).attend(past, tail, request)
 
 
 @cache
