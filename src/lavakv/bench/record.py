@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lavakv.bench.attention_record import AttentionRecord
-from lavakv.bench.clock import median, median_ratio
+from lavakv.bench.clock import median, median_ratio, spread
 from lavakv.bench.floor import Floor, ModelSize
 from lavakv.bench.measured import Measured
 from lavakv.bench.settings import Setting
@@ -143,14 +142,6 @@ class SettingRecord:
 
 def _decode_ratio(decode: Mapping[str, Sequence[float]], other: str) -> float | None:
     return median_ratio(decode["lavakv"], decode[other]) if other in decode else None
-
-
-def spread(seconds: Sequence[float]) -> list[float] | None:
-    """Lower and upper quartile; None of fewer than two."""
-    if len(seconds) < 2:
-        return None
-    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return [low, high]
 
 
 def final_line(

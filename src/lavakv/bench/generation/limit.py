@@ -1,0 +1,63 @@
+"""A time limit for a run, and how long its parts will take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from lavakv.bench.floor import Floor
+
+_PREFILL_FACTOR = 3.0  # a prefill over its floor; 2.4 on the first GPU it was measured on
+_STEP_FACTOR = 3.0
+_HOST_SECONDS = 0.03  # launching a step of thirty layers piece by piece takes no longer
+_OVERHEAD_SECONDS = 1.0
+COMPILE_SECONDS = 60.0
+
+
+class TimeLimit:
+    """Says what still fits into a run.
+
+    Args:
+        seconds: allowed from now on, or None for any number.
+        clock: gives seconds.
+    """
+
+    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._end = math.inf if seconds is None else clock() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left, infinite without a limit; negative once it has passed."""
+        return self._end - self._clock()
+
+    def reason_to_skip(self, seconds: float) -> str | None:
+        """Why work of so many seconds is not begun any more, or None."""
+        left = self.left
+        return None if seconds <= left else f"takes about {seconds:.0f} s, {max(left, 0):.0f} s left"
+
+
+class Estimates:
+    """Seconds that parts of a run will take, from their floors and from what such parts took before."""
+
+    def __init__(self) -> None:
+        self._prefill_factor = _PREFILL_FACTOR
+        self._compile_seconds = COMPILE_SECONDS
+
+    def prefill(self, floor: Floor) -> float:
+        """Reading a prompt once."""
+        return _OVERHEAD_SECONDS + self._prefill_factor * floor.prefill_seconds
+
+    def decode(self, floor: Floor, num_tokens: int, compiled: bool = False) -> float:
+        """Decoding some tokens, once per cache."""
+        step = max(_HOST_SECONDS, _STEP_FACTOR * floor.decode_full_seconds)
+        return _OVERHEAD_SECONDS + num_tokens * step + (self._compile_seconds if compiled else 0.0)
+
+    def note_prefill(self, floor: Floor, seconds: float) -> None:
+        """Remember how long reading a prompt took."""
+        self._prefill_factor = max(seconds / floor.prefill_seconds, 1.0)
+
+    def note_compilation(self, seconds: float) -> None:
+        """Remember how long compiling took."""
+        self._compile_seconds = seconds
