@@ -35,6 +35,18 @@ def bench(
     attention_part: Annotated[
         bool, typer.Option("--attention-part", help="Also measure a layer's attention alone.")
     ] = False,
+    generate: Annotated[
+        bool, typer.Option("--generate/--no-generate", help="Also measure model.generate, in CUDA graphs on a GPU.")
+    ] = True,
+    new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Tokens whose time in generate is measured.")
+    ] = 32,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also measure generate with compilation; on a GPU, minutes.")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Time limit: what would take longer is skipped and named.")
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = None,
@@ -55,6 +67,10 @@ def bench(
         "prefill_rounds": prefill_rounds,
         "masked": masked,
         "attention_part": attention_part,
+        "generate": generate,
+        "new_tokens": new_tokens,
+        "compiled": compiled,
+        "seconds": seconds,
     }
     require_policy_name(policy, "--policy")
     check_subject(model, shape, (dtype, device, attention))

@@ -19,6 +19,8 @@ from lavakv.bench.generation.token_clock import TokenClock
 from lavakv.hf.contract import cache_argument
 from lavakv.hf.memory import layer_bytes
 
+_MAX_WARNING = 240  # characters
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -32,7 +34,7 @@ class Call:
         bytes_beyond_cache: on a GPU, memory that stays taken from the device beyond the cache's own growth; else None.
         num_replays: CUDA graphs replayed.
         num_compiled: frames that `torch.compile` compiled.
-        warnings: what was warned of.
+        warnings: what users were warned of, without what only developers see.
     """
 
     seconds: list[float]
@@ -79,7 +81,7 @@ def timed_generate(model: Any, ids: Tensor, cache: Any, num_new: int, compile_co
     peak, beyond = memory.since(cache)
     return Call(
         seconds, output, cache_bytes(cache), peak, beyond, len(replays), _num_compiled() - compiled,
-        list(dict.fromkeys(str(warning.message) for warning in caught)),
+        list(dict.fromkeys(str(one.message)[:_MAX_WARNING] for one in caught if issubclass(one.category, UserWarning))),
     )  # fmt: skip
 
 

@@ -160,9 +160,9 @@ class LargestBatchSearch:
         model = self._subject.model
         layers, tokens = model.config.get_text_config(decoder=True).num_hidden_layers, self._reading.prompt.shape[1]
         setting = Setting(tokens + _NUM_NEW, 1, self._reading.budget + _NUM_NEW)
-        held = self._size.kv_bytes(setting, compressed=not name.startswith("full"))
+        held: int = self._size.kv_bytes(setting, compressed=not name.startswith("full"))
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
-        return held + held // layers + _TEXT_BYTES * tokens + _LOGIT_BYTES * vocabulary
+        return held + held // int(layers) + _TEXT_BYTES * tokens + _LOGIT_BYTES * int(vocabulary)
 
 
 def available_bytes(device: torch.device, most: int | None = None) -> int:
@@ -174,8 +174,7 @@ def available_bytes(device: torch.device, most: int | None = None) -> int:
     """
     free, _ = torch.cuda.mem_get_info(device)
     usable = free + torch.cuda.memory_reserved(device)
-    allocated: int = torch.cuda.memory_allocated(device)
-    return (usable if most is None else min(usable, most)) - allocated
+    return int((usable if most is None else min(usable, most)) - torch.cuda.memory_allocated(device))
 
 
 @contextmanager

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 
 from lavakv.bench.floor import Floor
+from lavakv.bench.settings import BenchSettings
 
 _PREFILL_FACTOR = 3.0  # a prefill over its floor; 2.4 on the first GPU it was measured on
 _STEP_FACTOR = 3.0
 _HOST_SECONDS = 0.03  # launching a step of thirty layers piece by piece takes no longer
 _OVERHEAD_SECONDS = 1.0
 COMPILE_SECONDS = 60.0
+ATTENTION_SECONDS = 10.0  # a layer's attention alone, all implementations
 
 
 class TimeLimit:
@@ -45,18 +47,24 @@ class Estimates:
         self._prefill_factor = _PREFILL_FACTOR
         self._compile_seconds = COMPILE_SECONDS
 
-    def prefill(self, floor: Floor) -> float:
-        """Reading a prompt once."""
-        return _OVERHEAD_SECONDS + self._prefill_factor * floor.prefill_seconds
+    def prefill(self, floor_seconds: float) -> float:
+        """Reading a prompt once, from its physical floor."""
+        return _OVERHEAD_SECONDS + self._prefill_factor * floor_seconds
 
     def decode(self, floor: Floor, num_tokens: int, compiled: bool = False) -> float:
         """Decoding some tokens, once per cache."""
         step = max(_HOST_SECONDS, _STEP_FACTOR * floor.decode_full_seconds)
         return _OVERHEAD_SECONDS + num_tokens * step + (self._compile_seconds if compiled else 0.0)
 
-    def note_prefill(self, floor: Floor, seconds: float) -> None:
-        """Remember how long reading a prompt took."""
-        self._prefill_factor = max(seconds / floor.prefill_seconds, 1.0)
+    def trial(self, floor: Floor, settings: BenchSettings) -> float:
+        """Plain forwards in one setting: prompts that are filled and timed, and rounds of decode steps."""
+        prefills, kinds = 2 + 2 * settings.prefill_rounds, 4 if settings.masked else 3
+        steps = (settings.rounds + 1) * settings.steps * kinds
+        return prefills * self.prefill(floor.prefill_seconds) + self.decode(floor, steps)
+
+    def note_prefill(self, floor_seconds: float, seconds: float) -> None:
+        """Remember how long reading a prompt took, and its floor."""
+        self._prefill_factor = max(seconds / floor_seconds, 1.0)
 
     def note_compilation(self, seconds: float) -> None:
         """Remember how long compiling took."""

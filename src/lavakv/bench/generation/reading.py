@@ -82,10 +82,9 @@ class Reading:
         with lavakv.enabled(self._model):
             return self._read(self._empty(), self._empty())
 
-    @property
-    def has_full(self) -> bool:
-        """Whether the full cache is in memory."""
-        return "full" in self.__dict__
+    def has_read(self, name: str) -> bool:
+        """Whether a cache, `full` or `lavakv`, is in memory."""
+        return name in self.__dict__
 
     def release_full(self) -> None:
         """Free the full cache; the next use of it reads the prompt again."""

@@ -98,6 +98,10 @@ class FirstTokenRecord:
         """Of a call for one token on an empty cache."""
         return cls(call.seconds[0], call.peak_bytes)
 
+    def __str__(self) -> str:
+        peak = "" if self.peak_bytes is None else f", peak {self.peak_bytes / 1e6:.1f} MB"
+        return f"first token after {self.seconds:.3g} s{peak}"
+
 
 @dataclass
 class GenerateRecord:

@@ -16,9 +16,10 @@ from lavakv.bench.generation.limit import Estimates, TimeLimit
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import SETUP_STEPS, DecodeRecord, FirstTokenRecord, GenerateRecord
 from lavakv.bench.measured import Listener, reason_of
-from lavakv.bench.settings import Setting
+from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 
+FIRST_TOKEN = "first token: "
 OURS = ("lavakv", "lavakv_graph", "lavakv_compiled")
 
 
@@ -84,19 +85,19 @@ class GenerateTrial:
         Args:
             name: `full` or `lavakv`.
         """
-        what = f"first token: {name}"
-        seconds = self._pace.estimates.prefill(self.record.floor)
-        if self._does_not_fit(what, seconds):
+        what = f"{FIRST_TOKEN}{name}"
+        if self._does_not_fit(what, self._reading_seconds(name)):
             return
         self._listener.doing(what)
-        call = self._attempt(name, what, lambda: getattr(self._reading, name).call)
+        is_new = not self._reading.has_read(name)
+        call = self._attempt(what, lambda: getattr(self._reading, name).call)
         if call is None:
             return
-        self._pace.estimates.note_prefill(self.record.floor, call.seconds[0])
+        if is_new:
+            self._pace.estimates.note_prefill(self._reading_floor, call.seconds[0])
         if self._reading.batch_size == self.record.setting.batch_size:
             self.record.first_token[name] = record = FirstTokenRecord.of(call)
-            peak = "" if record.peak_bytes is None else f", peak {record.peak_bytes / 1e6:.1f} MB"
-            self._say(name, f"first token after {record.seconds:.3g} s{peak}")
+            self._say(name, str(record))
 
     def decode(self, name: str) -> None:
         """Measure one configuration's decoding.
@@ -104,17 +105,20 @@ class GenerateTrial:
         Args:
             name: a key of `MEANINGS`.
         """
-        reason = unavailable(name, self._device)
+        source = "lavakv" if name in OURS else name if name == "full" else None
+        reason = unavailable(name, self._device) or self.record.not_available.get(f"{FIRST_TOKEN}{source}")
         if reason is not None:
             self.record.not_available[name] = reason
             return
         seconds = self._pace.estimates.decode(self.record.floor, self._num_new, name in COMPILED)
-        if self._does_not_fit(name, seconds):
+        if self._does_not_fit(name, seconds + (0.0 if source is None else self._reading_seconds(source))):
             return
         self._listener.doing(f"generating: {name}")
-        call = self._attempt(name, name, lambda: self._call(name))
-        if call is None:
-            return
+        call = self._attempt(name, lambda: self._call(name))
+        if call is not None:
+            self._note(name, call)
+
+    def _note(self, name: str, call: Call) -> None:
         missing = _missing(name, call)
         if missing is not None:
             self.record.not_available[name] = missing
@@ -126,6 +130,15 @@ class GenerateTrial:
         if name in COMPILED:
             self._pace.estimates.note_compilation(record.setup_seconds)
         self._say(name, str(record))
+
+    @property
+    def _reading_floor(self) -> float:
+        """Physical floor of the batch that is read."""
+        setting = self.record.setting
+        return self.record.floor.prefill_seconds * self._reading.batch_size / setting.batch_size
+
+    def _reading_seconds(self, name: str) -> float:
+        return 0.0 if self._reading.has_read(name) else self._pace.estimates.prefill(self._reading_floor)
 
     def _call(self, name: str) -> Call:
         ready = self._configurations.ready(name)
@@ -146,8 +159,9 @@ class GenerateTrial:
             self.record.skipped[what] = reason
         return reason is not None
 
-    def _attempt(self, name: str, what: str, work: Callable[[], Call]) -> Call | None:
+    def _attempt(self, what: str, work: Callable[[], Call]) -> Call | None:
         """Do some work; None, with the reason noted, if it runs out of memory or third-party code fails."""
+        name = what.removeprefix(FIRST_TOKEN)
         try:
             return work()
         except torch.OutOfMemoryError:
@@ -173,6 +187,12 @@ def _missing(name: str, call: Call) -> str | None:
     if name in COMPILED and not call.num_compiled:
         return f"decoded without compiling{why}"
     return None
+
+
+def num_generations(settings: BenchSettings, device: torch.device) -> int:
+    """Number of calls of the listener's `doing` for one setting, if all is measured."""
+    names = (*EAGER, *GRAPHS, *(COMPILED if settings.compiled else ()))
+    return 2 + sum(unavailable(name, device) is None for name in names)
 
 
 def free_memory(device: torch.device) -> None:
