@@ -15,7 +15,7 @@ BETWEEN := 5.23.0
 ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
 ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py contract.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
-.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check docs docs-cli bench bench-gpu \
+.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check docs docs-cli bench bench-gpu gpu-check \
 	bench-gpu-curves compare-policies clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready $(BETWEEN:%=.transformers/%/.ready) newest
@@ -91,6 +91,10 @@ test-transformers: $(VENV)/.ready
 # A GPU machine has its own torch and perhaps no network, so nothing is set up here.
 test-gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -q tests/gpu
+
+# Tests and figures in one command of less than ten minutes; says what is not installed and goes on.
+gpu-check:
+	PYTHON='$(PYTHON)' bash benchmarks/gpu_check.sh $(ARGS)
 
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(ARGS)

@@ -153,17 +153,21 @@ class Bench:
 
     def about(self) -> dict[str, Any]:
         """Model, machine and settings, ready for JSON; only after the run has begun."""
-        model = self._subject.model
-        return {
-            "model": self._subject.name,
-            "weights": self._subject.weights,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attention": str(model.config._attn_implementation),
-            "sdpa_backends": backend_names(self._subject.device),
-            **self._settings.about(),
-            "machine": self.machine.about(),
-            "versions": versions(),
-        }
+        return about(self._subject, self._settings, self.machine)
+
+
+def about(subject: Subject, settings: BenchSettings, machine: Machine) -> dict[str, Any]:
+    """Model, machine, settings and versions, ready for JSON."""
+    return {
+        "model": subject.name,
+        "weights": subject.weights,
+        "dtype": str(subject.model.dtype).removeprefix("torch."),
+        "attention": str(subject.model.config._attn_implementation),
+        "sdpa_backends": backend_names(subject.device),
+        **settings.about(),
+        "machine": machine.about(),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str | None]:

@@ -85,8 +85,8 @@ class BenchSettings:
 
     def about(self) -> dict[str, Any]:
         """How it was measured, ready for JSON."""
-        names = ("policy", "window", "rounds", "steps", "prefill_rounds", "new_tokens", "seconds")
-        return {name: asdict(self)[name] for name in names}
+        names = ("policy", "window", "rounds", "steps", "prefill_rounds", "new_tokens")
+        return {**{name: asdict(self)[name] for name in names}, "time_limit": self.seconds}
 
 
 def _too_small(name: str, minimum: int, got: object) -> InputError:

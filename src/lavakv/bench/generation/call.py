@@ -34,6 +34,7 @@ class Call:
         bytes_beyond_cache: on a GPU, memory that stays taken from the device beyond the cache's own growth; else None.
         num_replays: CUDA graphs replayed.
         num_compiled: frames that `torch.compile` compiled.
+        refusal: why lavakv's cache did not decode in a graph, or None.
         warnings: what users were warned of, without what only developers see.
     """
 
@@ -44,6 +45,7 @@ class Call:
     bytes_beyond_cache: int | None
     num_replays: int
     num_compiled: int
+    refusal: str | None
     warnings: list[str]
 
 
@@ -81,6 +83,7 @@ def timed_generate(model: Any, ids: Tensor, cache: Any, num_new: int, compile_co
     peak, beyond = memory.since(cache)
     return Call(
         seconds, output, cache_bytes(cache), peak, beyond, len(replays), _num_compiled() - compiled,
+        getattr(getattr(cache, "decode_graph", None), "refusal", None),
         list(dict.fromkeys(str(one.message)[:_MAX_WARNING] for one in caught if issubclass(one.category, UserWarning))),
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from lavakv.errors import UnsupportedError
 
 MEANINGS = {
     "full": "DynamicCache",
+    "full_random": "DynamicCache of random numbers",
     "full_static": "StaticCache, compiled by generate",
     "cut": "DynamicCache of the budget's length",
     "cut_graph": "plain cache of the budget's length in a CUDA graph",
-    "lavakv": "lavakv without a graph",
-    "lavakv_graph": "lavakv",
+    "lavakv": "lavakv step by step",
+    "lavakv_graph": "lavakv in a CUDA graph",
     "lavakv_compiled": "lavakv with compile_config",
 }
 EAGER = ("full", "cut", "lavakv")
@@ -118,25 +118,30 @@ class Configurations:
         return Ready(cache, self._ids(cache.get_seq_length() + 1), lambda: decoding_by(self._model, step))
 
     def _lavakv(self) -> Ready:
-        return Ready(*self._lavakv_rows(), lambda: self._enabled(graph=False))
+        return Ready(*self._lavakv_rows(graph=False), self._enabled)
 
     def _lavakv_graph(self) -> Ready:
-        return Ready(*self._lavakv_rows(), lambda: self._enabled(graph=True))
+        return Ready(*self._lavakv_rows(graph=True), self._enabled)
 
     def _lavakv_compiled(self) -> Ready:
-        return Ready(*self._lavakv_rows(), lambda: self._enabled(graph=True, compiling=True), CompileConfig())
+        return Ready(*self._lavakv_rows(graph=True), self._enabled_and_compiling, CompileConfig())
 
-    def _lavakv_rows(self) -> Filled:
-        with lavakv.enabled(self._model):
-            return self._reading.lavakv_rows(self._setting.batch_size)
+    def _lavakv_rows(self, graph: bool) -> Filled:
+        with self._enabled():
+            filled = self._reading.lavakv_rows(self._setting.batch_size)
+        filled.cache.graph = graph
+        return filled
 
     def _ids(self, columns: int) -> Tensor:
         prompt = self._reading.prompt_rows(self._setting.batch_size)
         return torch.cat([prompt, prompt[:, :1]], dim=1)[:, -columns:]
 
+    def _enabled(self) -> AbstractContextManager[Any]:
+        return lavakv.enabled(self._model)
+
     @contextmanager
-    def _enabled(self, graph: bool, compiling: bool = False) -> Iterator[None]:
-        with lavakv.enabled(self._model), graphs(graph), self._compiling() if compiling else nullcontext():
+    def _enabled_and_compiling(self) -> Iterator[None]:
+        with self._enabled(), self._compiling():
             yield
 
     @contextmanager
@@ -153,20 +158,6 @@ class Configurations:
         torch._dynamo.reset()
 
 
-@contextmanager
-def graphs(allowed: bool) -> Iterator[None]:
-    """Let lavakv decode in CUDA graphs, or not, whatever the environment says."""
-    before = os.environ.get("LAVAKV_GRAPH")
-    os.environ["LAVAKV_GRAPH"] = "1" if allowed else "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LAVAKV_GRAPH"]
-        else:
-            os.environ["LAVAKV_GRAPH"] = before
-
-
 def _kv_shape(text: Any) -> tuple[int, int]:
     """KV heads and head size of a model whose layers are equal."""
     heads = text.num_attention_heads
@@ -176,6 +167,6 @@ def _kv_shape(text: Any) -> tuple[int, int]:
 
 def unavailable(name: str, device: torch.device) -> str | None:
     """Why a configuration cannot be measured on a device, or None."""
-    if name in EAGER or device.type == "cuda":
+    if name in EAGER or name == "full_random" or device.type == "cuda":
         return None
     return "no CUDA device" if name in GRAPHS else "no CUDA device: generate compiles only there"

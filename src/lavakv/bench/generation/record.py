@@ -138,7 +138,7 @@ class GenerateRecord:
             f"{one}_to_{other}": times[one] / times[other] for one, other in RATIOS if one in times and other in times
         }
         if {"full", "lavakv"} <= self.first_token.keys():
-            found["first_token_to_full"] = self.first_token["lavakv"].seconds / self.first_token["full"].seconds
+            found["first_token_lavakv_to_full"] = self.first_token["lavakv"].seconds / self.first_token["full"].seconds
         return found
 
     def as_dict(self) -> dict[str, Any]:

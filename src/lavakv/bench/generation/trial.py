@@ -181,7 +181,8 @@ class GenerateTrial:
 
 def _missing(name: str, call: Call) -> str | None:
     """Why a call did not run as its configuration says, or None: a fallback must not pass for the real thing."""
-    why = "".join(f": {warning}" for warning in call.warnings)
+    reasons = call.warnings if call.refusal is None else [call.refusal]
+    why = "".join(f": {reason}" for reason in reasons)
     if name in GRAPHS and not call.num_replays:
         return f"decoded without a graph{why}"
     if name in COMPILED and not call.num_compiled:
