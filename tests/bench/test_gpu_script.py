@@ -34,8 +34,6 @@ TINY = [
     "48",
     "--rounds",
     "1",
-    "--prefill-rounds",
-    "1",
     "--batch-size",
     "2",
 ]

@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 
-from lavakv.bench.floor import Floor
 from lavakv.bench.generation.limit import Estimates
 from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.record import HEADLINES, SettingRecord, final_line
@@ -135,19 +134,10 @@ def test_a_setting_that_does_not_fit_is_left_out(subject, heard, monkeypatch) ->
 
 
 def test_what_takes_longer_than_allowed_is_skipped(subject, heard, monkeypatch) -> None:
-    seconds = {100: 1.0, 200: 1000.0}
-    monkeypatch.setattr(Estimates, "trial", lambda _, floor, __: seconds[lengths[floor]])
+    monkeypatch.setattr(Estimates, "trial", lambda *_: estimates.pop(0))
+    estimates = [1.0, 1000.0]
     settings = BenchSettings((100, 200), (48,), rounds=1, steps=1, prefill_rounds=0, masked=False, seconds=500)
     bench = Bench(subject, settings, heard)
-    lengths: dict[Floor, int] = {}
-    floor_of = Floor.of
-    monkeypatch.setattr(
-        Floor,
-        "of",
-        lambda size, machine, setting: (
-            lengths.setdefault(found := floor_of(size, machine, setting), setting.tokens) and found
-        ),
-    )
     records = list(bench.run())
     assert [record.setting.tokens for record in records] == [100]
     (skipped,) = bench.skipped

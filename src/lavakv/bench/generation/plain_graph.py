@@ -104,9 +104,12 @@ class GraphStep:
 @contextmanager
 def decoding_by(model: Any, step: Callable[..., Any]) -> Iterator[None]:
     """Let `generate` of a model decode by `step`, where it would take a compiled forward."""
-    model.get_compiled_call = lambda _: step
-    model._valid_auto_compile_criteria = lambda *_: True
+    methods = {"get_compiled_call": lambda _: step, "_valid_auto_compile_criteria": lambda *_: True}
+    own = {name: model.__dict__[name] for name in methods if name in model.__dict__}
+    model.__dict__.update(methods)
     try:
         yield
     finally:
-        del model.get_compiled_call, model._valid_auto_compile_criteria
+        for name in methods:
+            del model.__dict__[name]
+        model.__dict__.update(own)

@@ -183,7 +183,7 @@ def _missing(name: str, call: Call) -> str | None:
     """Why a call did not run as its configuration says, or None: a fallback must not pass for the real thing."""
     reasons = call.warnings if call.refusal is None else [call.refusal]
     why = "".join(f": {reason}" for reason in reasons)
-    if name in GRAPHS and not call.num_replays:
+    if name in (*GRAPHS, "lavakv_compiled") and not call.num_replays:
         return f"decoded without a graph{why}"
     if name in COMPILED and not call.num_compiled:
         return f"decoded without compiling{why}"
