@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,26 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-NO_MASKS = """
-import lavakv.bench.trial as trial
-def broken(*_): raise RuntimeError("the driver died")
-trial.masked_like = broken
-"""
-
-
-def _run(*arguments: str, first: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the script where packages are missing that only other commands need, after some Python."""
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script where packages are missing that only other commands need."""
     source = str(Path(lavakv.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-c", first + BLOCKED, str(SCRIPT), *arguments]
+    command = [sys.executable, "-c", BLOCKED, str(SCRIPT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the script in this process."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT))["main"]()
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, captured.out, captured.err)
+
+    return run
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -136,8 +144,12 @@ def test_every_part_is_printed_as_soon_as_it_is_known(done) -> None:
     assert plain["decode_ratio_to_floor"] == record["decode_ratio_to_floor"]
 
 
-def test_a_failure_does_not_throw_the_other_figures_away() -> None:
-    done = _run(*TINY, first=NO_MASKS)
+def test_a_failure_does_not_throw_the_other_figures_away(run_here, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the driver died")
+
+    monkeypatch.setattr("lavakv.bench.trial.masked_like", broken)
+    done = run_here(*TINY)
     assert done.returncode == 1
     assert "RuntimeError: the driver died" in done.stderr
     record, _ = _lines(done)
@@ -148,8 +160,8 @@ def test_a_failure_does_not_throw_the_other_figures_away() -> None:
     assert any(line.startswith("plain forwards: a token over") and "not measured" in line for line in _aims(done))
 
 
-def test_without_time_everything_is_skipped_and_named() -> None:
-    done = _run(*TINY, "--seconds", "0.001")
+def test_without_time_everything_is_skipped_and_named(run_here) -> None:
+    done = run_here(*TINY, "--seconds", "0.001")
     assert done.returncode == 0, done.stderr
     record, _ = _lines(done)
     assert all("not measured" in line for line in _aims(done))
@@ -164,8 +176,8 @@ def _aims(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if "(aim: " in line]
 
 
-def test_a_prompt_of_the_largest_batch_that_is_not_measured_is_refused() -> None:
-    done = _run("--device", "cpu", "--largest-at", "77")
+def test_a_prompt_of_the_largest_batch_that_is_not_measured_is_refused(run_here) -> None:
+    done = run_here("--device", "cpu", "--largest-at", "77")
     assert done.returncode == 2
     assert "--largest-at: expected one of (8192, 32768, 131072), got 77" in done.stderr
 

@@ -14,7 +14,7 @@ from lavakv.bench.generation.call import timed_generate
 from lavakv.bench.generation.configurations import Configurations
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import SETUP_STEPS, DecodeRecord, GenerateRecord
-from lavakv.bench.generation.trial import Pace, free_memory
+from lavakv.bench.generation.trial import Pace, free_memory, missing_reason
 from lavakv.bench.machine import Machine
 from lavakv.bench.measured import Listener
 from lavakv.bench.settings import Setting
@@ -152,6 +152,8 @@ class LargestBatchSearch:
             with ready.around():
                 call = timed_generate(self._subject.model, ready.ids, ready.cache, _NUM_NEW)
         except torch.OutOfMemoryError:
+            return None
+        if missing_reason(name, call) is not None:  # no memory was left for a graph
             return None
         return DecodeRecord.of(call, count, record.floor_of(name))
 

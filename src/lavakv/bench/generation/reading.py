@@ -95,11 +95,13 @@ class Reading:
         """The full cache for a multiple of the sequences read; they are repeated."""
         filled, repeats = self.full.filled, batch_size // self.batch_size
         cache = DynamicCache(config=self._model.config)
-        cache.layers = [
-            copy.copy(layer) if isinstance(layer, DynamicLayer) else copy.deepcopy(layer)
-            for layer in filled.cache.layers
-        ]  # a token that is added goes into new tensors
-        if repeats > 1:
+        if repeats == 1:
+            cache.layers = copy.deepcopy(filled.cache.layers)  # memory that is shared would be counted twice
+        else:
+            cache.layers = [
+                copy.copy(layer) if isinstance(layer, DynamicLayer) else copy.deepcopy(layer)
+                for layer in filled.cache.layers
+            ]  # repeating makes new tensors
             cache.batch_repeat_interleave(repeats)
         return Filled(cache, filled.ids.repeat_interleave(repeats, 0))
 

@@ -119,7 +119,7 @@ class GenerateTrial:
             self._note(name, call)
 
     def _note(self, name: str, call: Call) -> None:
-        missing = _missing(name, call)
+        missing = missing_reason(name, call)
         if missing is not None:
             self.record.not_available[name] = missing
             self._say(name, missing)
@@ -179,7 +179,7 @@ class GenerateTrial:
         self._listener.say(f"  generate, {MEANINGS[name]}: {words}")
 
 
-def _missing(name: str, call: Call) -> str | None:
+def missing_reason(name: str, call: Call) -> str | None:
     """Why a call did not run as its configuration says, or None: a fallback must not pass for the real thing."""
     reasons = call.warnings if call.refusal is None else [call.refusal]
     why = "".join(f": {reason}" for reason in reasons)
