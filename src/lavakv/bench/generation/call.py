@@ -32,7 +32,7 @@ class Call:
         kv_bytes: keys and values that the cache holds afterwards.
         peak_bytes: on a GPU, most memory in use, less what was in use before and is not the cache's; else None.
         bytes_beyond_cache: on a GPU, memory that stays taken from the device beyond the cache's own growth; else None.
-        num_replays: CUDA graphs replayed.
+        num_replays: CUDA graphs replayed; of lavakv's caches, tokens that were decoded by a replay.
         num_compiled: frames that `torch.compile` compiled.
         refusal: why lavakv's cache did not decode in a graph, or None.
         warnings: what users were warned of, without what only developers see.
@@ -81,9 +81,10 @@ def timed_generate(model: Any, ids: Tensor, cache: Any, num_new: int, compile_co
         )  # fmt: skip
         seconds = clock.seconds()
     peak, beyond = memory.since(cache)
+    graph = getattr(cache, "decode_graph", None)  # only lavakv's caches have one
     return Call(
-        seconds, output, cache_bytes(cache), peak, beyond, len(replays), _num_compiled() - compiled,
-        getattr(getattr(cache, "decode_graph", None), "refusal", None),
+        seconds, output, cache_bytes(cache), peak, beyond, len(replays) if graph is None else graph.num_replays,
+        _num_compiled() - compiled, None if graph is None else graph.refusal,
         list(dict.fromkeys(str(one.message)[:_MAX_WARNING] for one in caught if issubclass(one.category, UserWarning))),
     )  # fmt: skip
 
