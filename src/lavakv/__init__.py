@@ -34,7 +34,7 @@ from lavakv.errors import (
 if TYPE_CHECKING:
     from lavakv.budgets.worst_case import WorstCase, worst_case_entries
     from lavakv.eviction.records import Budgets
-    from lavakv.hf import LavaCache, disable, enable, enabled
+    from lavakv.hf import LavaCache, disable, enable, enabled, graphed
     from lavakv.policy.registry import policies
     from lavakv.policy.rules import Policy
     from lavakv.selection.kept import Selection
@@ -50,6 +50,7 @@ _HOME = {
     "disable": "lavakv.hf",
     "enable": "lavakv.hf",
     "enabled": "lavakv.hf",
+    "graphed": "lavakv.hf",
     "policies": "lavakv.policy.registry",
     "scores": "lavakv.selection.scores",
     "select": "lavakv.selection.select",
@@ -84,6 +85,7 @@ __all__ = [
     "disable",
     "enable",
     "enabled",
+    "graphed",
     "policies",
     "scores",
     "select",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from tests.attention.interpreter import repaired_interpreter  # first: it skips where Triton is missing
 
 from lavakv import InputError, UnsupportedError  # isort: skip
-from lavakv.attention import AttentionRequest
+from lavakv.attention import AttentionRequest, plan
 from lavakv.attention.ragged import attend_ragged
 from lavakv.attention.static import append_and_attend
 from lavakv.attention.triton import launch
+from lavakv.kernels import Fallback
 from lavakv.store.quantised import QuantisedStore
 from lavakv.store.ragged import RaggedStore
 from tests.attention.cases import Case
@@ -30,6 +35,42 @@ def _interpreter() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=[True, False], ids=["kernels", "operators"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the Triton kernels are expected to serve."""
+    monkeypatch.setattr(plan, "fallback", Fallback("decoding"))
+    plan.fallback.on_cpu = expected = bool(request.param)
+    return expected
+
+
+class Recording(TorchDispatchMode):
+    """The operators that a call went through, and their tensors; `replay` calls them again, as a CUDA graph would."""
+
+    def __init__(self, step: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self._calls: list[tuple[Any, ...]] = []
+        with self:
+            self._output = step()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self._calls.append((func, args, kwargs or {}, found))
+        return found
+
+    def replay(self) -> Tensor:
+        """What the call gives with the tensors as they are now."""
+        made: dict[int, Any] = {}
+        for func, args, kwargs, before in self._calls:
+            again = func(
+                *tree_map(lambda x: made.get(id(x), x), args), **tree_map(lambda x: made.get(id(x), x), kwargs)
+            )
+            pairs = zip(before, again, strict=True) if isinstance(before, tuple | list) else [(before, again)]
+            made.update((id(old), new) for old, new in pairs)
+        found = made[id(self._output)]
+        assert isinstance(found, Tensor)
+        return found
+
+
 def _filled(example: Case, room: int) -> RaggedStore:
     with conditions(with_operator=True):  # spare room is full of NaN
         store = example.fill(RaggedStore())
@@ -40,7 +81,9 @@ def _filled(example: Case, room: int) -> RaggedStore:
 
 
 @pytest.mark.parametrize("num_queries", [1, 2])
-def test_steps_of_one_graph_equal_growing_steps(monkeypatch: pytest.MonkeyPatch, num_queries: int) -> None:
+def test_steps_of_one_graph_equal_growing_steps(
+    kernels: bool, monkeypatch: pytest.MonkeyPatch, num_queries: int
+) -> None:
     monkeypatch.setattr(launch, "tile_size", lambda *_: 8)  # the tail spans several tiles, some of them still empty
     example = case(torch.float32, 16)
     store, heads = _filled(example, STEPS * num_queries), example.keys.shape[1]
@@ -71,7 +114,41 @@ def test_steps_of_one_graph_equal_growing_steps(monkeypatch: pytest.MonkeyPatch,
     assert int(length) == tail.length
 
 
-def test_a_step_can_be_repeated_as_a_warm_up() -> None:
+@pytest.mark.parametrize("counts", [[[0, 90], [1, 3]], [[4, 4], [4, 4]], [[0, 0], [0, 0]], [[0, 130], [0, 0]]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_the_operators_of_one_step_do_the_next_ones(dtype: torch.dtype, counts: Any, softcap: float | None) -> None:
+    torch.manual_seed(0)
+    example = case(dtype, 16, counts, softcap=softcap, sinks=True, past_masked=softcap is not None)
+    store = _filled(example, STEPS)
+    twin, tail = copy.deepcopy(store), store.tail
+    assert tail is not None
+    new, queries = (torch.zeros(2, rows, 1, 16, dtype=dtype) for rows in (2, 6))
+    length = torch.tensor([tail.length])
+    request = example.request._replace(queries=queries)
+    assert request.settings.sinks is not None
+    exact_settings = request.settings._replace(sinks=request.settings.sinks.double())
+
+    def step() -> Tensor:
+        return append_and_attend(store, new, new, request, length)
+
+    step()  # plans the blocks
+    recording = Recording(step)
+    for _ in range(STEPS):
+        new.copy_(torch.randn(new.shape))
+        queries.copy_(torch.randn(queries.shape))
+        got = recording.replay()
+        twin.append(new, new)
+        expected = attend_ragged(twin, request)
+        exact = attend_ragged(in_float64(twin), request._replace(queries=queries.double(), settings=exact_settings))
+        assert typical(got, exact) <= 2 * typical(expected, exact)
+        length += 1
+    assert twin.tail is not None
+    tail.advance(STEPS)
+    assert torch.equal(tail.keys, twin.tail.keys)
+
+
+def test_a_step_can_be_repeated_as_a_warm_up(kernels: bool) -> None:
     example = case(torch.bfloat16, 16)
     store = _filled(example, 3)
     assert store.tail is not None
@@ -80,11 +157,17 @@ def test_a_step_can_be_repeated_as_a_warm_up() -> None:
     assert torch.equal(answers[0], answers[2])
 
 
-def test_what_the_kernels_cannot_take_is_refused_by_name() -> None:
+def test_what_the_kernels_cannot_take_is_served_by_operators_and_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "fallback", Fallback("decoding"))
+    plan.fallback.on_cpu = True
     example = case(torch.float64, 16)
-    new = example.keys[:, :, :1]
-    with pytest.raises(UnsupportedError, match="float64 is neither"):
-        append_and_attend(_filled(example, 1), new, new, example.request, torch.tensor([6]))
+    store, new = _filled(example, 1), example.keys[:, :, :1]
+    twin = copy.deepcopy(store)
+    assert store.tail is not None
+    with pytest.warns(UserWarning, match="float64 is neither"):
+        got = append_and_attend(store, new, new, example.request, torch.tensor([store.tail.length]))
+    twin.append(new, new)
+    assert torch.allclose(got, attend_ragged(twin, example.request), rtol=1e-12, atol=1e-12)
 
 
 def test_a_past_in_fewer_bits_is_refused_by_name() -> None:

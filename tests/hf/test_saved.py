@@ -338,7 +338,10 @@ def test_all_that_a_cache_remembers_is_saved_or_known_to_be_needless() -> None:
         "_itemsize",
     }
     from_the_model = {"_config", "_geometry", "layer_class_to_replicate", "offloading"}
-    assert vars(cache).keys() == saved | from_the_model | {"_num_new", "_prompt_columns", "_has_recorded"}
+    of_the_machine = {"graph", "decode_graph"}
+    assert vars(cache).keys() == saved | from_the_model | of_the_machine | {
+        "_num_new", "_prompt_columns", "_has_recorded",
+    }  # fmt: skip
     of_a_forward = {"step", "noted_ids", "held"}
     from_the_policy_or_the_next_forward = {"needs_norms", "projections", "_dtype"}
     known = {"_geometry", "session", "_model", "kv_dtype"} | of_a_forward | from_the_policy_or_the_next_forward

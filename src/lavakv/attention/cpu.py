@@ -13,7 +13,7 @@ from torch import Tensor
 from lavakv.attention.partial import Partial
 from lavakv.attention.request import AttentionRequest
 from lavakv.store.blocks import Blocks
-from lavakv.store.ragged import RaggedStore
+from lavakv.store.past import RaggedPast
 
 _OPERATOR = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 MAX_ROWS = 16  # packed queries of a KV head; each block works for all of its slots, which is expensive for many rows
@@ -47,13 +47,19 @@ def attend_part_cpu_flash(
 
 
 def attend_blocks(
-    store: RaggedStore, blocks: list[Blocks | None], request: AttentionRequest, packed: Tensor, mask: Tensor | None
+    past: RaggedPast,
+    blocks: list[Blocks | None],
+    tail: tuple[Tensor, Tensor],
+    request: AttentionRequest,
+    packed: Tensor,
+    mask: Tensor | None,
 ) -> Tensor:
     """Attend to survivors block by block and to the tail, and merge all by log-sum-exp.
 
     Args:
-        store: holds at least one survivor.
+        past: holds at least one survivor.
         blocks: those of each sequence, None where it holds no survivor.
+        tail: keys `[B, H, tail, head_dim]` and values `[B, H, tail, value_dim]`.
         request: its scaling and sinks are used; a softcap and a mask of the past cannot be.
         packed: `[B, H, rows, head_dim]`, group-major, then query.
         mask: bool `[B, 1, rows, tail]`, or None.
@@ -61,20 +67,18 @@ def attend_blocks(
     Returns:
         `[B, H, rows, value_dim]`, float32 or wider.
     """
-    assert store.past is not None
-    assert store.tail is not None
     heads, rows = packed.shape[1:3]
     scaling, _, sinks = request.settings
-    tail = attend_part_cpu_flash(packed, store.tail.keys, store.tail.values, scaling, mask)
+    recent = attend_part_cpu_flash(packed, *tail, scaling, mask)
     extra = None
     if sinks is not None:
-        own = sinks.to(tail.log_sum_exp.dtype).view(heads, -1, 1)
+        own = sinks.to(recent.log_sum_exp.dtype).view(heads, -1, 1)
         extra = own.expand(heads, own.shape[1], rows // own.shape[1]).reshape(heads, 1, rows)
     merged = []
     for sequence, own_blocks in enumerate(blocks):
-        outputs, weights = [tail.output[sequence][:, None]], [tail.log_sum_exp[sequence][:, None]]
+        outputs, weights = [recent.output[sequence][:, None]], [recent.log_sum_exp[sequence][:, None]]
         if own_blocks is not None:
-            part = store.past.part(sequence * heads, (sequence + 1) * heads)
+            part = past.part(sequence * heads, (sequence + 1) * heads)
             found = _attend_past(own_blocks, *part, packed[sequence], scaling)
             outputs.append(found.output)
             weights.append(found.log_sum_exp)

@@ -15,30 +15,39 @@ from lavakv.store.ragged import RaggedStore
 def attend_ragged(store: RaggedStore, request: AttentionRequest) -> Tensor:
     """Attend to a ragged store with PyTorch's operators.
 
-    Queries of one KV head are packed, so its entries are read once, never repeated.
-
     Returns:
         `[B, query_heads, q, value_dim]` in the queries' dtype.
     """
     assert store.past is not None
     assert store.tail is not None
+    return attend_past_and_tail(store.past, store.tail.keys, store.tail.values, request)
+
+
+def attend_past_and_tail(past: RaggedPast, tail_keys: Tensor, tail_values: Tensor, request: AttentionRequest) -> Tensor:
+    """Attend to a ragged past and to a tail, `[B, H, tail, head_dim]` and `[B, H, tail, value_dim]`.
+
+    Queries of one KV head are packed, so its entries are read once, never repeated.
+
+    Returns:
+        `[B, query_heads, q, value_dim]` in the queries' dtype.
+    """
     queries = request.queries
     batch, query_heads, num_queries, head_dim = queries.shape
-    heads = store.num_heads
+    heads = tail_keys.shape[1]
     packed = queries.reshape(batch, heads, -1, head_dim)  # rows: group-major, then query
     group = query_heads // heads
     mask = request.tail_mask
     if mask is not None:
-        mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, 1, group * num_queries, -1)
-    rows, past = packed.shape[2], store.past
+        mask = mask[:, :, None].expand(batch, -1, group, -1, -1).reshape(batch, 1, group * num_queries, -1)
+    rows = packed.shape[2]
     if rows <= MAX_ROWS and past.num_entries and _can_flash(request, packed, past.keys, past.values):
         blocks = None if request.past_mask is not None else past.blocks(batch)
         if blocks is not None:
-            merged = attend_blocks(store, blocks, request, packed, mask)
+            merged = attend_blocks(past, blocks, (tail_keys, tail_values), request, packed, mask)
             return merged.to(queries.dtype).reshape(batch, query_heads, num_queries, -1)
-    parts = [_part(request, packed, store.tail.keys, store.tail.values, mask)]
-    if store.past.num_entries:
-        parts.append(_past(store.past, request, packed))
+    parts = [_part(request, packed, tail_keys, tail_values, mask)]
+    if past.num_entries:
+        parts.append(_past(past, request, packed))
     sinks = request.settings.sinks
     if sinks is not None:
         sinks = sinks.view(1, heads, group, 1).expand(1, heads, group, num_queries).reshape(1, heads, -1)

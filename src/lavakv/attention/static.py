@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from lavakv.attention import plan
+from lavakv.attention.ragged import attend_past_and_tail
 from lavakv.attention.request import AttentionRequest
-from lavakv.attention.triton.sizes import refusal
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.store.quantised import QuantisedStore
 from lavakv.store.ragged import RaggedStore
@@ -16,8 +18,9 @@ def append_and_attend(
 ) -> Tensor:
     """Write new columns behind the tail and attend to everything, at a place that only the device knows.
 
-    Launches the same kernels with the same grid and pointers at every call, so that a call captured in a CUDA graph
-    does the next step when it is replayed with other contents of `keys`, `values`, queries, mask and `length`.
+    Does the same work on the same pointers at every call, so that a call captured in a CUDA graph does the next step
+    when it is replayed with other contents of `keys`, `values`, queries, mask and `length`. The Triton kernels serve
+    it where `AttentionPlan` would choose them, PyTorch's operators over all of the tail's capacity elsewhere.
 
     Before: `store.tail.reserve(num_columns)` for all steps to come, and a call or more outside the capture, which
     compiles the kernels and plans the tiles (`length` has not changed, so the same columns are written again). Columns
@@ -36,18 +39,17 @@ def append_and_attend(
         `[B, query_heads, q, value_dim]` in the queries' dtype.
 
     Raises:
-        UnsupportedError: the Triton kernels cannot take this layer; the message says why.
+        UnsupportedError: a past in fewer bits.
         InputError: several queries without a mask.
     """
     assert store.past is not None
     assert store.tail is not None
-    reason = refusal(request.queries, keys, values)
     if isinstance(store, QuantisedStore):
-        reason = f"a past in {store.kv_bits} bits, which is dequantised again at every step"
-    if reason is not None:
         raise UnsupportedError(
-            "static decoding", expected="a layer for the Triton kernels", got=reason, fix="Decode without a CUDA graph."
-        )
+            "static decoding", expected="a past in the dtype of the tail",
+            got=f"a past in {store.kv_bits} bits, which is dequantised again at every step",
+            fix="Decode without a CUDA graph.",
+        )  # fmt: skip
     if request.queries.shape[2] > 1 and request.tail_mask is None:
         raise InputError(
             "request.tail_mask",
@@ -55,7 +57,37 @@ def append_and_attend(
             got="None",
             fix="Pass bool [B, 1, q, capacity], causal among the new columns.",
         )
+    store.tail.write_at(length, keys.detach(), values.detach())
+    attend = _attend_kernels if _kernels_serve(store, request) else _attend_plain
+    return attend(store, request, length)
+
+
+def _kernels_serve(store: RaggedStore, request: AttentionRequest) -> bool:
+    """Whether the Triton kernels take this; where they are expected to and cannot, the reason is warned of once."""
+    if not plan.kernels_expected(store, request):
+        return False
+    reason = plan.kernel_refusal(store, request)
+    if reason is not None:
+        plan.fallback.warn(reason)
+    return reason is None
+
+
+def _attend_kernels(store: RaggedStore, request: AttentionRequest, length: Tensor) -> Tensor:
     from lavakv.attention.triton.launch import Tail, attend_tiles  # loads Triton
 
-    store.tail.write_at(length, keys.detach(), values.detach())
-    return attend_tiles(store.past, Tail(*store.tail.buffers, keys.shape[2], length), request)
+    assert store.past is not None
+    assert store.tail is not None
+    return attend_tiles(store.past, Tail(*store.tail.buffers, request.queries.shape[2], length), request)
+
+
+def _attend_plain(store: RaggedStore, request: AttentionRequest, length: Tensor) -> Tensor:
+    """Twin of `_attend_kernels` with PyTorch's operators; columns that are not in use are hidden and cleared."""
+    assert store.past is not None
+    assert store.tail is not None
+    keys, values = store.tail.buffers
+    in_use = torch.arange(keys.shape[2], device=length.device) < length + request.queries.shape[2]
+    keys, values = (torch.where(in_use[:, None], buffer, 0) for buffer in (keys, values))  # spare columns may be NaN
+    mask = in_use.expand(1, 1, request.queries.shape[2], -1)
+    if request.tail_mask is not None:
+        mask = request.tail_mask & mask
+    return attend_past_and_tail(store.past, keys, values, request._replace(tail_mask=mask))

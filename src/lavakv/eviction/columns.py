@@ -44,6 +44,27 @@ class Columns:
         self.length = end
         self.any_padding = self.any_padding or not (all_real or (may_look and bool(real.all())))
 
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """`real` and `tokens` with the spare columns, `[B, capacity]`; what is in those is undefined."""
+        assert self._real is not None
+        assert self._tokens is not None
+        return self._real, self._tokens
+
+    @storing()
+    def reserve(self, num_columns: int) -> None:
+        """Allocate capacity for this many more columns: until they are used up, the buffers stay where they are."""
+        real, tokens = self.buffers
+        if self.length + num_columns > real.shape[1]:
+            end = self.length + num_columns
+            self._real, self._tokens = (_grown(part, self.length, end, part) for part in (real, tokens))
+
+    def advance(self, num_columns: int, may_be_padding: bool) -> None:
+        """Count columns that were written into the buffers."""
+        assert self.length + num_columns <= self.buffers[0].shape[1]
+        self.length += num_columns
+        self.any_padding = self.any_padding or may_be_padding
+
     def note_brought_back(self, found: Tensor | None) -> None:
         """Remember for later that a mask may have shown columns that no head ever held, bool `[]`."""
         if found is not None:

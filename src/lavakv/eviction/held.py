@@ -198,7 +198,8 @@ class HeldLayers:
         stores = tuple(store.snapshot() for store in self.stores)
         columns = self.columns
         seen = columns.real.clone(), columns.tokens.clone()
-        return SessionSnapshot(*seen, self.budgets, stores, columns.brought_back, *self.log.snapshot())
+        brought_back = None if columns.brought_back is None else columns.brought_back.clone()
+        return SessionSnapshot(*seen, self.budgets, stores, brought_back, *self.log.snapshot())
 
     @storing()
     def restore(self, snapshot: SessionSnapshot) -> None:

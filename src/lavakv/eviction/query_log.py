@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,8 +38,23 @@ class _Forward:
         return part if self.rows is None else part.index_select(0, torch.tensor(self.rows, device=part.device))
 
 
+class DeviceLog(Protocol):
+    """Where captured steps write their queries; only who counts the steps knows how many are in it.
+
+    Attributes:
+        settings: the model's scaling, softcap and sinks, by layer.
+    """
+
+    settings: dict[int, AttentionSettings]
+
+    def last(self, end: int, count: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Queries and norms of the `count` columns before column `end`, by layer, as tensors of their own."""
+
+
 class QueryLog:
     """Queries of the last `window` columns, held by reference: a decode step copies nothing and launches nothing.
+
+    Captured steps write theirs into a `DeviceLog`; they are read from there when something asks for them.
 
     Attributes:
         window: columns to remember.
@@ -48,11 +64,36 @@ class QueryLog:
         self.window = window
         self._forwards: list[_Forward] = []
         self._settings: dict[int, AttentionSettings] = {}
+        self._device_log: DeviceLog | None = None
+        self._unread = self._end = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._read()
+        return self.__dict__
 
     @property
     def num_columns(self) -> int:
         """Last columns whose queries can judge a round, at most the window."""
+        self._read()
         return self._num_remembered if self._settings else 0
+
+    def count(self, device_log: DeviceLog, end: int) -> None:
+        """Count one column that a captured step has written, the last before column `end`."""
+        if self._device_log is not device_log:
+            self._read()
+            self._device_log = device_log
+        self._unread, self._end = self._unread + 1, end
+
+    def _read(self) -> None:
+        """Read what captured steps have written since the last time."""
+        found, self._device_log = self._device_log, None
+        if found is None:
+            return
+        count, self._unread = min(self._unread, self.window), 0
+        if count:
+            self._forwards.append(_Forward(count, *found.last(self._end, count)))
+        self._settings.update(found.settings)
+        self.end(succeeded=True)
 
     @property
     def _num_remembered(self) -> int:
@@ -60,6 +101,8 @@ class QueryLog:
 
     def begin(self, num_columns: int) -> None:
         """Start a forward that brings so many columns."""
+        if self._device_log is not None:
+            self._read()
         self._forwards.append(_Forward(min(num_columns, self.window)))
 
     def note(self, layer: int, queries: Tensor, settings: AttentionSettings, norms: Tensor | None = None) -> None:
@@ -88,6 +131,7 @@ class QueryLog:
 
     def truncate(self, num_columns: int) -> None:
         """Forget the last columns."""
+        self._read()
         while num_columns and self._forwards:
             last = self._forwards[-1]
             dropped = min(num_columns, last.num_columns)
@@ -97,11 +141,13 @@ class QueryLog:
 
     def select(self, sequences: Sequence[int]) -> None:
         """Hold these sequences, in this order; nothing is copied before a round needs it."""
+        self._read()
         for one in self._forwards:
             one.rows = list(sequences) if one.rows is None else [one.rows[row] for row in sequences]
 
     def snapshot(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """What is remembered, by layer: queries `[B, query_heads, num_columns, head_dim]`, norms `[B, num_columns]`."""
+        self._read()
         found = [(layer, *self._parts(layer)) for layer in sorted(self._forwards[-1].queries if self._forwards else ())]
         queries = {layer: own.clone() for layer, own, _ in found if own is not None}
         return queries, {layer: norms.clone() for layer, _, norms in found if norms is not None}
@@ -109,6 +155,7 @@ class QueryLog:
     def restore(self, queries: Mapping[int, Tensor], norms: Mapping[int, Tensor]) -> None:
         """Remember what `snapshot` gave, and nothing else; it judges a round once a forward has brought settings."""
         self._forwards, self._settings = [], {}
+        self._device_log, self._unread = None, 0
         if queries:
             columns = next(iter(queries.values())).shape[2]
             self._forwards = [_Forward(columns, dict(queries), dict(norms))]
@@ -119,6 +166,7 @@ class QueryLog:
         Args:
             weight: gives a layer's output projection `[query_heads, value_dim, hidden]`, or None if not needed.
         """
+        self._read()
         return [self._observation(layer, weight(layer)) for layer in sorted(self._settings)]
 
     def _observation(self, layer: int, weight: Tensor | None) -> Observation:

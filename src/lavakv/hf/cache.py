@@ -19,9 +19,10 @@ from lavakv.eviction.round import Ranker
 from lavakv.eviction.session import Session
 from lavakv.eviction.tolerance import check_scores_first, sequence_plan
 from lavakv.hf import memory
-from lavakv.hf.checks import check_reserved, tokens_and_padding
+from lavakv.hf.checks import check_graph, check_reserved, tokens_and_padding
 from lavakv.hf.geometry import check_policy, geometry_of, stock_layers
 from lavakv.hf.given_mask import check_brought_back
+from lavakv.hf.graph.decode_graph import DecodeGraph
 from lavakv.hf.layer import LavaLayer, LavaLinearLayer
 from lavakv.hf.rotation import check_rotation
 from lavakv.hf.round_checks import Evict, check_evict, check_judges_later
@@ -70,6 +71,13 @@ class LavaCache(EvictingCache):
         protect: positions that are never evicted, e.g. those of a system prompt: a number of tokens at the beginning of
             each sequence, or a slice of its positions. They count towards the budget.
         kv_bits: bits of each number that leaves the window, 8 or 4; None keeps the model's dtype.
+        graph: on a CUDA device, let `generate` decode by replaying a captured step; see `lavakv.graphed`. What cannot
+            be captured is decoded as without it, and a warning says why. False does not try. `LAVAKV_GRAPH=0` turns it
+            off for all caches.
+
+    Attributes:
+        graph: may be changed at any time; not saved.
+        decode_graph: counts captures and replays, and says why there are none.
 
     Raises:
         LavaError: a subclass each for budget, policy, store, and models that cannot be compressed.
@@ -91,6 +99,7 @@ class LavaCache(EvictingCache):
         max_tokens_per_head: int | None = None,
         protect: int | slice = 0,
         kv_bits: KvBits | None = None,
+        graph: bool = True,
     ) -> None:
         self._spec = BudgetSpec(budget, keep, max_bytes, window, max_loss)
         self._policy = get_policy(policy)
@@ -111,6 +120,7 @@ class LavaCache(EvictingCache):
         if self.evicts_turns or self.max_tokens_per_head is not None:
             check_judges_later(self._policy)
         super().__init__(layers=[])
+        self.graph, self.decode_graph = check_graph(graph), DecodeGraph()
         self.reset()
 
     def __repr__(self) -> str:
@@ -244,6 +254,7 @@ class LavaCache(EvictingCache):
 
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
+        self.decode_graph.free()
         stores = [self._new_store() for _ in self.layer_indices]
         self._state = CacheState(self._geometry, Session(stores, self._geometry.num_heads, self._window))
         self._state.needs_norms = self._needs("residual_norms")
@@ -327,9 +338,23 @@ class LavaCache(EvictingCache):
         columns = self._state.session.columns.length
         self._watch = TailWatch(budgets, tokens, columns) if uncompressed else None
 
-    @storing()
     def _apply_reservation(self) -> None:
-        num_columns = self._columns_to_reserve(self._reserved)
+        self._reserve_columns(self._columns_to_reserve(self._reserved))
+
+    def reserve_ahead(self, num_columns: int) -> None:
+        """Allocate capacity for captured steps, up to the next round."""
+        to_round = self.tokens_to_round()
+        num_columns = num_columns if to_round is None else min(num_columns, to_round + 1)
+        self._reserve_columns(num_columns)
+        self._state.session.columns.reserve(num_columns)
+
+    @property
+    def tail_length(self) -> int:
+        """Columns that every head holds: the window and all that came since the last round."""
+        return self._state.session.stores[0].tail_length
+
+    @storing()
+    def _reserve_columns(self, num_columns: int) -> None:
         for store in self._state.session.stores if num_columns else ():
             store.reserve(num_columns)
 

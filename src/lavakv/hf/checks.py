@@ -125,6 +125,17 @@ def check_reserved(max_new_tokens: Any) -> int:
     return max_new_tokens
 
 
+def check_graph(graph: Any) -> bool:
+    """Check whether to decode through a graph.
+
+    Raises:
+        InputError: neither true nor false.
+    """
+    if not isinstance(graph, bool):
+        raise InputError("graph", expected="True or False", got=repr(graph), fix="Leave it out, or pass False.")
+    return graph
+
+
 def check_settings(kwargs: dict[str, Any], config: Any) -> None:
     """Refuse what evicted entries make impossible.
 

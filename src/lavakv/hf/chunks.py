@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lavakv.errors import CacheStateError
 from lavakv.eviction.records import Budgets
+from lavakv.eviction.session import Phase
 from lavakv.hf.checks import check_prompt
 from lavakv.hf.driven import DrivenCache
 from lavakv.hf.round_checks import Evict, check_judges_chunks
@@ -74,6 +75,11 @@ class ChunkedPrompt(DrivenCache):
             )  # fmt: skip
         self.check_chunks()
         self._prompt_columns = num_columns or -1
+
+    @property
+    def holds_whole_prompt(self) -> bool:
+        """Whether a prompt is held, evicted, and nothing is under way."""
+        return self._state.session.phase is Phase.HOLDING and self._prompt_columns is None
 
     def require_complete_prompt(self) -> None:
         """Raise CacheStateError where no prompt is held, or one that comes in chunks is not at its end."""

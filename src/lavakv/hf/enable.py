@@ -17,6 +17,7 @@ from lavakv.hf.checks import enabled_decoders
 from lavakv.hf.contract import check_contract
 from lavakv.hf.generate import guard_generate, unguard_generate
 from lavakv.hf.geometry import check_decoder
+from lavakv.hf.graph.call import guard_decoding, unguard_decoding
 from lavakv.hf.hooks import watch_decoder, watch_model
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -66,6 +67,7 @@ def enable(model: Model) -> Model:
     enabled_decoders.add(decoder)
     guard_adapter(model)
     guard_generate(base)
+    guard_decoding(base)
     return model
 
 
@@ -83,6 +85,7 @@ def disable(model: Model) -> Model:
                 decoder.set_attn_implementation(record.replaced_attention)
     enabled_decoders.discard(decoder)
     unguard_generate(base)
+    unguard_decoding(base)
     return model
 
 

@@ -40,7 +40,9 @@ class GuardedGenerate:
             _check_options(self.__self__, args, kwargs)
             check_generate_adapter(self.__self__, cache)
             _check_continuation(self.__self__, cache, args, kwargs)
-            cache.note_announced(_num_announced(self.__self__, args, kwargs))
+            announced = _num_announced(self.__self__, args, kwargs)
+            cache.note_announced(announced)
+            cache.decode_graph.expect(announced or None)
             _announce_chunks(self.__self__, cache, args, kwargs)
         try:
             with _prepared(self.__self__, cache, args, kwargs):
@@ -51,6 +53,7 @@ class GuardedGenerate:
         finally:
             if cache is not None:
                 cache.forget_expected()
+                cache.decode_graph.expect(None)
                 cache.whole_text_follows = False  # a call that stopped before its second round of drafts
 
     @property

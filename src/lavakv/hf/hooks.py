@@ -89,7 +89,7 @@ def _before_forward(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if inputs is None:
         raise InputError("input_ids", expected="token ids or embeddings", got="neither", fix="Pass one of them.")
     enabled_decoders.add(decoder)
-    if not cache.get_seq_length():
+    if cache.batch_size < 0:
         check_weights_loaded(decoder)
     cache.begin(decoder, inputs, given.get("attention_mask"), given.get("position_ids"))
     interface.start(_token(decoder, cache), INTERCEPTOR)

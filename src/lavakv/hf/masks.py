@@ -13,13 +13,33 @@ class SeenColumns(int):
     """The number of columns of a mask that only a `LavaCache`'s layers will read; it marks such masks."""
 
 
+class StaticColumns(int):
+    """Marks the masks of a captured step, which works them out on the device.
+
+    Attributes:
+        make: called with what a mask function is called with; returns the mask.
+    """
+
+    make: Callable[[dict[str, Any]], Any]
+
+    @classmethod
+    def of(cls, length: int, make: Callable[[dict[str, Any]], Any]) -> StaticColumns:
+        """Mark a length."""
+        marked = cls(length)
+        marked.make = make
+        return marked
+
+
 def lava_mask(delegate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Make the mask of a forward; anything but a later forward on a `LavaCache` is left to the delegate.
 
     Where a padding mask is passed, transformers' own functions look whether it hides anything, to save the mask. Here
     a plain causal mask needs no more than the padding mask itself: lavakv's attention knows what is causal.
     """
-    if not isinstance(kwargs.get("kv_length"), SeenColumns) or not kwargs.get("q_offset"):
+    length = kwargs.get("kv_length")
+    if isinstance(length, StaticColumns):
+        return length.make(kwargs)
+    if not isinstance(length, SeenColumns) or not kwargs.get("q_offset"):
         return delegate(*args, **kwargs)
     padding = kwargs.get("attention_mask")
     if kwargs.get("mask_function") is causal_mask_function:

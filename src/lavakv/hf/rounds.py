@@ -154,6 +154,12 @@ class EvictingCache(CacheOperations, ChunkedPrompt):
             found.append(tolerance or limit)
         return found
 
+    def tokens_to_round(self) -> int | None:
+        """Tokens that may come one by one before one of them calls for a round; None without a bound."""
+        if self.max_tokens_per_head is None:
+            return None
+        return self.max_tokens_per_head - max(self._most_held()) - 1
+
     def _columns_to_reserve(self, announced: int) -> int:
         """Columns that the tail should have capacity for: those announced, up to the bound, or the prompt's others."""
         if self._prompt_columns is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from lavakv.errors import UnsupportedError
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.croppable import check_no_recurrent_layers
+from lavakv.hf.method import ReplacedMethod, set_methods, take_methods
 from lavakv.hf.versions import changed
 
 _OPTIONS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
@@ -44,27 +45,7 @@ def check_speculation(model: Any, cache: LavaCache, name: str, kwargs: dict[str,
         raise changed("generate", "the methods " + ", ".join(method.name for method in _METHODS), "others")
 
 
-class _Method:
-    """A method set on a model object; copied and pickled with it.
-
-    Args:
-        model: the model.
-        replaced: a method of this name that was set on the object before, or None for its class's own.
-    """
-
-    name: str
-
-    def __init__(self, model: Any, replaced: Any = None) -> None:
-        self.__self__, self.replaced = model, replaced
-
-    @property
-    def __wrapped__(self) -> Any:
-        """The method behind it, by which signature and documentation are found."""
-        model = self.__self__
-        return getattr(type(model), self.name).__get__(model) if self.replaced is None else self.replaced
-
-
-class _CandidateGenerator(_Method):
+class _CandidateGenerator(ReplacedMethod):
     """Makes what drafts tokens."""
 
     name = "_get_candidate_generator"
@@ -76,7 +57,7 @@ class _CandidateGenerator(_Method):
         return generator
 
 
-class _Inputs(_Method):
+class _Inputs(ReplacedMethod):
     """Cuts the text to what a forward gets."""
 
     name = "prepare_inputs_for_generation"
@@ -121,17 +102,9 @@ def _draft_nothing_first(generator: Any, cache: LavaCache) -> None:
 
 def guard_speculation(model: Any) -> None:
     """Put the two methods on this model object."""
-    for method in _METHODS:
-        own = model.__dict__.get(method.name)
-        if hasattr(type(model), method.name) and not isinstance(own, method):
-            setattr(model, method.name, method(model, own))
+    set_methods(model, _METHODS)
 
 
 def unguard_speculation(model: Any) -> None:
     """Take them away; what was set on the object before comes back."""
-    for method in _METHODS:
-        own = model.__dict__.get(method.name)
-        if isinstance(own, method):
-            delattr(model, method.name)
-            if own.replaced is not None:
-                setattr(model, method.name, own.replaced)
+    take_methods(model, _METHODS)

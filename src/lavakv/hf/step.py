@@ -28,7 +28,26 @@ class Masks(NamedTuple):
 NOTHING_HIDDEN = Masks()
 
 
-class AppendStep:
+class NotedStep:
+    """A forward that brings tokens behind those that a cache holds.
+
+    Attributes:
+        hidden_states: `[B, q, hidden]`, what entered the layer under way, where a later round needs its norms, or None.
+    """
+
+    def __init__(self) -> None:
+        self.hidden_states: Tensor | None = None
+
+    def pop_norms(self) -> Tensor | None:
+        """Norms of the residual stream that entered the layer under way, float32 `[B, q]`, once; None if not seen."""
+        hidden_states, self.hidden_states = self.hidden_states, None
+        if hidden_states is None:
+            return None
+        norms: Tensor = hidden_states.detach().float().norm(dim=-1)  # as of a prompt, to the bit
+        return norms
+
+
+class AppendStep(NotedStep):
     """A forward on a cache that already holds its prompt.
 
     Args:
@@ -38,7 +57,6 @@ class AppendStep:
 
     Attributes:
         attention: which path each kind of layer takes.
-        hidden_states: `[B, q, hidden]`, what entered the layer under way, where a later round needs its norms, or None.
     """
 
     def __init__(self, num_queries: int, columns: Columns, mask_given: bool) -> None:
@@ -46,14 +64,6 @@ class AppendStep:
         self.hidden_states: Tensor | None = None
         self._num_queries, self._columns, self._mask_given = num_queries, columns, mask_given
         self._built: tuple[Any, Masks] | None = None
-
-    def pop_norms(self) -> Tensor | None:
-        """Norms of the residual stream that entered the layer under way, float32 `[B, q]`, once; None if not seen."""
-        hidden_states, self.hidden_states = self.hidden_states, None
-        if hidden_states is None:
-            return None
-        norms: Tensor = hidden_states.detach().float().norm(dim=-1)  # as of a prompt, to the bit
-        return norms
 
     def masks(self, mask: Any, tail_length: int, device: torch.device) -> Masks:
         """What the new queries see, by the mask that the model made or got; built once for all layers that share it.

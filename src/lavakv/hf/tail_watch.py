@@ -43,11 +43,11 @@ class TailWatch:
             f"of a cache is compressed, and {appended} tokens came after it. `LavaCache(evict='turns')` compresses "
             "later ones too; otherwise send the whole prompt in the first one (a system prompt together with what "
             "follows it), or say with `LavaCache(max_new_tokens=...)` how many tokens are to come uncompressed.",
-            stacklevel=_stacklevel(),
+            stacklevel=stacklevel(),
         )
 
 
-def _stacklevel() -> int:
+def stacklevel() -> int:
     """How far up the first frame is that belongs to none of the libraries: the user's own line."""
     frame, level = sys._getframe(2), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:

@@ -104,6 +104,18 @@ class RaggedStore(LayerStore):
         assert self.tail is not None
         self.tail.reserve(num_columns)
 
+    @property
+    def tail_capacity(self) -> int:
+        """Columns that fit into the tail before its buffers move. After `keep`."""
+        assert self.tail is not None
+        return self.tail.buffers[0].shape[2]
+
+    def advance(self, num_columns: int) -> None:
+        """Count columns that a captured step has written behind the tail; see `GrowingKeyValues.write_at`."""
+        assert self.tail is not None
+        self.tail.advance(num_columns)
+        self._num_columns += num_columns
+
     @override
     def truncate(self, num_columns: int) -> None:
         assert self.tail is not None

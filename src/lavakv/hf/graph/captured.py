@@ -1,0 +1,140 @@
+"""One captured decode step: recorded with certain weights, tensors and arguments, and replayed for other contents."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from lavakv.hf.cache import LavaCache
+from lavakv.hf.graph.backend import DeviceGraph
+from lavakv.hf.graph.capturing import capturing
+from lavakv.hf.graph.host_reads import RefuseHostReads
+from lavakv.hf.graph.inputs import MASK, DecodeInputs
+from lavakv.hf.graph.refusal import CannotCapture
+from lavakv.hf.graph.static_step import StaticStep
+
+
+class CapturedStep:
+    """A decode step of a model on a cache, recorded.
+
+    Refers to neither of them: it is freed with the cache, and keeps no weights.
+
+    Args:
+        model: whose forward is recorded.
+        cache: holds a prompt and has capacity for the steps to come.
+        inputs: of the first step.
+        graph: records it.
+        key: what must be the same for a call to be served by this; see `CapturedStep.fits`.
+
+    Raises:
+        CannotCapture: a step that depends on the host.
+        Exception: whatever the model or the device raises.
+    """
+
+    def __init__(
+        self, model: nn.Module, cache: LavaCache, inputs: DecodeInputs, graph: DeviceGraph, key: Hashable
+    ) -> None:
+        self._key, self._graph = key, graph
+        session, device = cache._state.session, inputs.input_ids.device
+        self.step = StaticStep(cache.layers, session, device, inputs.mask is not None, cache._state.needs_norms)
+        self._tensors, self._constants = inputs.copied(), inputs.constants
+        self._columns_on_device: int | None = None
+        self._load(cache, inputs)
+        self.step.save()
+
+        def step() -> _Output:
+            return self._run(model, cache, inputs.cache_name)
+
+        def prepare() -> None:
+            step()  # compiles kernels and plans their work
+            self._reset()
+            with RefuseHostReads(device):
+                step()
+            self._reset()
+
+        try:
+            self._output_class, self._outputs, self._cache_fields = graph.capture(prepare, step)
+            self._check_layers()
+        finally:
+            with session.changing():
+                self.step.restore()  # a step that could not be captured leaves no trace, either
+        self.step.forget_saved()
+
+    def _reset(self) -> None:
+        """Undo what a run has changed."""
+        self._check_layers()
+        self.step.restore()
+
+    def _check_layers(self) -> None:
+        if not all(layer.fits() for layer in self.step.layers):
+            raise CannotCapture("a layer of the cache puts new tensors in the place of its own at every step")
+
+    def _run(self, model: nn.Module, cache: LavaCache, cache_name: str) -> _Output:
+        """The model's own forward as a static step."""
+        mask = {} if not self.step.masked else {MASK: self.step.mask}
+        with capturing(cache, self.step):
+            self.step.begin(self._tensors["input_ids"])
+            output = model(**self._tensors, **self._constants, **mask, **{cache_name: cache})
+            self.step.end()
+        return _Output.of(output, cache)
+
+    def fits(self, cache: LavaCache, key: Hashable) -> bool:
+        """Whether a call can be served: the same kind of call, and everything the cache holds where it was."""
+        return key == self._key and self.step.fits(cache.layers, cache._state.session) and self.step.num_spare > 0
+
+    def _load(self, cache: LavaCache, inputs: DecodeInputs) -> None:
+        for name, tensor in inputs.tensors.items():
+            self._tensors[name].copy_(tensor)
+        columns = cache._state.session.columns.length
+        if columns != self._columns_on_device:
+            self.step.load()
+        if inputs.mask is not None:
+            self.step.load_mask(inputs.mask)
+
+    def replay(self, cache: LavaCache, inputs: DecodeInputs) -> ModelOutput:
+        """Do the step for other inputs, and count it on the host while the device works.
+
+        Returns:
+            What the model's forward would have returned.
+        """
+        self._load(cache, inputs)
+        self._columns_on_device = None  # unknown if what follows is interrupted
+        self._graph.replay()
+        outputs = {name: tensor.clone() for name, tensor in self._outputs.items()}
+        with cache._state.session.changing():
+            self.step.advance()
+        self._columns_on_device = cache._state.session.columns.length
+        return self._output_class(**outputs, **dict.fromkeys(self._cache_fields, cache))
+
+
+class _Output(NamedTuple):
+    """What a model's forward returned.
+
+    Attributes:
+        kind: its class.
+        tensors: by name.
+        cache_fields: names under which it returns the cache.
+    """
+
+    kind: type[ModelOutput]
+    tensors: dict[str, Tensor]
+    cache_fields: list[str]
+
+    @classmethod
+    def of(cls, output: Any, cache: LavaCache) -> _Output:
+        """Take an output apart.
+
+        Raises:
+            CannotCapture: anything but tensors and the cache in it.
+        """
+        if not isinstance(output, ModelOutput):
+            raise CannotCapture(f"the model returns a {type(output).__name__}")
+        given = {name: value for name, value in output.items() if value is not None}
+        for name, value in given.items():
+            if value is not cache and not isinstance(value, Tensor):
+                raise CannotCapture(f"the model returns {name}, a {type(value).__name__}")
+        tensors = {name: value for name, value in given.items() if value is not cache}
+        return cls(type(output), tensors, [name for name in given if name not in tensors])
