@@ -41,10 +41,10 @@ def test_estimates_come_from_floors_then_from_what_was_measured() -> None:
 
 def test_compiling_counts_as_long_as_it_took_last() -> None:
     estimates = Estimates()
-    plain = estimates.decode(FLOOR, 40)
-    assert estimates.decode(FLOOR, 40, compiled=True) == plain + COMPILE_SECONDS
-    estimates.note_compilation(20)
-    assert estimates.decode(FLOOR, 40, compiled=True) == plain + 20
+    assert estimates.compilation("full_static") == COMPILE_SECONDS
+    estimates.note_compilation("lavakv_compiled", 20)
+    assert estimates.compilation("lavakv_compiled") == 20
+    assert estimates.compilation("full_static") == COMPILE_SECONDS, "another model to compile"
 
 
 def test_small_models_wait_for_the_host_and_large_ones_for_the_memory() -> None:

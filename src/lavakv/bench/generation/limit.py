@@ -45,16 +45,19 @@ class Estimates:
 
     def __init__(self) -> None:
         self._prefill_factor = _PREFILL_FACTOR
-        self._compile_seconds = COMPILE_SECONDS
+        self._compile_seconds: dict[str, float] = {}
 
     def prefill(self, floor_seconds: float) -> float:
         """Reading a prompt once, from its physical floor."""
         return _OVERHEAD_SECONDS + self._prefill_factor * floor_seconds
 
-    def decode(self, floor: Floor, num_tokens: int, compiled: bool = False) -> float:
+    def decode(self, floor: Floor, num_tokens: int) -> float:
         """Decoding some tokens, once per cache."""
-        step = max(_HOST_SECONDS, _STEP_FACTOR * floor.decode_full_seconds)
-        return _OVERHEAD_SECONDS + num_tokens * step + (self._compile_seconds if compiled else 0.0)
+        return _OVERHEAD_SECONDS + num_tokens * max(_HOST_SECONDS, _STEP_FACTOR * floor.decode_full_seconds)
+
+    def compilation(self, name: str) -> float:
+        """Compiling what a configuration decodes with."""
+        return self._compile_seconds.get(name, COMPILE_SECONDS)
 
     def trial(self, floor: Floor, settings: BenchSettings) -> float:
         """Plain forwards in one setting: prompts that are filled and timed, and rounds of decode steps."""
@@ -66,6 +69,6 @@ class Estimates:
         """Remember how long reading a prompt took, and its floor."""
         self._prefill_factor = max(seconds / floor_seconds, 1.0)
 
-    def note_compilation(self, seconds: float) -> None:
+    def note_compilation(self, name: str, seconds: float) -> None:
         """Remember how long compiling took."""
-        self._compile_seconds = seconds
+        self._compile_seconds[name] = seconds

@@ -110,7 +110,8 @@ class GenerateTrial:
         if reason is not None:
             self.record.not_available[name] = reason
             return
-        seconds = self._pace.estimates.decode(self.record.floor, self._num_new, name in COMPILED)
+        seconds = self._pace.estimates.decode(self.record.floor, self._num_new)
+        seconds += self._pace.estimates.compilation(name) if name in COMPILED else 0.0
         if self._does_not_fit(name, seconds + (0.0 if source is None else self._reading_seconds(source))):
             return
         self._listener.doing(f"generating: {name}")
@@ -128,7 +129,7 @@ class GenerateTrial:
         self.record.decoding[name] = record = DecodeRecord.of(call, self.record.setting.batch_size, floor)
         self._compare_text(name, call.output)
         if name in COMPILED:
-            self._pace.estimates.note_compilation(record.setup_seconds)
+            self._pace.estimates.note_compilation(name, record.setup_seconds)
         self._say(name, str(record))
 
     @property
