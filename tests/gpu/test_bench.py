@@ -7,11 +7,12 @@ import torch
 
 from lavakv.bench.floor import Floor, ModelSize
 from lavakv.bench.generation.configurations import EAGER, GRAPHS
-from lavakv.bench.generation.largest_batch import LargestBatchSearch, at_most
-from lavakv.bench.generation.limit import Estimates, TimeLimit
+from lavakv.bench.generation.largest_batch import LargestBatchSearch
+from lavakv.bench.generation.limit import Estimates, Pace, TimeLimit
 from lavakv.bench.generation.reading import Reading
-from lavakv.bench.generation.trial import GenerateTrial, Pace
+from lavakv.bench.generation.trial import GenerateTrial
 from lavakv.bench.machine import Machine
+from lavakv.bench.memory import at_most
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 

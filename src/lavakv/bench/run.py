@@ -15,10 +15,11 @@ from lavakv.bench.attention_record import AttentionRecord
 from lavakv.bench.backends import backend_names
 from lavakv.bench.configuration import empty_lavakv
 from lavakv.bench.floor import Floor, ModelSize
-from lavakv.bench.generation.limit import ATTENTION_SECONDS, Estimates, TimeLimit
+from lavakv.bench.generation.configurations import num_generations
+from lavakv.bench.generation.limit import ATTENTION_SECONDS, Estimates, Pace, TimeLimit
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import GenerateRecord
-from lavakv.bench.generation.trial import GenerateTrial, Pace, num_generations
+from lavakv.bench.generation.trial import GenerateTrial
 from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.machine import Machine, measure_machine
 from lavakv.bench.measured import Listener

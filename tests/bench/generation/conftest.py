@@ -8,9 +8,9 @@ import pytest
 
 from lavakv.bench.floor import Floor
 from lavakv.bench.generation import token_clock
-from lavakv.bench.generation.limit import Estimates, TimeLimit
+from lavakv.bench.generation.limit import Estimates, Pace, TimeLimit
 from lavakv.bench.generation.reading import Reading
-from lavakv.bench.generation.trial import GenerateTrial, Pace
+from lavakv.bench.generation.trial import GenerateTrial
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 from tests.bench.conftest import Heard

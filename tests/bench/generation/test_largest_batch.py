@@ -9,10 +9,9 @@ from lavakv.bench.floor import ModelSize
 from lavakv.bench.generation import largest_batch as module
 from lavakv.bench.generation.configurations import Configurations
 from lavakv.bench.generation.largest_batch import LargestBatchSearch, estimated_batch, search_largest
-from lavakv.bench.generation.limit import Estimates, TimeLimit
+from lavakv.bench.generation.limit import Estimates, Pace, TimeLimit
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import DecodeRecord
-from lavakv.bench.generation.trial import Pace
 from lavakv.bench.machine import Machine
 from lavakv.bench.settings import BenchSettings
 from tests.bench.generation.conftest import BUDGET, TOKENS

@@ -8,9 +8,8 @@ import pytest
 
 from lavakv.bench.generation import session as module
 from lavakv.bench.generation.largest_batch import LargestBatch, LargestBatchSearch
-from lavakv.bench.generation.limit import Estimates, TimeLimit
+from lavakv.bench.generation.limit import Estimates, Pace, TimeLimit
 from lavakv.bench.generation.session import GenerateSession, Plan
-from lavakv.bench.generation.trial import Pace
 from lavakv.bench.machine import Machine
 from lavakv.bench.settings import BenchSettings, Setting
 from tests.bench.generation.conftest import ModelTime

@@ -10,10 +10,9 @@ import torch
 
 from lavakv.bench.generation import trial as module
 from lavakv.bench.generation.call import Call
-from lavakv.bench.generation.configurations import COMPILED, EAGER, GRAPHS, MEANINGS, unavailable
+from lavakv.bench.generation.configurations import COMPILED, EAGER, GRAPHS, MEANINGS, num_generations, unavailable
 from lavakv.bench.generation.limit import COMPILE_SECONDS, TimeLimit
 from lavakv.bench.generation.record import SETUP_STEPS
-from lavakv.bench.generation.trial import num_generations
 from lavakv.bench.settings import BenchSettings
 from tests.bench.generation.conftest import NUM_TOKENS, MakeTrial, ModelTime
 

@@ -16,7 +16,7 @@ import lavakv
 from lavakv.bench.configuration import cut_to_budget
 from lavakv.bench.generation.plain_graph import GraphStep, decoding_by, fixed_like
 from lavakv.bench.generation.reading import Filled, Reading
-from lavakv.bench.settings import Setting
+from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 from lavakv.errors import UnsupportedError
 
@@ -170,3 +170,9 @@ def unavailable(name: str, device: torch.device) -> str | None:
     if name in EAGER or name == "full_random" or device.type == "cuda":
         return None
     return "no CUDA device" if name in GRAPHS else "no CUDA device: generate compiles only there"
+
+
+def num_generations(settings: BenchSettings, device: torch.device) -> int:
+    """Number of calls of the listener's `doing` for one setting, if all is measured."""
+    names = (*EAGER, *GRAPHS, *(COMPILED if settings.compiled else ()))
+    return 2 + sum(unavailable(name, device) is None for name in names)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +11,13 @@ import torch
 from lavakv.bench.floor import Floor, ModelSize
 from lavakv.bench.generation.call import timed_generate
 from lavakv.bench.generation.configurations import Configurations
+from lavakv.bench.generation.limit import Pace
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import SETUP_STEPS, DecodeRecord, GenerateRecord
-from lavakv.bench.generation.trial import Pace, free_memory, missing_reason
+from lavakv.bench.generation.trial import missing_reason
 from lavakv.bench.machine import Machine
 from lavakv.bench.measured import Listener
+from lavakv.bench.memory import free_memory
 from lavakv.bench.settings import Setting
 from lavakv.bench.subject import Subject
 
@@ -165,29 +166,3 @@ class LargestBatchSearch:
         held: int = self._size.kv_bytes(setting, compressed=not name.startswith("full"))
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
         return held + held // int(layers) + _TEXT_BYTES * tokens + _LOGIT_BYTES * int(vocabulary)
-
-
-def available_bytes(device: torch.device, most: int | None = None) -> int:
-    """Memory of a GPU that is left for caches.
-
-    Args:
-        device: a CUDA device.
-        most: bytes that the process may use in all, if less than the device has.
-    """
-    free, _ = torch.cuda.mem_get_info(device)
-    usable = free + torch.cuda.memory_reserved(device)
-    return int((usable if most is None else min(usable, most)) - torch.cuda.memory_allocated(device))
-
-
-@contextmanager
-def at_most(device: torch.device, most: int | None) -> Iterator[None]:
-    """Let PyTorch take no more than so many bytes of a GPU; everything if None."""
-    total = torch.cuda.get_device_properties(device).total_memory
-    if most is None or most >= total:
-        yield
-        return
-    torch.cuda.set_per_process_memory_fraction(most / total, device)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)

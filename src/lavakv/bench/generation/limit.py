@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from lavakv.bench.floor import Floor
 from lavakv.bench.settings import BenchSettings
@@ -72,3 +73,15 @@ class Estimates:
     def note_compilation(self, name: str, seconds: float) -> None:
         """Remember how long compiling took."""
         self._compile_seconds[name] = seconds
+
+
+class Pace(NamedTuple):
+    """How long a run may go on, and what its parts take.
+
+    Attributes:
+        limit: of the run.
+        estimates: of its parts.
+    """
+
+    limit: TimeLimit
+    estimates: Estimates

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 from lavakv.bench.floor import Floor, ModelSize
 from lavakv.bench.generation.configurations import COMPILED, unavailable
-from lavakv.bench.generation.largest_batch import LargestBatch, LargestBatchSearch, at_most, available_bytes
+from lavakv.bench.generation.largest_batch import LargestBatch, LargestBatchSearch
+from lavakv.bench.generation.limit import Pace
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import GenerateRecord
-from lavakv.bench.generation.trial import GenerateTrial, Pace, free_memory
+from lavakv.bench.generation.trial import GenerateTrial
 from lavakv.bench.machine import Machine
 from lavakv.bench.measured import Listener
+from lavakv.bench.memory import at_most, available_bytes, free_memory
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
 

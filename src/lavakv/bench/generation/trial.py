@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,27 +10,16 @@ from torch import Tensor
 from lavakv.bench.floor import Floor
 from lavakv.bench.generation.call import Call, timed_generate
 from lavakv.bench.generation.configurations import COMPILED, EAGER, GRAPHS, MEANINGS, Configurations, unavailable
-from lavakv.bench.generation.limit import Estimates, TimeLimit
+from lavakv.bench.generation.limit import Pace
 from lavakv.bench.generation.reading import Reading
 from lavakv.bench.generation.record import SETUP_STEPS, DecodeRecord, FirstTokenRecord, GenerateRecord
 from lavakv.bench.measured import Listener, reason_of
-from lavakv.bench.settings import BenchSettings, Setting
+from lavakv.bench.memory import free_memory
+from lavakv.bench.settings import Setting
 from lavakv.bench.subject import Subject
 
 FIRST_TOKEN = "first token: "
 OURS = ("lavakv", "lavakv_graph", "lavakv_compiled")
-
-
-class Pace(NamedTuple):
-    """How long a run may go on, and what its parts take.
-
-    Attributes:
-        limit: of the run.
-        estimates: of its parts.
-    """
-
-    limit: TimeLimit
-    estimates: Estimates
 
 
 class GenerateTrial:
@@ -189,16 +176,3 @@ def missing_reason(name: str, call: Call) -> str | None:
     if name in COMPILED and not call.num_compiled:
         return f"decoded without compiling{why}"
     return None
-
-
-def num_generations(settings: BenchSettings, device: torch.device) -> int:
-    """Number of calls of the listener's `doing` for one setting, if all is measured."""
-    names = (*EAGER, *GRAPHS, *(COMPILED if settings.compiled else ()))
-    return 2 + sum(unavailable(name, device) is None for name in names)
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
