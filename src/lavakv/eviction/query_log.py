@@ -84,6 +84,10 @@ class QueryLog:
             self._device_log = device_log
         self._unread, self._end = self._unread + 1, end
 
+    def counts(self, device_log: DeviceLog) -> bool:
+        """Whether the last column came by `count` of this one, and nothing has changed or been read since."""
+        return self._device_log is device_log
+
     def _read(self) -> None:
         """Read what captured steps have written since the last time."""
         found, self._device_log = self._device_log, None

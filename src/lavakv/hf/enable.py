@@ -81,11 +81,11 @@ def disable(model: Model) -> Model:
             for hook in record.hooks:
                 hook.remove()
             interface.forget(id(module))
+            unguard_decoding(module)
             if record.replaced_attention is not None:
                 decoder.set_attn_implementation(record.replaced_attention)
     enabled_decoders.discard(decoder)
     unguard_generate(base)
-    unguard_decoding(base)
     return model
 
 

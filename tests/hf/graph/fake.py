@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lavakv.hf.graph import backend
 from lavakv.hf.graph.backend import DeviceGraph
 from lavakv.hf.graph.host_reads import RefuseHostReads
 
@@ -23,8 +22,6 @@ class FakeGraph(DeviceGraph):
     Whatever the host worked out while the step was recorded is repeated as it was then. What a recorded call returned
     is overwritten by noise, as a device computes nothing while it records.
     """
-
-    captures = 0
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -37,8 +34,7 @@ class FakeGraph(DeviceGraph):
             result = step()
         for _, args, kwargs, returned in self._calls:
             for tensor in _new(args, kwargs, returned):
-                tensor.random_(0, 2) if not tensor.is_floating_point() else tensor.fill_(float("nan"))
-        FakeGraph.captures += 1
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
         return result
 
     def replay(self) -> None:
@@ -79,9 +75,3 @@ def _no_reads_past_the_dispatcher() -> Iterator[None]:
         for name in ("tolist", "numpy", "cpu", "__array__"):
             patch.setattr(torch.Tensor, name, refused)
         yield
-
-
-@pytest.fixture
-def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode steps on the CPU are captured by `FakeGraph`."""
-    monkeypatch.setitem(backend.backends, "cpu", FakeGraph)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -64,15 +65,16 @@ class CudaGraph(DeviceGraph):
 
     def _recorded(self, step: Callable[[], Result]) -> Result:
         torch.cuda.synchronize()  # work of the warm-up that fails late must fail here
-        self._graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            result = step()
-        except BaseException:
-            with suppress(Exception):  # a capture that a forbidden call has ended raises once more
+        with _no_garbage_collection():
+            self._graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                result = step()
                 self._graph.capture_end()
-            self._release_pool()
-            raise
-        self._graph.capture_end()
+            except BaseException:
+                with suppress(Exception):  # a capture that a forbidden call has ended raises once more
+                    self._graph.capture_end()
+                self._release_pool()
+                raise
         return result
 
     def _release_pool(self) -> None:
@@ -87,6 +89,18 @@ class CudaGraph(DeviceGraph):
             stream.wait_stream(self._last_stream)
         self._last_stream = stream
         self._graph.replay()
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Another graph or an event that is freed while a capture is under way would end it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 backends: dict[str, type[DeviceGraph]] = {"cuda": CudaGraph}  # by device type

@@ -88,8 +88,8 @@ class CapturedStep:
     def _load(self, cache: LavaCache, inputs: DecodeInputs) -> None:
         for name, tensor in inputs.tensors.items():
             self._tensors[name].copy_(tensor)
-        columns = cache._state.session.columns.length
-        if columns != self._columns_on_device:
+        session = cache._state.session
+        if session.columns.length != self._columns_on_device or not session.log.counts(self.step.log):
             self.step.load()
         if inputs.mask is not None:
             self.step.load_mask(inputs.mask)

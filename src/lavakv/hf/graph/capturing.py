@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 
+from lavakv.hf import interface
 from lavakv.hf.cache import LavaCache
 from lavakv.hf.graph.static_layers import StaticSliding
 from lavakv.hf.graph.static_step import StaticStep
@@ -76,6 +77,9 @@ def capturing(cache: LavaCache, step: StaticStep) -> Iterator[None]:
     cache.__dict__["static_step"] = step
     try:
         yield
+    except BaseException:
+        interface.forget(id(cache))  # no hook runs after an interrupt from the keyboard
+        raise
     finally:
         cache.__class__ = LavaCache
         del cache.__dict__["static_step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,12 @@ from torch.nn.modules import module as torch_module
 from torch.utils.hooks import RemovableHandle
 
 _OWN = ("lavakv", "transformers")  # packages whose hooks do nothing that a replay would miss
-_ADAPTER_STATE = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
+_ADAPTER_STATE = (  # by which layers with adapters branch in Python
+    "_active_adapter",
+    "_disable_adapters",
+    "merged_adapters",
+    "scaling",
+)
 _SWITCHES = ("_attn_implementation", "_experts_implementation", "use_cache")
 
 
@@ -34,7 +40,7 @@ class ModelWatch:
         self.refusal: str | None = None
         self._signature: tuple[Any, ...] | None = None
         self._tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
-        self._adapters: list[tuple[nn.Module, str]] = []
+        self._adapters: list[tuple[dict[str, Any], str, Any]] = []
         self._hooks_made = -1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelWatch:
@@ -50,7 +56,9 @@ class ModelWatch:
 
     def check(self) -> int:
         """Compare what can change between two tokens, and return the version: weights, hooks, adapters."""
-        changed = RemovableHandle.next_id != self._hooks_made or self._adapter_state() != self._adapters_were
+        changed = RemovableHandle.next_id != self._hooks_made or any(
+            state.get(name) != before for state, name, before in self._adapters
+        )
         for owner, name, tensor, address in self._tensors:
             if owner.get(name) is not tensor or tensor.data_ptr() != address:
                 changed = True
@@ -61,8 +69,10 @@ class ModelWatch:
         """Compare everything, and return the version."""
         modules = list(self._model.modules())
         self._hooks_made = RemovableHandle.next_id
-        self._adapters = [(m, name) for m in modules for name in _ADAPTER_STATE if name in m.__dict__]
-        self._adapters_were = self._adapter_state()
+        self._adapters = [
+            (module.__dict__, name, copy.copy(module.__dict__[name]))
+            for module in modules for name in _ADAPTER_STATE if name in module.__dict__
+        ]  # fmt: skip
         self._tensors, self.refusal = [], None
         try:
             self._tensors = [(*slot, slot[2].data_ptr()) for module in modules for slot in _tensors_of(module)]
@@ -73,16 +83,13 @@ class ModelWatch:
         signature = (
             [(id(owner), name, id(tensor), address) for owner, name, tensor, address in self._tensors],
             [(id(module), module.training, "forward" in module.__dict__) for module in modules],
-            self._adapters_were, self.refusal, [getattr(config, name, None) for name in _SWITCHES],
+            [repr(value) for _, _, value in self._adapters],
+            [getattr(config, name, None) for name in _SWITCHES], self.refusal,
         )  # fmt: skip
         if signature != self._signature:
             self._signature = signature
             self.version += 1
         return self.version
-
-    def _adapter_state(self) -> list[str]:
-        """Which adapters compute, as text: adapters in layers branch in Python."""
-        return [repr(module.__dict__.get(name)) for module, name in self._adapters]
 
     def _reason(self, modules: list[nn.Module]) -> str | None:
         """Why a forward cannot be captured."""
