@@ -9,15 +9,16 @@ import torch
 
 from lavakv.bench.generation import plain_graph
 from lavakv.bench.generation import trial as module
+from lavakv.hf.graph import backend
 from lavakv.hf.graph.host_reads import RefuseHostReads
 from tests.bench.generation.conftest import NUM_TOKENS, MakeTrial
-from tests.hf.graph.fake import fake_graphs  # noqa: F401
+from tests.hf.graph.fake import FakeGraph
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def everything_runs(monkeypatch, fake_graphs) -> None:  # noqa: F811
+def everything_runs(monkeypatch) -> None:
     """A CPU that has graphs: the plain cache's step must hold nothing that a CUDA graph cannot."""
 
     def captured(work: Callable[[], None]) -> Callable[[], None]:
@@ -26,6 +27,7 @@ def everything_runs(monkeypatch, fake_graphs) -> None:  # noqa: F811
             work()
         return lambda: torch.cuda.CUDAGraph.replay(work)
 
+    monkeypatch.setitem(backend.backends, "cpu", FakeGraph)
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda work: work())
     monkeypatch.setattr(plain_graph, "captured", captured)
     monkeypatch.setattr(module, "unavailable", lambda *_: None)
