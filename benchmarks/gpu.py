@@ -52,6 +52,20 @@ class Printer:
         print(f"[{time.perf_counter() - self._start:5.0f} s] {what}", file=sys.stderr, flush=True)
 
 
+def as_json(value: Any) -> str:
+    """A line of JSON with six significant digits, which is more than is measured."""
+    return json.dumps(rounded(value), allow_nan=False)
+
+
+def rounded(value: Any) -> Any:
+    """The same with all floats rounded."""
+    if isinstance(value, Mapping):
+        return {name: rounded(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(own) for own in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Numbers separated by commas, ascending."""
     return tuple(sorted({int(word) for word in text.split(",")}))
@@ -122,7 +136,7 @@ class Run:
         return None
 
     def _partial(self, **known: Any) -> None:
-        print(json.dumps({"partial": True, **known}, allow_nan=False), flush=True)
+        print(as_json({"partial": True, **known}), flush=True)
 
     def all(self) -> int:
         """Test, measure, print; the exit code."""
@@ -241,7 +255,7 @@ class Run:
             line["prefill_ratio"] = of_goals[0].ratios().get("first_token_lavakv_to_full")
         for goal in goals({**line, "generate_goals": [record.as_dict() for record in of_goals]}):
             self._printer.say(str(goal))
-        print(json.dumps(line, allow_nan=False), flush=True)
+        print(as_json(line), flush=True)
 
 
 def main() -> None:
