@@ -15,7 +15,7 @@ BETWEEN := 5.23.0
 ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
 ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py contract.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
-.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check docs docs-cli bench bench-gpu \
+.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check docs docs-cli bench gpu-check bench-gpu \
 	bench-gpu-curves compare-policies clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready $(BETWEEN:%=.transformers/%/.ready) newest
@@ -92,12 +92,16 @@ test-transformers: $(VENV)/.ready
 test-gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -q tests/gpu
 
+# Tests and figures in one command of less than ten minutes; says what is not installed and goes on.
+gpu-check:
+	PYTHON='$(PYTHON)' bash benchmarks/gpu_check.sh $(ARGS)
+
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(ARGS)
 
 bench-gpu-curves:
 	PYTHONPATH=src $(PYTHON) -c 'from lavakv.cli.main import main; main()' bench --shape llama-3.1-8b \
-		--tokens 1024,8192,32768,max --budgets 256,1024 --batch-sizes 1,8 --out $(RUN) $(ARGS)
+		--tokens 1024,8192,32768,max --budgets 256,1024 --batch-sizes 1,8 --no-generate --out $(RUN) $(ARGS)
 
 # The records behind docs/policies-compared.md, and the page: e.g. ARGS="--data-dir DATA --haystack ESSAYS" for
 # everything, ARGS="--models smollm2 --parts ruler --limit 1 --policies lava,residual" for a try. Hours; resumes.

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from lavakv.bench.generation.limit import Estimates
 from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.record import HEADLINES, SettingRecord, final_line
 from lavakv.bench.run import Bench
@@ -61,6 +62,11 @@ def test_a_records_numbers_agree_with_each_other(done) -> None:
         assert record["nbytes_ratio"] == 1.0 <= record["nbytes_ratio_after_decode"]
         assert record["entries_per_head"]["mean"] == record["budget"]
         assert all(record[name] is not None for name in HEADLINES)
+        generated = record["generate"]
+        assert {name: generated[name] for name in Setting._fields} == {name: record[name] for name in Setting._fields}
+        assert {"full", "cut", "lavakv"} <= generated["decoding"].keys()
+        assert set(generated["first_token"]) == {"full", "lavakv"}, "the batch itself is read"
+        assert generated["physical_floor"] == record["physical_floor"]
         assert all(values["decode_seconds"] > 0 for values in configurations.values())
         peaks = [configurations[name]["prefill_peak_bytes"] for name in ("full", "lavakv")]
         saving = (peaks[0] - peaks[1]) / configurations["full"]["kv_bytes"]
@@ -127,6 +133,36 @@ def test_a_setting_that_does_not_fit_is_left_out(subject, heard, monkeypatch) ->
     assert sum(text == "  model: left out: out of memory" for text in heard.lines) == 2
 
 
+def test_what_takes_longer_than_allowed_is_skipped(subject, heard, monkeypatch) -> None:
+    monkeypatch.setattr(Estimates, "trial", lambda *_: estimates.pop(0))
+    estimates = [1.0, 1000.0]
+    settings = BenchSettings((100, 200), (48,), rounds=1, steps=1, prefill_rounds=0, masked=False, seconds=500)
+    bench = Bench(subject, settings, heard)
+    records = list(bench.run())
+    assert [record.setting.tokens for record in records] == [100]
+    (skipped,) = bench.skipped
+    assert {name: skipped[name] for name in ("tokens", "part")} == {"tokens": 200, "part": "model"}
+    assert skipped["reason"].startswith("takes about 1000 s, ")
+    line = final_line(bench.about(), records, bench.left_out, bench.skipped)
+    assert line["skipped"] == [skipped]
+    assert line["time_limit"] == 500
+
+
+def test_if_no_setting_fits_into_the_time_that_is_an_input_error(subject, heard) -> None:
+    bench = Bench(subject, BenchSettings((100,), (48,), rounds=1, seconds=0.01), heard)
+    with pytest.raises(InputError, match="time for at least one setting"):
+        list(bench.run())
+
+
+def test_generate_can_be_left_out(subject, heard) -> None:
+    settings = BenchSettings((100,), (48,), rounds=1, steps=1, prefill_rounds=0, masked=False, generate=False)
+    bench = Bench(subject, settings, heard)
+    (record,) = bench.run()
+    assert record.as_dict()["generate"] is None
+    assert len(heard.pieces) == bench.num_measurements
+    assert not any("generate" in line for line in heard.lines)
+
+
 def test_attention_alone_may_not_fit(subject, heard, monkeypatch) -> None:
     def measure(*_: object) -> None:
         raise torch.OutOfMemoryError
@@ -163,6 +199,8 @@ def test_the_model_is_as_it_was(subject, done) -> None:
         ({"batch_sizes": (1, -1)}, InputError, "batch_sizes: expected at least 1"),
         ({"rounds": 0}, InputError, "rounds: expected at least 1"),
         ({"prefill_rounds": -1}, InputError, "prefill_rounds: expected at least 0"),
+        ({"new_tokens": 0}, InputError, "new_tokens: expected at least 1"),
+        ({"seconds": 0.0}, InputError, "seconds: expected more than 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(settings, error, complaint, subject, heard) -> None:

@@ -34,6 +34,9 @@ def test_floor_first_and_one_json_line_last(capsys) -> None:
     assert all(record[name] > 0 for name in HEADLINES)
     assert (record["tokens"], record["budget"], record["batch_size"]) == (150, 48, 1)
     assert record["attention_part"] is None
+    assert set(record["generate"]["decoding"]) >= {"full", "cut", "lavakv"}
+    assert record["generate"]["num_tokens"] == 32
+    assert sum(" generate, " in line and "ms a token" in line for line in lines) >= 3
 
 
 def test_json_prints_only_the_line(capsys) -> None:
@@ -89,6 +92,8 @@ def test_results_are_never_written_over(tmp_path: Path, capsys) -> None:
         (["--shape", "tiny", "--device", "abacus"], "device: expected"),
         (["--shape", "tiny", "--attention", "magic"], "attention: expected"),
         (["--shape", "tiny", "--rounds", "0"], "--rounds"),
+        (["--shape", "tiny", "--seconds", "0"], "seconds: expected more than 0"),
+        (["--shape", "tiny", "--new-tokens", "0"], "--new-tokens"),
         (["--model", "/no/such/model"], "got nothing of that name"),
     ],
 )

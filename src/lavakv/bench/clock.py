@@ -67,6 +67,14 @@ def median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
+def spread(seconds: Sequence[float]) -> list[float] | None:
+    """Lower and upper quartile; None of fewer than two."""
+    if len(seconds) < 2:
+        return None
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return [low, high]
+
+
 def captured(work: Callable[[], None]) -> Callable[[], None]:
     """Record `work` as a CUDA graph, which runs without the interpreter, and return what replays it.
 

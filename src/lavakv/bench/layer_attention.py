@@ -16,13 +16,13 @@ from lavakv.bench.backends import without_cudnn
 from lavakv.bench.clock import captured, interleaved, seconds_of
 from lavakv.bench.implementations import Implementation, Implementations
 from lavakv.bench.machine import Machine
+from lavakv.bench.measured import reason_of
 from lavakv.bench.ragged_case import LayerShape
 from lavakv.bench.settings import Setting
 from lavakv.hf.geometry import geometry_of
 
 _MIN_CALLS = 64
 _ROUNDS = 7
-_MAX_REASON_LENGTH = 160
 _SAME_ENTRIES = ("lavakv", "torch_varlen", "flash_attn_varlen")
 
 
@@ -87,7 +87,7 @@ def _working(made: Implementations) -> tuple[dict[str, Implementation], dict[str
         except Exception as error:  # third-party code may raise anything
             if name == "lavakv":
                 raise
-            left_out[name] = _reason(error)
+            left_out[name] = reason_of(error)
     return implementations, left_out
 
 
@@ -122,17 +122,12 @@ def _graphs(implementations: dict[str, Implementation]) -> tuple[dict[str, Calla
                     replay = captured(work)
                 replays[name] = partial(_replay_seconds, replay, calls, device)
             except Exception as error:
-                why_not[name] = _reason(error)
+                why_not[name] = reason_of(error)
     return replays, why_not
 
 
 def _replay_seconds(replay: Callable[[], None], calls: int, device: torch.device) -> float:
     return seconds_of(replay, device) / calls
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of an error."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].split(". ")[0][:_MAX_REASON_LENGTH]
 
 
 def _errors(made: Implementations, implementations: dict[str, Implementation]) -> dict[str, float | None]:

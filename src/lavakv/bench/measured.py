@@ -1,9 +1,11 @@
-"""The measurements of one setting, and the listener that reports progress."""
+"""The measurements of one setting, the listener that reports progress, and reasons why something is missing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Protocol
+
+_MAX_REASON_LENGTH = 160
 
 
 class Listener(Protocol):
@@ -37,3 +39,8 @@ class Measured:
     nbytes_ratios: list[float] = field(default_factory=list)
     lengths: tuple[int, float, int] = (0, 0.0, 0)
     masked_by: str | None = None
+
+
+def reason_of(error: Exception) -> str:
+    """The first sentence of an error."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].split(". ")[0][:_MAX_REASON_LENGTH]

@@ -1,4 +1,4 @@
-"""Peak memory of some work, above what was allocated before it.
+"""Peak memory of some work, above what was allocated before it; and what a GPU has left.
 
 On a GPU the caching allocator counts. On a CPU no counter can be reset, so storages of tensors are counted when
 operators make them and when they are freed; temporary memory inside an operator is not included.
@@ -6,8 +6,10 @@ operators make them and when they are freed; temporary memory inside an operator
 
 from __future__ import annotations
 
+import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +33,39 @@ def with_peak(work: Callable[[], Result], device: torch.device) -> tuple[Result,
     result = work()
     torch.cuda.synchronize(device)
     return result, torch.cuda.max_memory_allocated(device) - before
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def available_bytes(device: torch.device, most: int | None = None) -> int:
+    """Memory of a GPU that is left for caches.
+
+    Args:
+        device: a CUDA device.
+        most: bytes that the process may use in all, if less than the device has.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    usable = free + torch.cuda.memory_reserved(device)
+    return int((usable if most is None else min(usable, most)) - torch.cuda.memory_allocated(device))
+
+
+@contextmanager
+def at_most(device: torch.device, most: int | None) -> Iterator[None]:
+    """Let PyTorch take no more than so many bytes of a GPU; everything if None."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    if most is None or most >= total:
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(most / total, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lavakv.bench.attention_record import AttentionRecord
-from lavakv.bench.clock import median, median_ratio
+from lavakv.bench.clock import median, median_ratio, spread
 from lavakv.bench.floor import Floor, ModelSize
+from lavakv.bench.generation.record import GenerateRecord
 from lavakv.bench.measured import Measured
 from lavakv.bench.settings import Setting
 
@@ -105,6 +105,7 @@ class SettingRecord:
         masked_by: how the masked configuration hides entries, or None.
         lengths: least, mean and most entries of a head after the prompt.
         attention: of one layer alone, or None.
+        generate: of `model.generate`, or None.
     """
 
     headlines: Headlines
@@ -114,6 +115,7 @@ class SettingRecord:
     masked_by: str | None
     lengths: tuple[int, float, int]
     attention: AttentionRecord | None = None
+    generate: GenerateRecord | None = None
 
     @classmethod
     def of(cls, setting: Setting, size: ModelSize, floor: Floor, found: Measured) -> SettingRecord:
@@ -132,6 +134,7 @@ class SettingRecord:
             "masked_by": self.masked_by,
             "entries_per_head": dict(zip(("min", "mean", "max"), self.lengths, strict=True)),
             "attention_part": None if self.attention is None else self.attention.as_dict(),
+            "generate": None if self.generate is None else self.generate.as_dict(),
         }
 
     def lines(self) -> Iterator[str]:
@@ -145,19 +148,14 @@ def _decode_ratio(decode: Mapping[str, Sequence[float]], other: str) -> float | 
     return median_ratio(decode["lavakv"], decode[other]) if other in decode else None
 
 
-def spread(seconds: Sequence[float]) -> list[float] | None:
-    """Lower and upper quartile; None of fewer than two."""
-    if len(seconds) < 2:
-        return None
-    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return [low, high]
-
-
 def final_line(
-    about: Mapping[str, Any], records: Sequence[SettingRecord], left_out: Sequence[Mapping[str, Any]] = ()
+    about: Mapping[str, Any],
+    records: Sequence[SettingRecord],
+    left_out: Sequence[Mapping[str, Any]] = (),
+    skipped: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """One object for a whole run: the only setting, or the largest one's headlines and all settings."""
-    missing = {"left_out": list(left_out)}
+    missing = {"left_out": list(left_out), "skipped": list(skipped)}
     if len(records) == 1:
         return {**records[0].as_dict(), **about, **missing}
     largest = max(records, key=lambda record: record.setting)

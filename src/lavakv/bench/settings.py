@@ -47,6 +47,10 @@ class BenchSettings:
         prefill_rounds: timed prefills of each configuration; 0 for none.
         masked: also measure the masked configuration.
         attention_part: also measure the attention of a decode step alone.
+        generate: also measure `model.generate`.
+        new_tokens: tokens whose time in `generate` is measured.
+        compiled: also measure `generate` with compilation, where there is a GPU.
+        seconds: time limit of the run, or None: what would take longer is skipped.
     """
 
     tokens: tuple[int, ...] = (4096,)
@@ -59,15 +63,21 @@ class BenchSettings:
     prefill_rounds: int = 3
     masked: bool = True
     attention_part: bool = False
+    generate: bool = True
+    new_tokens: int = 32
+    compiled: bool = False
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name, minimum in (("rounds", 1), ("steps", 1), ("prefill_rounds", 0)):
+        for name, minimum in (("rounds", 1), ("steps", 1), ("prefill_rounds", 0), ("new_tokens", 1)):
             if getattr(self, name) < minimum:
                 raise _too_small(name, minimum, getattr(self, name))
         for name in ("tokens", "budgets", "batch_sizes"):
             values = getattr(self, name)
             if not values or min(values) < 1:
                 raise _too_small(name, 1, values)
+        if self.seconds is not None and self.seconds <= 0:
+            raise InputError("seconds", expected="more than 0", got=str(self.seconds), fix="Allow more, or no limit.")
 
     def each(self) -> list[Setting]:
         """Every combination once; the largest last."""
@@ -75,8 +85,8 @@ class BenchSettings:
 
     def about(self) -> dict[str, Any]:
         """How it was measured, ready for JSON."""
-        names = ("policy", "window", "rounds", "steps", "prefill_rounds")
-        return {name: asdict(self)[name] for name in names}
+        names = ("policy", "window", "rounds", "steps", "prefill_rounds", "new_tokens")
+        return {**{name: asdict(self)[name] for name in names}, "time_limit": self.seconds}
 
 
 def _too_small(name: str, minimum: int, got: object) -> InputError:

@@ -15,6 +15,17 @@ from lavakv.policy.names import require_policy_name
 
 _MODEL_HELP = "Hugging Face id, directory, GGUF file, or smollm2 (the default without --shape)."
 
+_Generate = Annotated[
+    bool, typer.Option("--generate/--no-generate", help="Also measure model.generate, in CUDA graphs on a GPU.")
+]
+_NewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens whose time in generate is measured.")]
+_Compiled = Annotated[
+    bool, typer.Option("--compiled", help="Also measure generate with compilation; on a GPU, minutes.")
+]
+_Seconds = Annotated[
+    float | None, typer.Option(metavar="S", help="Time limit: what would take longer is skipped and named.")
+]
+
 
 def bench(
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)] = None,
@@ -35,6 +46,10 @@ def bench(
     attention_part: Annotated[
         bool, typer.Option("--attention-part", help="Also measure a layer's attention alone.")
     ] = False,
+    generate: _Generate = True,
+    new_tokens: _NewTokens = 32,
+    compiled: _Compiled = False,
+    seconds: _Seconds = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = None,
@@ -55,6 +70,10 @@ def bench(
         "prefill_rounds": prefill_rounds,
         "masked": masked,
         "attention_part": attention_part,
+        "generate": generate,
+        "new_tokens": new_tokens,
+        "compiled": compiled,
+        "seconds": seconds,
     }
     require_policy_name(policy, "--policy")
     check_subject(model, shape, (dtype, device, attention))

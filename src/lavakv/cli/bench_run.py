@@ -146,4 +146,4 @@ def measure(subject: Subject, settings: BenchSettings, out: Path | None, *, quie
                 folder.add(record, run.about())
     if folder is not None:
         folder.finish()
-    typer.echo(json.dumps(final_line(run.about(), records, run.left_out), allow_nan=False))
+    typer.echo(json.dumps(final_line(run.about(), records, run.left_out, run.skipped), allow_nan=False))

@@ -43,6 +43,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench": (
         "lavakv bench --tokens 2048,max --budgets 256,512",
         "lavakv bench --shape llama-3.2-1b --tokens 8192 --no-masked --out bench1",
+        "lavakv bench --shape llama-3.2-1b --tokens 32768 --compiled --seconds 300",
     ),
     "models": ("lavakv models", "lavakv models --fetch"),
     "policies": ("lavakv policies", "lavakv policies --json"),
