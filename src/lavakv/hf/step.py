@@ -62,8 +62,8 @@ class AppendStep(NotedStep):
     """
 
     def __init__(self, num_queries: int, columns: Columns, mask_given: bool) -> None:
+        super().__init__()
         self.attention = _plan(columns)
-        self.hidden_states: Tensor | None = None
         self._num_queries, self._columns, self._mask_given = num_queries, columns, mask_given
         self._built: tuple[Any, Masks] | None = None
 

@@ -41,6 +41,7 @@ class CompressedSlot:
 
     Attributes:
         queries: what the layer attended with last, `[B, query_heads, 1, head_dim]`.
+        output: what that gave, `[B, query_heads, 1, value_dim]`.
     """
 
     num_columns = 1  # what is attended to is held, not a prompt
@@ -49,6 +50,7 @@ class CompressedSlot:
         self._store, self._step = layer.store, step
         self._tensors, self._masks = StoreTensors.of(layer.store), step.masks(layer.store)
         self.queries: Tensor | None = None
+        self.output: Tensor | None = None
         self._tensors.mark_sizes_dynamic()
         for mask in self._masks:
             if mask is not None:
@@ -67,7 +69,8 @@ class CompressedSlot:
         self.queries = queries
         masks = self._masks if mask is None else self._step.masks(self._store, mask)
         request = AttentionRequest(queries, settings, *masks)
-        return self._tensors.attend(keys, values, request, self._step.length).transpose(1, 2)
+        self.output = self._tensors.attend(keys, values, request, self._step.length).transpose(1, 2)
+        return self.output
 
 
 class SlidingSlot:
@@ -122,8 +125,8 @@ class CompiledLayers:
         output = self._compiled(module, args, kwargs)
         if isinstance(slot, CompressedSlot):
             assert slot.queries is not None
-            log = self._step.log
-            log.note(index, slot.queries, log.settings[index], self._step.pop_norms())
+            assert slot.output is not None
+            self._step.note(index, slot.queries, self._step.log.settings[index], slot.output)
         return output
 
 

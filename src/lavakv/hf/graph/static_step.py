@@ -144,9 +144,15 @@ class StaticStep(NotedStep):
             settings: the model's scaling, softcap and sinks.
             shown: what `full_mask` returned.
         """
-        self.log.note(index, queries, settings, self.pop_norms())
         request = AttentionRequest(queries, settings, *self.masks(store, shown))
-        return append_and_attend(store, keys, values, request, self.length)
+        output = append_and_attend(store, keys, values, request, self.length)
+        self.note(index, queries, settings, output)
+        return output
+
+    def note(self, index: int, queries: Tensor, settings: AttentionSettings, output: Tensor) -> None:
+        """Note what later rounds need of a compressed layer: its queries, and norms, see `LavaLayer.stream_norms`."""
+        norms = self._cache_layers[index].stream_norms(self.pop_norms(), output)
+        self.log.note(index, queries, settings, norms)
 
     def masks(self, store: RaggedStore, shown: Tensor | None = None) -> Masks:
         """What a compressed layer's new query sees of all that fits behind its past, and of the past.
