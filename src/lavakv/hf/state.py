@@ -93,6 +93,10 @@ class CacheState:
             self.step = AppendStep(inputs.shape[1], columns, mask is not None)
         if is_prompt or self._dtype is None:
             self._dtype = getattr(model, "dtype", None)
+        self.meet(model)
+
+    def meet(self, model: nn.Module) -> None:
+        """Note the decoder whose forward is under way."""
         self._model = weakref.ref(model)
 
     @property

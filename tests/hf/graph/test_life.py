@@ -94,10 +94,13 @@ def test_capacity_that_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= cache.decode_graph.num_captures < 6
 
 
-@pytest.mark.parametrize("policy", ["lava", "residual", "criticalkv", "streaming-llm"])
-def test_rounds_while_decoding(policy: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [*(("llama", policy) for policy in ("lava", "residual", "criticalkv", "streaming-llm")), ("olmo2", "residual")],
+)
+def test_rounds_while_decoding(kind: str, policy: str) -> None:
     """A round between replays is judged by the queries of replayed steps, and the step is captured again after it."""
-    model = model_of()
+    model = model_of(kind)
     plain, graph = caches(model, policy=policy, max_tokens_per_head=44)
     expected = generate(model, plain, zoo.prompt(40, batch=2), max_new_tokens=70)
     assert generate(model, graph, zoo.prompt(40, batch=2), max_new_tokens=70).equal(expected)

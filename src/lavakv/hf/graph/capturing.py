@@ -22,7 +22,8 @@ class CapturingCache(LavaCache):
     static_step: StaticStep
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
-        """The step has begun already, on the device."""
+        """The step has begun already, on the device; a cache that was loaded or copied has not met its model yet."""
+        self._state.meet(model)
 
     def end(self, succeeded: bool) -> None:
         """It is ended on the device."""
