@@ -28,11 +28,12 @@ class HeadPages:
         page_tokens: entries of a page, `N`.
 
     Attributes:
+        page_tokens: `N`.
         lengths: int64 `[requests, heads]`, entries that each head holds; rows of closed requests hold anything.
     """
 
     def __init__(self, first_pages: Tensor, num_heads: int, page_tokens: int) -> None:
-        self._first_pages, self._num_heads, self._page_tokens = first_pages, num_heads, page_tokens
+        self._first_pages, self._num_heads, self.page_tokens = first_pages, num_heads, page_tokens
         self._num_layers, self._width = len(first_pages), len(first_pages) * num_heads
         self.lengths = torch.zeros(0, self._width, dtype=torch.int64, device="cpu")
         self._table = torch.zeros(0, self._width, 0, dtype=torch.int32, device="cpu")
@@ -98,8 +99,8 @@ class HeadPages:
         owner, within = _spread(counts.flatten())
         places = held.flatten()[owner] + within
         table = self._table.view(len(self._table) * self._width, -1)
-        pages = table[heads[owner], places.div(self._page_tokens, rounding_mode="floor")]
-        return pages.long() * self._page_tokens + places.remainder(self._page_tokens)
+        pages = table[heads[owner], places.div(self.page_tokens, rounding_mode="floor")]
+        return pages.long() * self.page_tokens + places.remainder(self.page_tokens)
 
     def tables(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What attention needs, every head of every request being a sequence of its own.
@@ -109,7 +110,7 @@ class HeadPages:
             them, and lengths int32 `[layers, R * KV heads]`.
         """
         lengths = self.lengths[rows]
-        most = int(pages_held(lengths.max(), self._page_tokens))
+        most = int(pages_held(lengths.max(), self.page_tokens))
         shape = len(rows), self._num_layers, self._num_heads
         tables = self._table[:, :, :most].index_select(0, rows).view(*shape, most).transpose(0, 1)
         return (
@@ -123,14 +124,14 @@ class HeadPages:
 
     def pages(self, row: int) -> Tensor:
         """Pages of a request that hold entries, int64, in order of heads."""
-        held = pages_held(self.lengths[row], self._page_tokens)
+        held = pages_held(self.lengths[row], self.page_tokens)
         columns = torch.arange(self._table.shape[2], device="cpu")
         return self._table[row][columns < held[:, None]].long()
 
     def _take(self, rows: Tensor, held: Tensor, wanted: Tensor) -> None:
         """Take the pages that heads of `wanted` entries need beyond those of `held`, both int64 `[R, heads]`."""
-        before = pages_held(held, self._page_tokens)
-        after = pages_held(wanted, self._page_tokens)
+        before = pages_held(held, self.page_tokens)
+        after = pages_held(wanted, self.page_tokens)
         totals = (after - before).sum(dim=1)
         if bool((totals > self._spare_stop[rows] - self._spare_start[rows]).any()):
             raise CacheStateError(

@@ -1,0 +1,35 @@
+"""vLLM's scheduler with the one rule that eviction needs, and per-request budgets for the block manager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
+
+from lavakv.errors import UnsupportedError
+from lavakv.vllm.spec import EvictingManager
+
+
+class Scheduler(VllmScheduler):
+    """No chunk crosses the end of a prompt, where the worker evicts; a request that is resumed replays its output."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        if len(managers) != 1 or not isinstance(managers[0], EvictingManager):
+            raise UnsupportedError(
+                "lavakv in vLLM: scheduler",
+                expected="lavakv's worker beside it, and one KV cache group",
+                got=", ".join(type(manager).__name__ for manager in managers),
+                fix="Pass --worker-cls lavakv.vllm.Worker too, or use another model.",
+            )
+        (manager,) = managers
+        manager.requests = self.requests
+        manager.num_layers = len(self.kv_cache_config.kv_cache_groups[0].layer_names)
+        self.evicting_manager = manager
+
+    def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
+        """New tokens of a request in this step, none beyond the end of its prompt while that is being read."""
+        allowed: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        left = request.num_prompt_tokens - num_computed_tokens
+        return min(allowed, left) if left > 0 else allowed
