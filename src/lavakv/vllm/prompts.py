@@ -62,13 +62,14 @@ class ReadPrompt:
     Attributes:
         plan: see there.
         num_layers: attention layers of the model.
+        scores: of the layers that are scored so far.
     """
 
     plan: PromptPlan
     num_layers: int
     _queries: list[list[Tensor]] = field(init=False)
     _norms: list[list[Tensor]] = field(init=False)
-    _scores: list[Tensor | TieredScores] = field(default_factory=list)
+    scores: list[Tensor | TieredScores] = field(default_factory=list)
     _weights: list[LayerWeight] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,17 +105,17 @@ class ReadPrompt:
         )  # fmt: skip
         with torch.no_grad():
             scored = score_layer(self.plan.policy, window)
-        assert len(self._scores) == layer
-        self._scores.append(scored.score)
+        assert len(self.scores) == layer
+        self.scores.append(scored.score)
         self._weights.append(scored.weight)
 
     @property
     def is_scored(self) -> bool:
         """Whether all layers are."""
-        return len(self._scores) == self.num_layers
+        return len(self.scores) == self.num_layers
 
     def select(self) -> Selection:
         """What the prompt keeps, once all layers are scored."""
         plan = self.plan
         weights = [weight.value() for weight in self._weights] if callable(plan.policy.layer_rule) else None
-        return select(plan.policy, self._scores, plan.tokens_per_head, plan.window, layer_weights=weights)
+        return select(plan.policy, self.scores, plan.tokens_per_head, plan.window, layer_weights=weights)

@@ -26,7 +26,7 @@ class WorkerState:
         runner: vLLM's model runner; its batch says which request stands in which row.
         pages: of the caches, once they are allocated.
         head_pages: of evicted requests.
-        on_evicted: called with each eviction's plan and selection; for logs and tests.
+        on_evicted: called with each evicted prompt and what it keeps.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class WorkerState:
         self.runner: Any = None
         self.pages: CachePages
         self.head_pages: HeadPages
-        self.on_evicted: list[Callable[[PromptPlan, Selection], None]] = []
+        self.on_evicted: list[Callable[[ReadPrompt, Selection], None]] = []
         self._plans: dict[str, PromptPlan] = {}
         self._reading: dict[str, ReadPrompt] = {}
         self._evicted: dict[str, EvictedRequest] = {}
@@ -99,7 +99,7 @@ class WorkerState:
         slots = self.head_pages.append(torch.tensor([row], device="cpu"), selection.counts.view(1, -1))
         self.pages.write(keys, values, slots)
         for listener in self.on_evicted:
-            listener(plan, selection)
+            listener(prompt, selection)
 
 
 class EvictedRequest:
