@@ -19,7 +19,11 @@ os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_OMP_THRE
 
 def pytest_report_header() -> str | None:
     """Say so where the tests inside vLLM are not collected."""
-    return "vLLM is not installed: of tests/vllm only what needs none (make test-vllm runs all)" if collect_ignore else None
+    return (
+        "vLLM is not installed: of tests/vllm only what needs none (make test-vllm runs all)"
+        if collect_ignore
+        else None
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.vllm.model import Answer, answers
 from vllm import LLM, SamplingParams
 
 from lavakv.vllm import engine_arguments
 from lavakv.vllm.state import installed
+from tests.vllm.model import Answer, answers
 
 KEEP, WINDOW, PAGE, BLOCKS = 0.25, 16, 32, 400
 

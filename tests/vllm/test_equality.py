@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.vllm.engine import KEEP, PAGE, WINDOW
-from tests.vllm.model import NUM_HEADS, NUM_LAYERS, Answer, differing, prompt, reference
 
 import lavakv
 from lavakv.policy.builtin import FAMILY
 from lavakv.selection.select import select
 from lavakv.vllm.checks import check_policy
+from tests.vllm.engine import KEEP, PAGE, WINDOW
+from tests.vllm.model import NUM_HEADS, NUM_LAYERS, Answer, differing, prompt, reference
 
 LENGTHS = (777, 600, 1500, 512)
 

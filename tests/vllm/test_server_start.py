@@ -125,7 +125,9 @@ def test_the_command_line_answers_in_one_line(words, message, capsys) -> None:
 
 
 def test_without_vllm_the_command_says_so() -> None:
-    program = "import sys; sys.modules['vllm'] = None\nfrom lavakv.cli.main import run\nraise SystemExit(run(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['vllm'] = None\nfrom lavakv.cli.main import run\nraise SystemExit(run(sys.argv[1:]))"
+    )
     words = [sys.executable, "-c", program, "serve", "smollm2", "--", "--port", "0"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -7,6 +7,7 @@ from typing import Any
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
 from lavakv.errors import UnsupportedError
+from lavakv.vllm.metrics import Metrics
 from lavakv.vllm.spec import EvictingManager
 
 
@@ -27,9 +28,18 @@ class Scheduler(VllmScheduler):
         manager.requests = self.requests
         manager.num_layers = len(self.kv_cache_config.kv_cache_groups[0].layer_names)
         self.evicting_manager = manager
+        self.metrics = Metrics(self.vllm_config.model_config.served_model_name) if self.log_stats else None
 
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
         """New tokens of a request in this step, none beyond the end of its prompt while that is being read."""
         allowed: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         left = request.num_prompt_tokens - num_computed_tokens
         return min(allowed, left) if left > 0 else allowed
+
+    def make_stats(self, *args: Any, **kwargs: Any) -> Any:
+        """VLLM's statistics of a step; ours are exported beside them."""
+        if self.metrics is not None:
+            manager = self.evicting_manager
+            held = sum(manager.entries_held(request) for request in self.running)
+            self.metrics.update(manager.prompts_cut, manager.blocks_freed, held)
+        return super().make_stats(*args, **kwargs)

@@ -40,11 +40,13 @@ class EvictingManager(FullAttentionManager):
         requests: the scheduler's, by id; for budgets of their own.
         num_layers: layers of the group.
         blocks_freed: blocks that evictions have given back since the start.
+        prompts_cut: evictions that gave back any.
     """
 
     requests: Mapping[str, Any]
     num_layers: int
     blocks_freed = 0
+    prompts_cut = 0
 
     def remove_skipped_blocks(
         self, request_id: str, processed_computed_tokens: int, num_prompt_tokens: int | None = None
@@ -58,7 +60,18 @@ class EvictingManager(FullAttentionManager):
         counts = settings.block_counts(num_prompt_tokens, self.num_layers, spec.num_kv_heads, self.block_size)
         before = self.block_pool.get_num_free_blocks()
         self._remove_blocks_in_range(request_id, 0, counts.freed)
-        self.blocks_freed += self.block_pool.get_num_free_blocks() - before
+        freed = self.block_pool.get_num_free_blocks() - before
+        self.blocks_freed, self.prompts_cut = self.blocks_freed + freed, self.prompts_cut + (freed > 0)
+
+    def entries_held(self, request: Any) -> int:
+        """Entries of all heads and layers that a request of the scheduler holds; exact, whatever its heads hold."""
+        spec: EvictedSpec = self.kv_cache_spec
+        assert spec.settings is not None
+        prompt, computed = request.num_prompt_tokens, request.num_computed_tokens
+        settings = spec.settings.for_request(request.sampling_params.extra_args)
+        freed = settings.block_counts(prompt, self.num_layers, spec.num_kv_heads, self.block_size).freed
+        evicted = prompt - settings.tokens_per_head(prompt) if freed and computed >= prompt else 0
+        return int((computed - evicted) * self.num_layers * spec.num_kv_heads)
 
 
 KVCacheSpecRegistry._ensure_registered()  # registering before it would hide vLLM's own
