@@ -96,7 +96,7 @@ test-gpu:
 # Inside vLLM, in an environment of its own (2.5 GB). The last line says whether they ran: vLLM's build for a CPU is not to
 # be had everywhere. ARGS goes to pytest, e.g. ARGS="tests/vllm/test_contract.py".
 test-vllm:
-	$(PYTHON) .ci/vllm.py $(VLLM_VENV) $(ARGS)
+	$(PYTHON) .ci/vllm_tests.py $(VLLM_VENV) $(ARGS)
 
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(ARGS)

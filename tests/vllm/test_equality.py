@@ -17,7 +17,7 @@ LENGTHS = (777, 600, 1500, 512)
 
 def allowed(name: str) -> bool:
     try:
-        check_policy(FAMILY[name])
+        check_policy(FAMILY[name], is_eager=True)
     except lavakv.UnsupportedError:
         return False
     return True
@@ -108,3 +108,5 @@ def test_every_policy_that_needs_no_more_than_the_window(name, engine, hf_model)
 
 def test_enough_policies_are_allowed() -> None:
     assert {"lava", "snapkv", "pyramidkv", "ada-snapkv", "cake", "vatp", "tova", "caote", "dropkv"} <= set(ALLOWED)
+    assert {"residual", "residual-max", "criticalkv", "layer-defensivekv", "laprox"} <= set(ALLOWED)
+    assert not {"residual-far", "h2o", "kvzip", "reach", "expected-attention"} & set(ALLOWED)

@@ -48,6 +48,7 @@ def test_what_works_passes(model_folder) -> None:
         ({"additional_config": {"lavakv": {"keep": 0.25, "policy": "residual-far"}}}, "residual-far"),
         ({"additional_config": {"lavakv": {"keep": 0.25, "policy": "h2o"}}}, "prompt"),
         ({"additional_config": {"lavakv": {"keep": 0.25, "policy": "kvzip"}}}, "replay"),
+        ({"additional_config": {"lavakv": {"policy": "residual"}}, "enforce_eager": False}, "not compiled"),
         ({"enable_lora": True}, "lora"),
         ({"kv_cache_dtype": "fp8"}, "KV cache dtype"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),

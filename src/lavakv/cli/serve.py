@@ -12,7 +12,7 @@ from lavakv.cli.lists import fraction
 from lavakv.cli.loading import starting
 from lavakv.models.source import source_of
 from lavakv.policy.names import require_policy_name
-from lavakv.vllm.server import check_arguments, run_server, server_command
+from lavakv.vllm.server import check_arguments, given_options, run_server, server_command
 from lavakv.vllm.settings import DEFAULT_POLICY, Settings
 from lavakv.vllm.versions import require_vllm
 
@@ -40,5 +40,5 @@ def serve(
         from lavakv.policy.registry import get_policy
         from lavakv.vllm.checks import check_policy
 
-    check_policy(get_policy(policy))
+    check_policy(get_policy(policy), is_eager="--enforce-eager" in given_options(given))
     return run_server(server_command(resolve(model), model, settings, given))

@@ -82,7 +82,7 @@ class MetadataBuilder(CPUAttentionMetadataBuilder):
         """What attention needs in one step; takes pages for the new tokens of evicted requests."""
         if not self._is_bound:
             context = self.vllm_config.compilation_config.static_forward_context
-            self._state.bind([context[name].kv_cache for name in self.layer_names], self.isa)
+            self._state.bind(self.layer_names, [context[name].kv_cache for name in self.layer_names], self.isa)
             self._is_bound = True
         common, stock = common_attn_metadata, super().build
         step = split_step(self._state, common)
@@ -188,7 +188,7 @@ class Attention(CPUAttentionBackendImpl):
         queries = query.view(len(query), self.num_heads, self.head_size)[rows.start : rows.stop]
         rows.prompt.add_queries(index, queries)
         if rows.is_last:
-            step.state.score(rows, index, self.scale, None)
+            step.state.score(rows, index, self.scale, self.num_heads)
 
 
 def _taken(numbers: Tensor, head_size: int, cut: CutRows) -> Tensor:

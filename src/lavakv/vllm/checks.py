@@ -14,7 +14,7 @@ from lavakv.vllm.versions import require_vllm
 
 _ABOUT = "lavakv in vLLM"
 _PAGE_TOKENS = 16  # the kernels take multiples
-_AVAILABLE = ("tokens_per_head",)
+_AVAILABLE = ("tokens_per_head", "output_weight", "residual_norms")
 
 
 class _Limit(NamedTuple):
@@ -39,20 +39,28 @@ def check_configuration(vllm_config: Any, settings: Settings) -> None:
         for limit in limits(vllm_config):
             _refuse_if(limit)
     expected = f"lavakv.vllm:{check_name(settings.window)}"
-    given = vllm_config.model_config.logits_processors or []
+    model = vllm_config.model_config
+    given = model.logits_processors or []
     fix = f"Pass --logits-processors {expected}."
     _refuse_if(_Limit(expected not in given, "request check", expected, ", ".join(map(str, given)) or "none", fix))
-    check_policy(get_policy(settings.policy))
+    check_policy(get_policy(settings.policy), is_eager=bool(model.enforce_eager))
 
 
-def check_policy(policy: Policy) -> None:
-    """Check that a policy needs no more than the worker has: queries of the window, keys and values.
+def check_policy(policy: Policy, *, is_eager: bool) -> None:
+    """Check that a policy needs no more than the worker has, which sees prompts in chunks.
+
+    Args:
+        policy: of the server.
+        is_eager: whether the model runs without compilation, so that its layers can be watched.
 
     Raises:
         UnsupportedError: it needs more; names what.
     """
+    compiled = "residual_norms" in policy.needs and not is_eager
+    fix = "Pass --enforce-eager, or use policy lava."
+    _refuse_if(_Limit(compiled, f"policy {policy.name!r}", "a model that is not compiled", "a compiled one", fix))
     missing = [need for need in policy.needs if need not in _AVAILABLE]
-    expected = "one that needs the window's queries, keys and values only"
+    expected = "one that needs no more of the prompt than the window's queries"
     fix = "Use lava, or another policy without those needs (`lavakv policies` lists them)."
     _refuse_if(_Limit(bool(missing), f"policy {policy.name!r}", expected, f"one that needs {', '.join(missing)}", fix))
 

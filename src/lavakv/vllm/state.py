@@ -12,6 +12,7 @@ from lavakv.policy.registry import get_policy
 from lavakv.selection.kept import Selection
 from lavakv.store.head_pages import HeadPages
 from lavakv.vllm.cache_pages import CachePages
+from lavakv.vllm.model_parts import ModelParts
 from lavakv.vllm.prompts import PromptPlan, ReadPrompt, WindowRows
 from lavakv.vllm.settings import Settings
 
@@ -26,6 +27,8 @@ class WorkerState:
         runner: vLLM's model runner; its batch says which request stands in which row.
         pages: of the caches, once they are allocated.
         head_pages: of evicted requests.
+        parts: of the model, for policies that need them.
+        step_windows: of the current step, see `WindowRows`.
         on_evicted: called with each evicted prompt and what it keeps.
     """
 
@@ -34,15 +37,19 @@ class WorkerState:
         self.runner: Any = None
         self.pages: CachePages
         self.head_pages: HeadPages
+        self.parts: ModelParts
+        self.step_windows: list[WindowRows] = []
         self.on_evicted: list[Callable[[ReadPrompt, Selection], None]] = []
         self._plans: dict[str, PromptPlan] = {}
         self._reading: dict[str, ReadPrompt] = {}
         self._evicted: dict[str, EvictedRequest] = {}
         self._num_layers = 0
+        self._watches_stream = False
 
-    def bind(self, caches: Sequence[Tensor], isa: str) -> None:
+    def bind(self, layer_names: Sequence[str], caches: Sequence[Tensor], isa: str) -> None:
         """Take the caches of all layers, once they are allocated."""
         self._num_layers = len(caches)
+        self.parts = ModelParts(self.runner.get_model(), layer_names)
         self.pages = CachePages(caches, isa)
         self.head_pages = HeadPages(self.pages.first_pages, self.pages.num_heads, self.pages.page_tokens)
 
@@ -53,9 +60,12 @@ class WorkerState:
             extra_args = self.runner.requests[request_id].sampling_params.extra_args
             settings = self.settings.for_request(extra_args)
             counts = settings.block_counts(num_prompt, self._num_layers, self.pages.num_heads, self.pages.page_tokens)
+            policy = get_policy(settings.policy)
+            if "residual_norms" in policy.needs:
+                self._watch_stream()
             plan = self._plans[request_id] = PromptPlan(
                 request_id, num_prompt, settings.tokens_per_head(num_prompt), settings.window,
-                get_policy(settings.policy), counts,
+                policy, counts,
             )  # fmt: skip
         return plan
 
@@ -80,13 +90,27 @@ class WorkerState:
         """A request whose prompt was evicted."""
         return self._evicted[request_id]
 
-    def score(self, rows: WindowRows, layer: int, scaling: float, output_weight: Tensor | None) -> None:
+    def score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
         """Score a layer of a prompt that ends with this step, and evict once all layers are scored."""
-        prompt = rows.prompt
+        prompt, weight = rows.prompt, None
         keys, values = self.pages.of_prompt(layer, rows.blocks, prompt.plan.num_tokens)
-        prompt.score(layer, keys, values, scaling, output_weight)
+        if "output_weight" in prompt.plan.policy.needs:
+            weight = self.parts.output_weight(layer, len(keys), num_query_heads, keys.shape[2])
+        prompt.score(layer, keys, values, scaling, weight)
         if prompt.is_scored:
             self._evict(prompt, rows.blocks)
+
+    def _watch_stream(self) -> None:
+        """From now on, note the norms of the residual stream of each prompt's window."""
+        if not self._watches_stream:
+            self._watches_stream = True
+            self.parts.watch_stream(self._note_stream)
+
+    def _note_stream(self, layer: int, stream: Callable[[], Tensor]) -> None:
+        """Take the norms of what enters a layer, where the step holds a window whose policy needs them."""
+        for rows in self.step_windows:
+            if "residual_norms" in rows.prompt.plan.policy.needs:
+                rows.prompt.add_norms(layer, stream()[rows.start : rows.stop].float().norm(dim=-1))
 
     def _evict(self, prompt: ReadPrompt, blocks: Tensor) -> None:
         """Move what a prompt keeps, in all layers, to pages of the last of its blocks."""

@@ -54,6 +54,7 @@ def split_step(state: WorkerState, common: Any) -> SplitStep:
         else:
             step.whole.append(row)
             _add_prompt(state, common, step, row, done)
+    state.step_windows = step.windows
     step.whole += range(num_real, common.num_reqs)
     return step
 

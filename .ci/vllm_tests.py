@@ -1,6 +1,6 @@
 """The environment in which lavakv is tested inside vLLM, and those tests.
 
-    python .ci/vllm.py FOLDER [pytest arguments]
+    python .ci/vllm_tests.py FOLDER [pytest arguments]
 
 Makes a virtual environment from requirements-vllm.txt where it is missing or older. vLLM's own wheel needs CUDA; its
 build for a CPU exists for Linux on x86-64 only, from another publisher. Where it cannot be installed, the last line
