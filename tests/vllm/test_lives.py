@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from vllm.v1.request import Request, RequestStatus
 
 from lavakv.budgets.pages import block_counts, blocks_for
 from tests.vllm.engine import BLOCKS, KEEP, PAGE, WINDOW
@@ -120,6 +121,22 @@ def test_many_random_lives_leak_nothing(engine) -> None:
     for name in draw.sample(sorted(found), 12):
         tokens, count, extra = asked[name]
         assert engine.generate([tokens], count=count, **extra)[0].tokens == found[name].tokens
+
+
+def test_a_session_whose_input_comes_in_parts_is_kept_whole(engine) -> None:
+    """Its prompt grows when the next part comes, so it cannot be evicted at its end."""
+    held = []
+    for name, resumable in (("once", False), ("session", True)):
+        params = engine.sampling(8, lavakv_budget=100)
+        engine.core.add_request(Request(name, prompt(600, 1), params, None, resumable=resumable))
+        for _ in range(3):
+            engine.core.step()
+        held.append(len(engine.held_blocks()[name]))
+        engine.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
+    assert held[1] == blocks_for(600, PAGE)
+    assert held[0] < held[1] / 2
+    engine.generate([prompt(20, 1)], count=1)
+    assert engine.is_empty
 
 
 @pytest.fixture(scope="module")

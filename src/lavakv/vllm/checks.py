@@ -112,6 +112,9 @@ def _refuse_if(limit: _Limit) -> None:
 def _of_engine(config: Any) -> Iterator[_Limit]:
     """Limits of how the engine is run."""
     parallel, scheduler = config.parallel_config, config.scheduler_config.scheduler_cls
+    device = config.device_config.device_type
+    fix = "Use vLLM's build for a CPU; there is no backend for other devices yet."
+    yield _Limit(device != "cpu", "device", "cpu", device, fix)
     yield _Limit(scheduler != SCHEDULER, "scheduler", SCHEDULER, scheduler, f"Pass --scheduler-cls {SCHEDULER}.")
     sizes = {
         "tensor": parallel.tensor_parallel_size,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
 from lavakv.errors import UnsupportedError
 from lavakv.vllm.metrics import Metrics
+from lavakv.vllm.settings import REQUEST_PREFIX
 from lavakv.vllm.spec import EvictingManager
 
 
@@ -29,6 +31,15 @@ class Scheduler(VllmScheduler):
         manager.num_layers = len(self.kv_cache_config.kv_cache_groups[0].layer_names)
         self.evicting_manager = manager
         self.metrics = Metrics(self.vllm_config.model_config.served_model_name) if self.log_stats else None
+
+    def add_request(self, request: Any) -> None:
+        """Take a request; a session whose input comes in parts is kept whole, because its prompt grows later."""
+        if request.resumable or request.request_id in self.requests:
+            request.sampling_params = copy(request.sampling_params)
+            others = request.sampling_params.extra_args or {}
+            others = {name: value for name, value in others.items() if not name.startswith(REQUEST_PREFIX)}
+            request.sampling_params.extra_args = others | {f"{REQUEST_PREFIX}keep": 1.0}
+        super().add_request(request)
 
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
         """New tokens of a request in this step, none beyond the end of its prompt while that is being read."""
