@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 import lavakv
 from lavakv.policy.builtin import FAMILY
@@ -95,6 +101,30 @@ def test_requests_with_budgets_of_their_own(engine, hf_model) -> None:
     kept = [engine.evicted.get(result.request_id) for result in results]
     total = NUM_LAYERS * NUM_HEADS
     assert [None if one is None else int(one.counts.sum()) for one in kept] == [300 * total, 100 * total, None]
+
+
+def test_in_bfloat16_only_rounding_differs(model_folder, tmp_path) -> None:
+    """With the same scores bit for bit; from end to end within twice what two attentions of PyTorch differ by.
+
+    Rounding in bfloat16 decides many ties of this model, whose weights are random.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script, out = Path(__file__).with_name("bfloat16.py"), tmp_path / "kept.pt"
+    subprocess.run([sys.executable, str(script), str(model_folder), str(out)], env=environment, check=True)
+    made = torch.load(out)
+    assert made["is_empty"]
+    assert made["together"] == [tokens for _, tokens, _ in made["found"]]
+    models = [
+        LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16, attn_implementation=name).eval()
+        for name in ("sdpa", "eager")
+    ]
+    for model in models:
+        lavakv.enable(model)
+    for (kept, _, same), one in zip(made["found"], ((777, 0), (600, 1)), strict=True):
+        assert same
+        ours, others = (reference(model, prompt(*one), [5], keep=KEEP, window=WINDOW).kept for model in models)
+        (between, _), (wrong, _) = differing(ours, others), differing(kept, ours)
+        assert wrong <= 2 * between
 
 
 @pytest.mark.parametrize("name", ALLOWED)
