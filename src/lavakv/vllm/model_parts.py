@@ -10,8 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
+from lavakv.policy.rules import Policy
 
 _PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+_NORMS_BEHIND = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1")
+_AMBIGUOUS_NORM = (
+    "post_attention_layernorm"  # before the feed-forward part, unless that has a norm of its own behind it
+)
+_NORMS_BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 class ModelParts:
@@ -26,34 +32,61 @@ class ModelParts:
         modules = dict(model.named_modules())
         self._above = [_ancestors(modules, name) for name in layer_names]
 
+    def check(self, policy: Policy) -> None:
+        """Check that a policy finds in every layer what it needs.
+
+        Raises:
+            UnsupportedError: no output projection, layers that do not take `hidden_states`, or a norm between output
+                projection and residual stream, by which the policy would have to weigh.
+        """
+        for layer in range(len(self._above)):
+            if "output_weight" in policy.needs:
+                self._projection(layer)
+            if "residual_norms" in policy.needs:
+                norms = _norms_behind(self._decoder(layer))
+                if norms:
+                    expected = "an output projection whose output joins the residual stream as it is"
+                    raise _unsupported(f"policy {policy.name!r}", expected, f"a norm behind it, {norms[0]}")
+
     def output_weight(self, layer: int, num_heads: int, num_query_heads: int, head_dim: int) -> Tensor:
         """What the output projection does to each query head's values, `[KV heads, G, head_dim, hidden]`.
 
         vLLM packs weights for its kernels, so it is run on unit vectors: that gives each weight as it is.
-
-        Raises:
-            UnsupportedError: no projection, or one of another width.
         """
-        width = num_query_heads * head_dim
-        for module in self._above[layer]:
-            for name in _PROJECTIONS:
-                projection = getattr(module, name, None)
-                if isinstance(projection, nn.Module) and getattr(projection, "input_size", width) == width:
-                    return _matrix(projection, width).view(num_heads, num_query_heads // num_heads, head_dim, -1)
-        raise _unsupported("output projection", f"one of {', '.join(_PROJECTIONS)} of {width} numbers", "none")
+        matrix = _matrix(self._projection(layer), num_query_heads * head_dim)
+        return matrix.view(num_heads, num_query_heads // num_heads, head_dim, -1)
 
     def watch_stream(self, note: Callable[[int, Callable[[], Tensor]], None]) -> None:
-        """Before each decoder layer, give `note` its index and a function that returns the residual stream entering it.
+        """Before each decoder layer, give `note` its index and a function that returns the residual stream."""
+        for layer in range(len(self._above)):
+            self._decoder(layer).register_forward_pre_hook(_hook(layer, note), with_kwargs=True)
 
-        Raises:
-            UnsupportedError: a model whose layers do not take `hidden_states`.
-        """
-        for layer, modules in enumerate(self._above):
-            decoder = next((one for one in modules if "residual" in _parameters(one)), None)
-            decoder = decoder or next((one for one in modules[1:] if "hidden_states" in _parameters(one)), None)
-            if decoder is None:
-                raise _unsupported("decoder layers", "layers that take hidden_states", "others")
-            decoder.register_forward_pre_hook(_hook(layer, note), with_kwargs=True)
+    def _projection(self, layer: int) -> nn.Module:
+        for module in self._above[layer]:
+            for name in _PROJECTIONS:
+                if isinstance(projection := getattr(module, name, None), nn.Module):
+                    return projection
+        raise _unsupported("output projection", f"one of {', '.join(_PROJECTIONS)}", "none")
+
+    def _decoder(self, layer: int) -> nn.Module:
+        """The layer of the decoder: what takes the residual stream, or else hidden states around the attention."""
+        modules = self._above[layer]
+        for module in modules:
+            if "residual" in _parameters(module):
+                return module
+        for module in modules[1:]:
+            if "hidden_states" in _parameters(module):
+                return module
+        raise _unsupported("decoder layers", "layers that take hidden_states", "others")
+
+
+def _norms_behind(decoder: nn.Module) -> list[str]:
+    """Names of the norms of what attention adds, of a layer of a decoder."""
+    own = dict(decoder.named_children())
+    names = [name for name in _NORMS_BEHIND if name in own]
+    if _AMBIGUOUS_NORM in own and any(name in own for name in _NORMS_BEHIND_FEED_FORWARD):
+        names.append(_AMBIGUOUS_NORM)
+    return names
 
 
 def _hook(layer: int, note: Callable[[int, Callable[[], Tensor]], None]) -> Callable[..., None]:

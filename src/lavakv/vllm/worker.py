@@ -7,7 +7,9 @@ from typing import Any
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from lavakv.policy.registry import get_policy
 from lavakv.vllm.checks import check_configuration, check_layers
+from lavakv.vllm.model_parts import ModelParts
 from lavakv.vllm.settings import Settings
 from lavakv.vllm.state import WorkerState, install
 
@@ -29,7 +31,8 @@ class Worker(CPUWorker):
         self.lavakv.runner = self.model_runner
 
     def get_kv_cache_spec(self) -> Any:
-        """The layers' specs, checked."""
+        """The layers' specs, checked, and with them what the policy needs of the model."""
         specs = super().get_kv_cache_spec()
         check_layers(specs)
+        ModelParts(self.model_runner.get_model(), list(specs)).check(get_policy(self.lavakv.settings.policy))
         return specs
