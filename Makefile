@@ -2,6 +2,7 @@ PYTHON ?= python3
 SEED ?= 0
 VENV := .venv
 DOCS_VENV := .venv-docs
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 ARGS ?=
 RUN ?= build/bench-gpu-curves
@@ -15,8 +16,8 @@ BETWEEN := 5.23.0
 ON_OLDEST_AND_NEWEST := tests/hf tests/test_readme.py
 ON_BETWEEN := $(addprefix tests/hf/test_,enable.py calls.py contract.py plain.py turns.py not_enabled.py) tests/test_readme.py
 
-.PHONY: setup newest demo test test-gpu test-transformers test-wheel dist check docs docs-cli bench gpu-check bench-gpu \
-	bench-gpu-curves compare-policies clean
+.PHONY: setup newest demo test test-gpu test-vllm test-transformers test-wheel dist check docs docs-cli bench gpu-check \
+	bench-gpu bench-gpu-curves compare-policies clean
 
 setup: $(VENV)/.ready $(OLDEST)/.ready $(BETWEEN:%=.transformers/%/.ready) newest
 
@@ -96,6 +97,11 @@ test-gpu:
 gpu-check:
 	PYTHON='$(PYTHON)' bash benchmarks/gpu_check.sh $(ARGS)
 
+# Inside vLLM, in an environment of its own (2.5 GB). The last line says whether they ran: vLLM's build for a CPU is not to
+# be had everywhere. ARGS goes to pytest, e.g. ARGS="tests/vllm/test_contract.py".
+test-vllm:
+	$(PYTHON) .ci/vllm_tests.py $(VLLM_VENV) $(ARGS)
+
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(ARGS)
 
@@ -109,4 +115,4 @@ compare-policies: $(VENV)/.ready
 	$(BIN)/python benchmarks/compare_policies.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) $(OLDEST) $(NEWEST) .transformers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(DOCS_VENV) $(VLLM_VENV) $(OLDEST) $(NEWEST) .transformers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build

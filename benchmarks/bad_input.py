@@ -102,6 +102,9 @@ KINDS: dict[str, Kind] = {
     "CSV and plot in one file": Kind(
         ("compare", "hi", *_MODEL, "--csv", "FOLDER/x.svg", "--plot", "FOLDER/x.svg"), "--plot"
     ),
+    "server within the window": Kind(("serve", "smollm2", "--budget", "20"), "budget"),
+    "server on no port": Kind(("serve", "smollm2", "--", "--port", "x"), "--port"),
+    "server on two devices": Kind(("serve", "smollm2", "--", "-tp", "2"), "--tensor-parallel-size"),
     "text to compress that does not exist": Kind(("compress", "FOLDER/none.txt", *_MODEL, "-o", "FOLDER/x"), "FILE"),
     "no file for a context": Kind(("compress", "FOLDER/notes.md", *_MODEL), "--out"),
     "context below a file": Kind(("compress", "FOLDER/notes.md", *_MODEL, "-o", "FOLDER/no.txt/x"), "--out"),

@@ -27,6 +27,7 @@ STAGES = [
     "attention",
     "eviction",
     "hf",
+    "vllm",
     "models",
     "tasks",
     "evaluation",
@@ -101,6 +102,20 @@ def test_the_core_imports_nothing_but_torch(stage: str) -> None:
         if module.split(".")[0] != "triton" or not MAY_IMPORT_TRITON & set(path.parents)
     } - CORE_MAY_IMPORT
     assert foreign == set()
+
+
+def test_only_its_own_folder_knows_vllm() -> None:
+    """And that folder knows no other engine."""
+    importers = {path.relative_to(ROOT).parts[0] for path in FILES if "vllm" in roots(path)}
+    assert importers == {"vllm"}
+    for path in (ROOT / "vllm").glob("*.py"):
+        assert "transformers" not in roots(path)
+        assert not any(module.startswith("lavakv.hf") for module in imported_by(path.read_text()))
+
+
+def roots(path: Path) -> set[str]:
+    """Packages that a file imports."""
+    return {module.split(".")[0] for module in imported_by(path.read_text())}
 
 
 def test_using_the_core_loads_no_engine() -> None:

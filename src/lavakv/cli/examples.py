@@ -24,6 +24,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "lavakv compress report.txt -o report.safetensors --keep 25%",
         "lavakv compress report.txt -o report.safetensors --max-bytes 32MiB --json",
     ),
+    "serve": (
+        "lavakv serve smollm2 --keep 25%",
+        "lavakv serve Qwen/Qwen2.5-0.5B-Instruct --budget 512 -- --port 8001",
+    ),
     "compare": (
         "lavakv compare -f report.txt --policies lava,snapkv --keep 25%,10%",
         "lavakv compare -f report.txt -q 'Who wrote it?' -q 'When?' --budgets 128",

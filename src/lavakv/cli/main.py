@@ -23,12 +23,14 @@ from lavakv.cli.inspect import inspect
 from lavakv.cli.models import models
 from lavakv.cli.policies import policies
 from lavakv.cli.report import report
+from lavakv.cli.serve import serve
 
 app = typer.Typer(name="lavakv", epilog=epilog("lavakv"), pretty_exceptions_enable=False, add_completion=False)
-_COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., int | None]] = {
     "generate": generate,
     "chat": chat,
     "compress": compress,
+    "serve": serve,
     "compare": compare,
     "inspect": inspect,
     "eval": evaluate,

@@ -1,0 +1,38 @@
+"""vLLM's worker for a CPU with lavakv's attention backend; importing this registers the backend in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from lavakv.policy.registry import get_policy
+from lavakv.vllm.checks import check_configuration, check_layers
+from lavakv.vllm.model_parts import ModelParts
+from lavakv.vllm.settings import Settings
+from lavakv.vllm.state import WorkerState, install
+
+register_backend(AttentionBackendEnum.CPU_ATTN, "lavakv.vllm.backend.Backend")
+
+
+class Worker(CPUWorker):
+    """Checks the configuration before the model is loaded, and lets the backend see the runner's batch."""
+
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        self.lavakv = WorkerState(Settings.of(vllm_config.additional_config))
+        check_configuration(vllm_config, self.lavakv.settings)
+        install(self.lavakv)
+        super().__init__(vllm_config, *args, **kwargs)
+
+    def init_device(self) -> None:
+        """See the base class."""
+        super().init_device()
+        self.lavakv.runner = self.model_runner
+
+    def get_kv_cache_spec(self) -> Any:
+        """The layers' specs, checked, and with them what the policy needs of the model."""
+        specs = super().get_kv_cache_spec()
+        check_layers(specs)
+        ModelParts(self.model_runner.get_model(), list(specs)).check(get_policy(self.lavakv.settings.policy))
+        return specs
