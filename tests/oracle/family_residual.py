@@ -40,7 +40,7 @@ def _changes(view: View, head: int, query: int) -> tuple[torch.Tensor, torch.Ten
 def _distances(view: View, head: int, query: int, row: int) -> torch.Tensor:
     """Squared length, behind the output projection, of each evictable value less the row's attention output."""
     output = (view.whole[query][row][:, None] * view.all_values[head]).sum(dim=0)
-    return ((view.values[head] - output) @ view.projection_of(query)).square().sum(dim=1)
+    return ((view.values[head] - output) @ view.to_stream(query)).square().sum(dim=1)
 
 
 def row_weights(view: View) -> torch.Tensor:

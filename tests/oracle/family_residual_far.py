@@ -47,7 +47,7 @@ def divisors(num_evictable: int) -> torch.Tensor:
 def _far_changes(view: View, head: int, query: int) -> torch.Tensor:
     """Sum over the rows of the squared change that each entry far before a row makes to it, in one query head."""
     places = rows_asked(view.num_evictable)
-    rows, turned = view.rows_at(query, places), _turned(view.projection_of(query))
+    rows, turned = view.rows_at(query, places), _turned(view.to_stream(query))
     outputs = rows @ view.all_values[head] @ turned
     values = view.values[head] @ turned
     total = torch.zeros(view.num_evictable, dtype=view.dtype)

@@ -13,9 +13,7 @@ def residual_max(view: View, keep: int) -> Ranking:
     stream = view.stream_norms.square().mean().sqrt()
     ranked = []
     for head in view.heads:
-        squares = [
-            (view.values[head] @ view.projection_of(query)).square().sum(dim=1) for query in view.queries_of(head)
-        ]
+        squares = [(view.values[head] @ view.to_stream(query)).square().sum(dim=1) for query in view.queries_of(head)]
         lengths = (sum(squares, torch.zeros_like(squares[0])) / len(squares)).sqrt()
         ranked.append((worst_case(view, head) * lengths / stream).tolist())
     return Ranking(ranked)

@@ -94,7 +94,7 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
             each = [attention_rows(row[None], view.keys[head], *settings) for row in rows]  # the last row sees all
             paid.append(torch.cat(each)[:, : view.num_evictable].amax(dim=0))
             apart = view.values[head] - view.all_values[head].to(view.values.dtype).mean(dim=0)
-            squares.append((apart @ view.projection_of(query)).square().sum(dim=1))
+            squares.append((apart @ view.to_stream(query)).square().sum(dim=1))
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         apart = (view.keys[head] - view.keys[head].mean(dim=0)).square().sum(dim=1)[: view.num_evictable]

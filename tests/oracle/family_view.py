@@ -51,10 +51,20 @@ class View:
         return self._own(self.capture.values)
 
     @cached_property
-    def stream_norms(self) -> torch.Tensor:
+    def entering_norms(self) -> torch.Tensor:
         """L2 norm of what entered the layer at each token of the window."""
         stream = self.capture.stream[self.sequence, -self.window :].detach().to(self.dtype)
         return stream.square().sum(dim=1).sqrt()
+
+    @cached_property
+    def stream_norms(self) -> torch.Tensor:
+        """`entering_norms`, times what a norm divides the attention's output by, where there is one."""
+        norms = self.entering_norms
+        if self.capture.norm is None:
+            return norms
+        output = self.capture.output[self.sequence, -self.window :].to(self.dtype)
+        epsilon = getattr(self.capture.norm, "eps", 0.0) or getattr(self.capture.norm, "variance_epsilon", 0.0)
+        return norms * (output.square().mean(dim=1) + epsilon).sqrt()
 
     def unrotated(self, kind: int, head: int) -> torch.Tensor:
         """Queries (0) or keys (1) of one head before their rotation, `[positions, head_dim]`."""
@@ -119,6 +129,14 @@ class View:
         """What the output projection does to the values of one query head, `[value_dim, hidden]`."""
         size = self.values.shape[2]
         return self.capture.projection[:, query * size : (query + 1) * size].detach().to(self.dtype).T
+
+    def to_stream(self, query: int) -> torch.Tensor:
+        """`projection_of`, and the gain of the norm behind it, where there is one."""
+        norm = self.capture.norm
+        if norm is None:
+            return self.projection_of(query)
+        weight = norm.weight.detach().to(self.dtype)
+        return self.projection_of(query) * (1 + weight if "Gemma" in type(norm).__name__ else weight)
 
 
 @dataclass

@@ -25,8 +25,9 @@ class Capture:
     `stream` the hidden states that entered the decoder layer, before its norm, `[batch, columns, hidden]`.
     `unrotated` are queries and keys before their rotation, where the model has one function for both; `ahead` cosines
     and sines of the next positions, `[positions, head_dim]`, and `last` of the last one, where the model has one
-    embedding for all layers. `repeated` is
-    what `repetition.py` adds.
+    embedding for all layers. `output` is what the attention's output projection gave, `[batch, columns, hidden]`, and
+    `norm` the module that it passes on its way to the stream, where there is one. `repeated` is what
+    `repetition.py` adds.
     """
 
     queries: torch.Tensor
@@ -40,6 +41,8 @@ class Capture:
     unrotated: tuple[torch.Tensor, torch.Tensor] | None = None
     ahead: tuple[torch.Tensor, torch.Tensor] | None = None
     last: tuple[torch.Tensor, torch.Tensor] | None = None
+    output: torch.Tensor | None = None
+    norm: torch.nn.Module | None = None
     repeated: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -72,10 +75,12 @@ def capture_prompt(
 
     cache = DynamicCache(config=model.config)
     arguments = {"past_key_values": cache, "logits_to_keep": 1, "output_hidden_states": True}
-    with own_attention(model, record), _rotations(model, unrotated):
+    outputs: dict[int, tuple[torch.nn.Module, torch.Tensor]] = {}
+    with own_attention(model, record), _rotations(model, unrotated), _normed(model, outputs):
         output = model(input_ids, attention_mask=attention_mask, **arguments)
     for layer, capture in captures.items():
         capture.stream = output.hidden_states[layer]  # transformers lists them before each layer, and after the last
+        capture.norm, capture.output = outputs.get(layer, (None, None))
     return Prompt(captures, cache, output.logits[:, -1].argmax(-1, keepdim=True))
 
 
@@ -85,6 +90,24 @@ def _turns(model, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor] |
         return None
     cos, sin = rotary(torch.zeros(1), torch.arange(first, first + count)[None])
     return cos[0], sin[0]
+
+
+@contextmanager
+def _normed(model, outputs: dict) -> Iterator[None]:
+    """Note what the norms behind the attention are given, in models with one behind the feed-forward part as well."""
+    hooks = []
+    for index, layer in enumerate(model.model.layers if hasattr(model.model, "layers") else ()):
+        if hasattr(layer, "post_feedforward_layernorm"):
+
+            def note(norm, args, index=index) -> None:
+                outputs[index] = norm, args[0]
+
+            hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(note))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def test_the_stream_is_what_enters_the_layer(kind: str) -> None:
         assert torch.equal(capture.stream, entered[layer])
         for sequence in range(2):
             norms = torch.linalg.vector_norm(entered[layer][sequence, -WINDOW:], dim=-1)
-            torch.testing.assert_close(View(capture, WINDOW, sequence).stream_norms, norms)
+            torch.testing.assert_close(View(capture, WINDOW, sequence).entering_norms, norms)
 
 
 def test_known_changes_are_those_of_entries_left_out(layers: list[View], monkeypatch: pytest.MonkeyPatch) -> None:

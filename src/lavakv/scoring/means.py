@@ -35,11 +35,11 @@ def mean_by_head(window: ScoringWindow, blocks: Iterable[Tensor]) -> Tensor:
     """
     empty, first, total = window.empty, 0, torch.zeros((), device=window.queries.device)
     for block in blocks:
-        numbers, last = block.float(), first + block.shape[1]
+        numbers, last = block.float().contiguous(), first + block.shape[1]  # sums depend on strides
         if empty is not None and first < empty.shape[1]:
             hidden = F.pad(empty[:, first:last], (0, max(last - empty.shape[1], 0)))
-            numbers = numbers.masked_fill(hidden[..., None], 0.0)
+            numbers = numbers.masked_fill(hidden[..., None], 0.0).contiguous()
         total, first = total + numbers.sum(dim=1), last
-    if window.caps is None:
-        return total / window.num_tokens
+    if window.caps is None:  # a tensor as well, so that a division rounds alike
+        return total / torch.full((1, 1), window.num_tokens, device=total.device)
     return total / (window.caps[:, None] + window.queries.shape[2])

@@ -58,9 +58,10 @@ def _distinctness(window: ScoringWindow) -> Tensor:
 
 def mean_of_candidates(window: ScoringWindow, numbers: Tensor) -> Tensor:
     """Mean over each head's candidates `[H, 1]` of numbers `[H, n]` that are zero in empty places."""
-    if window.caps is None:
-        return numbers.mean(dim=1, keepdim=True)
-    return numbers.sum(dim=1, keepdim=True) / window.caps.clamp(min=1)[:, None]
+    counts = window.caps
+    if counts is None:  # a tensor as well, so that a division rounds alike
+        counts = torch.full(numbers.shape[:1], window.num_evictable, device=numbers.device)
+    return numbers.sum(dim=1, keepdim=True) / counts.clamp(min=1)[:, None]
 
 
 def largest_attention(window: ScoringWindow) -> Tensor:

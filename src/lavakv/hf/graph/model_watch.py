@@ -41,7 +41,10 @@ class ModelWatch:
         self._signature: tuple[Any, ...] | None = None
         self._tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
         self._adapters: list[tuple[dict[str, Any], str, Any]] = []
-        self._hooks_made, self._is_training = -1, model.training
+        self._hooks_made, self._is_training = (
+            -1,
+            False,
+        )  # read when a forward is to be captured: copies are made in parts
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelWatch:
         return ModelWatch(memo.get(id(self._model), self._model))
