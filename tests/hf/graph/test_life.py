@@ -237,6 +237,18 @@ def test_parts_of_the_model_that_are_replaced(change: str) -> None:
     assert cache.decode_graph.num_captures == (1 if "training" in change else 2)
 
 
+def test_another_model_is_refused_as_without_a_graph() -> None:
+    """The cache of one model is not that of another, though all its shapes are the same."""
+    model, other = model_of(), model_of()
+    cache = lava_cache(model)
+    prefill(model, cache, zoo.prompt(40))
+    decode(model, cache, torch.tensor([[5]]), 4)
+    with pytest.warns(UserWarning, match="CacheMismatchError"), pytest.raises(lavakv.CacheMismatchError):
+        decode(other, cache, torch.tensor([[5]]), 1)
+    decode(model, cache, torch.tensor([[5]]), 4)
+    assert cache.decode_graph.num_replays == 8
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_adapters_between_replays(kind: str) -> None:
     """Put on, switched off, switched over, scaled, merged and taken off while one text is decoded."""
