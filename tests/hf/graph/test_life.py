@@ -237,6 +237,20 @@ def test_parts_of_the_model_that_are_replaced(change: str) -> None:
     assert cache.decode_graph.num_captures == (1 if "training" in change else 2)
 
 
+def test_captured_in_inference_mode_and_replayed_outside_and_back() -> None:
+    model, found = model_of(), []
+    for cache in caches(model):
+        prefill(model, cache, zoo.prompt(40))
+        call, logits = lavakv.graphed(model), []
+        for step in range(9):
+            ids = torch.tensor([[step]])
+            with torch.inference_mode(step % 6 < 3), torch.no_grad():
+                logits.append(call(input_ids=ids, **cache_argument(model, cache)).logits.clone())
+        found.append(torch.cat(logits))
+    assert torch.allclose(*found, rtol=0, atol=1e-9)
+    assert (cache.decode_graph.num_captures, cache.decode_graph.num_replays) == (1, 9)
+
+
 def test_another_model_is_refused_as_without_a_graph() -> None:
     """The cache of one model is not that of another, though all its shapes are the same."""
     model, other = model_of(), model_of()
