@@ -75,10 +75,8 @@ class CacheState:
         session = self.session
         session.require_sound()
         columns, is_prompt = session.columns, session.phase is Phase.EMPTY
-        check_model(self._geometry, model, self._model, filled=not is_prompt)
+        self.check_met(model, filled=not is_prompt)
         check_batch(inputs, session.batch)
-        if self._dtype is not None and getattr(model, "dtype", self._dtype) != self._dtype and not is_prompt:
-            raise _another_dtype(self._dtype, model.dtype)
         real = real_columns(mask, inputs.shape[0], inputs.shape[1], columns.length, inputs.device)
         seen = None if is_prompt else columns.real
         check_inputs(inputs, real, seen, self._geometry.max_positions, is_chunk)
@@ -91,12 +89,18 @@ class CacheState:
             self.step = PromptStep(real, inputs, position_ids)
         else:
             self.step = AppendStep(inputs.shape[1], columns, mask is not None)
-        if is_prompt or self._dtype is None:
-            self._dtype = getattr(model, "dtype", None)
-        self.meet(model)
+        self.meet(model, filled=not is_prompt)
 
-    def meet(self, model: nn.Module) -> None:
-        """Note the decoder whose forward is under way."""
+    def check_met(self, model: nn.Module, filled: bool) -> None:
+        """Raise CacheMismatchError where this decoder is not the one that the cache was filled by, or made for."""
+        check_model(self._geometry, model, self._model, filled)
+        if self._dtype is not None and getattr(model, "dtype", self._dtype) != self._dtype and filled:
+            raise _another_dtype(self._dtype, model.dtype)
+
+    def meet(self, model: nn.Module, filled: bool) -> None:
+        """Note the decoder whose forward is under way, after `check_met`."""
+        if not filled or self._dtype is None:
+            self._dtype = getattr(model, "dtype", None)
         self._model = weakref.ref(model)
 
     @property

@@ -38,7 +38,7 @@ class FakeGraph(DeviceGraph):
         return result
 
     def replay(self) -> None:
-        with torch.no_grad():
+        with torch.inference_mode():  # what was recorded in that mode may be written to
             for function, args, kwargs, returned in self._calls:
                 again = function(*args, **kwargs)
                 new = {id(tensor) for tensor in _new(args, kwargs, returned)}

@@ -209,6 +209,102 @@ def test_a_changed_model_is_noticed(change: str) -> None:
     assert (cache.decode_graph.refusal is not None) == (change == "hook")
 
 
+@pytest.mark.parametrize("change", ["another head", "a bias", "a part in training mode", "disabled and enabled"])
+def test_parts_of_the_model_that_are_replaced(change: str) -> None:
+    """Nobody asks for a new callable: modules, weights that were not there, a mode."""
+    found = []
+    for graph in (False, True):
+        model = model_of()
+        cache = lava_cache(model, graph=graph)
+        prefill(model, cache, zoo.prompt(40))
+        decode(model, cache, torch.tensor([[5]]), 4)
+        call = lavakv.graphed(model)
+        query = model.model.layers[0].self_attn.q_proj
+        if change == "another head":
+            model.lm_head = copy.deepcopy(model.lm_head)
+            model.lm_head.weight.data.mul_(-1.5)
+        elif change == "a bias":
+            query.bias = nn.Parameter(torch.linspace(-1, 1, query.out_features, dtype=torch.float64))
+        elif change == "a part in training mode":
+            query.train()
+        else:  # the new watch must not number what it sees as the old one did
+            lavakv.disable(model)
+            query.weight = nn.Parameter(query.weight.detach() * -1.5)
+            call = lavakv.graphed(lavakv.enable(model))
+        with torch.no_grad():
+            found.append(call(input_ids=torch.tensor([[6]]), **cache_argument(model, cache)).logits)
+    assert torch.allclose(*found, rtol=0, atol=1e-9)
+    assert cache.decode_graph.num_captures == (1 if "training" in change else 2)
+
+
+def test_captured_in_inference_mode_and_replayed_outside_and_back() -> None:
+    model, found = model_of(), []
+    for cache in caches(model):
+        prefill(model, cache, zoo.prompt(40))
+        call, logits = lavakv.graphed(model), []
+        for step in range(9):
+            ids = torch.tensor([[step]])
+            with torch.inference_mode(step % 6 < 3), torch.no_grad():
+                logits.append(call(input_ids=ids, **cache_argument(model, cache)).logits.clone())
+        found.append(torch.cat(logits))
+    assert torch.allclose(*found, rtol=0, atol=1e-9)
+    assert (cache.decode_graph.num_captures, cache.decode_graph.num_replays) == (1, 9)
+
+
+def test_another_model_is_refused_as_without_a_graph() -> None:
+    """The cache of one model is not that of another, though all its shapes are the same."""
+    model, other = model_of(), model_of()
+    cache = lava_cache(model)
+    prefill(model, cache, zoo.prompt(40))
+    decode(model, cache, torch.tensor([[5]]), 4)
+    with pytest.warns(UserWarning, match="CacheMismatchError"), pytest.raises(lavakv.CacheMismatchError):
+        decode(other, cache, torch.tensor([[5]]), 1)
+    decode(model, cache, torch.tensor([[5]]), 4)
+    assert cache.decode_graph.num_replays == 8
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_between_replays(kind: str) -> None:
+    """Put on, switched off, switched over, scaled, merged and taken off while one text is decoded."""
+    adapters = pytest.importorskip("tests.hf.peft_models")
+    found = []
+    for graph in (False, True):
+        model = model_of()
+        cache = lava_cache(model, graph=graph)
+        call, logits = lavakv.graphed(model), []
+
+        def more(call: Any = call, model: Any = model, cache: Any = cache, logits: Any = logits) -> None:
+            for number in range(3):
+                with torch.no_grad():
+                    logits.append(call(input_ids=torch.tensor([[number]]), **cache_argument(model, cache)).logits)
+
+        prefill(model, cache, zoo.prompt(40))
+        more()
+        wrapped = adapters.peft.get_peft_model(model, adapters.CONFIGS[kind]())
+        wrapped.add_adapter("other", adapters.CONFIGS[kind]())
+        wrapped.double()
+        adapters.trained(wrapped, 1)
+        more()
+        with wrapped.disable_adapter():
+            more()
+        more()
+        wrapped.set_adapter("other")
+        adapters.trained(wrapped, 2)
+        more()
+        layer = model.model.layers[0].self_attn.q_proj
+        layer.set_scale("other", 3.0)
+        more()
+        wrapped.merge_adapter()
+        more()
+        wrapped.unmerge_adapter()
+        more()
+        wrapped.unload()
+        more()
+        found.append(torch.cat(logits))
+    assert torch.allclose(*found, rtol=0, atol=1e-9)
+    assert cache.decode_graph.num_replays == 27
+
+
 def test_nothing_outlives_the_cache_or_the_model() -> None:
     model = model_of()
     cache = lava_cache(model)

@@ -23,7 +23,8 @@ class CapturingCache(LavaCache):
 
     def begin(self, model: nn.Module, inputs: Tensor, mask: Any, position_ids: Tensor | None = None) -> None:
         """The step has begun already, on the device; a cache that was loaded or copied has not met its model yet."""
-        self._state.meet(model)
+        self._state.check_met(model, filled=True)
+        self._state.meet(model, filled=True)
 
     def end(self, succeeded: bool) -> None:
         """It is ended on the device."""

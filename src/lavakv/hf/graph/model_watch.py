@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import chain, count
+from operator import is_
 from typing import Any
 
 import torch
@@ -18,7 +20,10 @@ _ADAPTER_STATE = (  # by which layers with adapters branch in Python
     "merged_adapters",
     "scaling",
 )
-_SWITCHES = ("_attn_implementation", "_experts_implementation", "use_cache")
+_SWITCHES = (
+    "_attn_implementation", "_experts_implementation", "use_cache", "output_attentions", "output_hidden_states",
+)  # fmt: skip
+_versions = count(1)  # of all models: one that takes the place of another in memory must not be taken for it
 
 
 class ModelWatch:
@@ -30,7 +35,7 @@ class ModelWatch:
         model: whose forward is captured.
 
     Attributes:
-        version: another number whenever something has changed.
+        version: another number whenever something has changed, and for every model.
         refusal: why no forward of the model can be captured, or None.
     """
 
@@ -39,12 +44,10 @@ class ModelWatch:
         self.version = 0
         self.refusal: str | None = None
         self._signature: tuple[Any, ...] | None = None
-        self._tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
+        self._parts = _Parts([])
+        self._addresses: list[int] = []
         self._adapters: list[tuple[dict[str, Any], str, Any]] = []
-        self._hooks_made, self._is_training = (
-            -1,
-            False,
-        )  # read when a forward is to be captured: copies are made in parts
+        self._hooks_made, self._switches = -1, list[Any]()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelWatch:
         return ModelWatch(memo.get(id(self._model), self._model))
@@ -55,46 +58,48 @@ class ModelWatch:
     @property
     def device(self) -> torch.device | None:
         """Where the weights are, or None for a model without any."""
-        return self._tensors[0][2].device if self._tensors else None
+        return self._parts.weights[0].device if self._parts.weights else None
 
     def check(self) -> int:
-        """Compare what can change between two tokens, and return the version: weights, hooks, adapters."""
+        """Compare what can change between two tokens, and return the version: weights, modules, hooks, adapters."""
         changed = (
             RemovableHandle.next_id != self._hooks_made
-            or self._model.training != self._is_training
+            or self._switches_now() != self._switches
             or any(state.get(name) != before for state, name, before in self._adapters)
+            or self._parts.changed()
+            or self._parts.addresses() != self._addresses
         )
-        for owner, name, tensor, address in self._tensors:
-            if owner.get(name) is not tensor or tensor.data_ptr() != address:
-                changed = True
-                break
         return self.refresh() if changed else self.version
 
     def refresh(self) -> int:
         """Compare everything, and return the version."""
         modules = list(self._model.modules())
-        self._hooks_made, self._is_training = RemovableHandle.next_id, self._model.training
+        self._hooks_made, self._switches = RemovableHandle.next_id, self._switches_now()
         self._adapters = [
             (module.__dict__, name, copy.copy(module.__dict__[name]))
             for module in modules for name in _ADAPTER_STATE if name in module.__dict__
         ]  # fmt: skip
-        self._tensors, self.refusal = [], None
+        before, self._parts = self._parts, _Parts(modules)  # what was there lives on until it is compared
+        self._addresses, self.refusal = [], None
         try:
-            self._tensors = [(*slot, slot[2].data_ptr()) for module in modules for slot in _tensors_of(module)]
+            self._addresses = self._parts.addresses()
         except Exception as error:  # tensor subclasses may have no address
             self.refusal = f"a weight has no address on a device ({type(error).__name__}: {error})"
+            self._parts = _Parts([])
         self.refusal = self.refusal or self._reason(modules)
-        config = getattr(self._model, "config", None)
         signature = (
-            [(id(owner), name, id(tensor), address) for owner, name, tensor, address in self._tensors],
+            [id(tensor) for tensor in self._parts.weights], self._addresses,
             [(id(module), module.training, "forward" in module.__dict__) for module in modules],
-            [repr(value) for _, _, value in self._adapters],
-            [getattr(config, name, None) for name in _SWITCHES], self.refusal,
+            [repr(value) for _, _, value in self._adapters], self._switches, self.refusal,
         )  # fmt: skip
         if signature != self._signature:
-            self._signature = signature
-            self.version += 1
+            self._signature, self.version = signature, next(_versions)
+        del before
         return self.version
+
+    def _switches_now(self) -> list[Any]:
+        config = getattr(self._model, "config", None)
+        return [getattr(config, name, None) for name in _SWITCHES]
 
     def _reason(self, modules: list[nn.Module]) -> str | None:
         """Why a forward cannot be captured."""
@@ -110,19 +115,49 @@ class ModelWatch:
             foreign = next(_foreign_hooks(module), None)
             if foreign is not None:
                 return f"a hook on {type(module).__name__} would not run ({foreign})"
-        devices = {str(tensor.device) for _, _, tensor, _ in self._tensors}
+        weights = self._parts.weights
+        devices = {str(tensor.device) for tensor in weights}
         if len(devices) > 1:
             return f"the model's weights are on several devices ({', '.join(sorted(devices))})"
-        if any(hasattr(tensor, "device_mesh") for _, _, tensor, _ in self._tensors):
+        if any(hasattr(tensor, "device_mesh") for tensor in weights):
             return "the model's weights are distributed"
         return None
 
 
-def _tensors_of(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    for owner in (module._parameters, module._buffers):
-        for name, tensor in owner.items():
-            if tensor is not None:
-                yield owner, name, tensor
+class _Parts:
+    """What some modules consist of.
+
+    Args:
+        modules: all of a model.
+
+    Attributes:
+        weights: weights and buffers.
+    """
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._modules = modules
+        self._training = [module.training for module in modules]
+        self._inner = [module._modules for module in modules if module._modules]
+        self._owners = [
+            owner for module in modules for owner in (module._parameters, module._buffers) if owner
+        ]  # fmt: skip
+        self._children, self._tensors = _values(self._inner), _values(self._owners)
+        self.weights: list[Tensor] = [tensor for tensor in self._tensors if tensor is not None]
+
+    def addresses(self) -> list[int]:
+        """Where the weights are."""
+        return list(map(Tensor.data_ptr, self.weights))
+
+    def changed(self) -> bool:
+        """Whether a module, weight or buffer has come, gone or been replaced, or a module is in another mode."""
+        if [module.training for module in self._modules] != self._training:
+            return True
+        pairs = ((_values(self._inner), self._children), (_values(self._owners), self._tensors))
+        return any(len(now) != len(before) or not all(map(is_, now, before)) for now, before in pairs)
+
+
+def _values(owners: list[Any]) -> list[Any]:
+    return list(chain.from_iterable(map(dict.values, owners)))
 
 
 def _foreign_hooks(module: nn.Module) -> Iterator[str]:
