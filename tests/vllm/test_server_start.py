@@ -93,7 +93,10 @@ def test_a_server_that_does_not_start_says_why_in_one_line(capfd) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_reach_the_server_and_end_it_without_an_error(number) -> None:
-    program = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemExit(7)"
+    program = (  # like vLLM's server it handles interrupts even where a shell in the background has them ignored
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemExit(7)"
+    )
     begun = time.monotonic()
     timer = threading.Timer(2, os.kill, (os.getpid(), number))
     timer.start()
