@@ -125,6 +125,14 @@ def test_without_a_norm_there_is_no_scale() -> None:
     assert all(window.output_scale is None for window in _windows(model, zoo.prompt(PROMPT)))
 
 
+def test_a_norm_that_is_replaced_is_found_again() -> None:
+    model = _model("olmo2")
+    layer, attention = _attentions(model)[0]
+    assert norm_behind(model, attention) is layer.post_attention_layernorm
+    layer.post_attention_layernorm = nn.RMSNorm(32)
+    assert norm_behind(model, attention) is layer.post_attention_layernorm
+
+
 @pytest.mark.parametrize("policy", ["residual", "residual-far", "residual-max", "reach"])
 @pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
 def test_scores_do_not_change_with_the_size_of_the_output_projection(kind: str, policy: str) -> None:

@@ -27,11 +27,12 @@ def norm_behind(decoder: nn.Module, attention: nn.Module) -> nn.Module | None:
     Returns:
         The norm, or None where the output joins the stream as it is.
     """
-    if attention not in _found:
+    known = _found.get(attention)
+    norm = None if known is None else known()
+    if norm is None and (known is not None or attention not in _found):  # replaced since, or not searched yet
         norm = _search(decoder, attention)
         _found[attention] = None if norm is None else weakref.ref(norm)
-    known = _found[attention]
-    return None if known is None else known()
+    return norm
 
 
 def _search(decoder: nn.Module, attention: nn.Module) -> nn.Module | None:

@@ -60,7 +60,9 @@ def scores(
         prompt_queries: `[query_heads, N, head_dim]`, all of the prompt's queries, for policies that look beyond the
             window; they are taken to be causal.
         residual_norms: `[w]`, L2 norms of the hidden states that the window's queries were made from, before the
-            layer's norm, for policies that compare layers by them.
+            layer's norm, for policies that compare layers by them. Where a norm stands between the output projection
+            and the stream, `lavakv`'s own policies expect these norms times what it divides the output by at each
+            token, and `output_weight` times its gain.
         rotation: cosines and sines of all rows of the prompt, `[N, head_dim]` each with equal halves, and the radians
             per position of each pair of channels, `[head_dim / 2]`, for policies that look before the rotation.
         replay: float32 `[kv_heads, query heads a KV head, N]` each, what `lavakv.scoring.replay.chunk_maxima` gave for
