@@ -35,6 +35,9 @@ class RepeatedCall(DeviceGraph):
         self._step, self._result = step, step()
         return self._result
 
+    def wait(self) -> None:
+        """Nothing runs by itself on a CPU."""
+
     def replay(self) -> None:
         with torch.no_grad():
             again = self._step()
