@@ -37,6 +37,9 @@ class FakeGraph(DeviceGraph):
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
         return result
 
+    def wait(self) -> None:
+        """Nothing runs by itself on a CPU."""
+
     def replay(self) -> None:
         with torch.inference_mode():  # what was recorded in that mode may be written to
             for function, args, kwargs, returned in self._calls:

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def test_what_the_host_worked_out_is_repeated() -> None:
-    """A number of the host stays what it was; a tensor's contents are read anew."""
+    """A number of the host stays what it was; a tensor's contents are read again."""
     position, state, out = torch.tensor([3]), {"number": 3}, torch.zeros(1, dtype=torch.int64)
 
     def step() -> torch.Tensor:

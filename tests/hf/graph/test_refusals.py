@@ -237,3 +237,13 @@ def test_errors_are_those_of_the_model() -> None:
 
 def test_cuda_is_what_decodes_through_a_graph() -> None:
     assert backends["cuda"] is CudaGraph
+
+
+@pytest.mark.parametrize("value", ["", "1", "false", "nonsense"])
+def test_only_0_in_the_environment_turns_it_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the other switches; see docs/environment.md."""
+    monkeypatch.setenv(decoding.SWITCH, value)
+    model = model_of()
+    cache = lava_cache(model)
+    generate(model, cache, zoo.prompt(40))
+    assert cache.decode_graph.num_replays == NEW - 1

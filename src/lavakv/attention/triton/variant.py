@@ -19,7 +19,7 @@ class Variant:
     """A kernel for arguments of one kind.
 
     The first launch goes through Triton, which looks at every argument and compiles; the others use the compiled kernel
-    that it returned, as Triton's tutorials do. Whoever launches must keep apart what Triton would compile anew for:
+    that it returned, as Triton's tutorials do. Whoever launches must keep apart what Triton would compile again for:
     other dtypes, pointers or sizes that are not divisible by 16 where they were, sizes that are 1 or need 64 bits.
 
     Args:

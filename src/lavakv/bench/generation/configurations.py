@@ -146,7 +146,7 @@ class Configurations:
 
     @contextmanager
     def _compiling(self) -> Iterator[None]:
-        """Compile anew, for these shapes alone, and free what was compiled afterwards."""
+        """Compile again, for these shapes alone, and free what was compiled afterwards."""
         self._forget_compiled()
         try:
             yield

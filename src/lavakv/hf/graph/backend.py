@@ -39,8 +39,15 @@ class DeviceGraph(ABC):
         """
 
     @abstractmethod
+    def wait(self) -> None:
+        """Let what this thread queues from here on run behind the last replay; before the step's tensors are written.
+
+        The host does not wait.
+        """
+
+    @abstractmethod
     def replay(self) -> None:
-        """Do the recorded work again, behind all work that this thread has queued."""
+        """Do the recorded work again, behind all work that this thread has queued. After `wait`."""
 
 
 class CudaGraph(DeviceGraph):
@@ -82,12 +89,15 @@ class CudaGraph(DeviceGraph):
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._graph.pool())
 
-    def replay(self) -> None:
-        """See `DeviceGraph.replay`. On another stream than the last time it first waits for that one."""
+    def wait(self) -> None:
+        """See `DeviceGraph.wait`. Only another stream than the last one has to."""
         stream = torch.cuda.current_stream(self._device)
         if self._last_stream is not None and stream != self._last_stream:
             stream.wait_stream(self._last_stream)
         self._last_stream = stream
+
+    def replay(self) -> None:
+        """See `DeviceGraph.replay`."""
         self._graph.replay()
 
 

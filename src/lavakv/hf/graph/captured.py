@@ -123,6 +123,7 @@ class CapturedStep:
         Returns:
             What the model's forward would have returned.
         """
+        self._graph.wait()  # the last replay may still read, on another stream, what is written next
         self._load(cache, inputs)
         self._columns_on_device = None  # unknown if what follows is interrupted
         self._graph.replay()

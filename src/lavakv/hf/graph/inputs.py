@@ -17,7 +17,7 @@ _WITHOUT_ANSWER = ("output_attentions", "output_hidden_states", "output_router_l
 
 
 class DecodeInputs:
-    """What one decode step is called with, told apart into what changes from step to step and what may not.
+    """What one decode step is called with, split into what changes from step to step and what may not.
 
     Args:
         kwargs: of the model's forward.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from itertools import chain, count
-from operator import is_
+from itertools import count
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -20,9 +20,7 @@ _ADAPTER_STATE = (  # by which layers with adapters branch in Python
     "merged_adapters",
     "scaling",
 )
-_SWITCHES = (
-    "_attn_implementation", "_experts_implementation", "use_cache", "output_attentions", "output_hidden_states",
-)  # fmt: skip
+_is_training = itemgetter("training")
 _versions = count(1)  # of all models: one that takes the place of another in memory must not be taken for it
 
 
@@ -47,7 +45,7 @@ class ModelWatch:
         self._parts = _Parts([])
         self._addresses: list[int] = []
         self._adapters: list[tuple[dict[str, Any], str, Any]] = []
-        self._hooks_made, self._switches = -1, list[Any]()
+        self._hooks_made, self._settings = -1, dict[str, Any]()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelWatch:
         return ModelWatch(memo.get(id(self._model), self._model))
@@ -64,7 +62,7 @@ class ModelWatch:
         """Compare what can change between two tokens, and return the version: weights, modules, hooks, adapters."""
         changed = (
             RemovableHandle.next_id != self._hooks_made
-            or self._switches_now() != self._switches
+            or self._settings_now() != self._settings
             or any(state.get(name) != before for state, name, before in self._adapters)
             or self._parts.changed()
             or self._parts.addresses() != self._addresses
@@ -74,7 +72,7 @@ class ModelWatch:
     def refresh(self) -> int:
         """Compare everything, and return the version."""
         modules = list(self._model.modules())
-        self._hooks_made, self._switches = RemovableHandle.next_id, self._switches_now()
+        self._hooks_made, self._settings = RemovableHandle.next_id, dict(self._settings_now())
         self._adapters = [
             (module.__dict__, name, copy.copy(module.__dict__[name]))
             for module in modules for name in _ADAPTER_STATE if name in module.__dict__
@@ -90,16 +88,16 @@ class ModelWatch:
         signature = (
             [id(tensor) for tensor in self._parts.weights], self._addresses,
             [(id(module), module.training, "forward" in module.__dict__) for module in modules],
-            [repr(value) for _, _, value in self._adapters], self._switches, self.refusal,
+            [repr(value) for _, _, value in self._adapters], self._settings, self.refusal,
         )  # fmt: skip
         if signature != self._signature:
             self._signature, self.version = signature, next(_versions)
         del before
         return self.version
 
-    def _switches_now(self) -> list[Any]:
-        config = getattr(self._model, "config", None)
-        return [getattr(config, name, None) for name in _SWITCHES]
+    def _settings_now(self) -> dict[str, Any]:
+        """The model's configuration, which says how attention and experts are computed."""
+        return getattr(getattr(self._model, "config", None), "__dict__", {})
 
     def _reason(self, modules: list[nn.Module]) -> str | None:
         """Why a forward cannot be captured."""
@@ -127,6 +125,9 @@ class ModelWatch:
 class _Parts:
     """What some modules consist of.
 
+    Compared as dictionaries, which PyTorch's modules are made of: the interpreter does that in C, and an entry that is
+    the same object costs it no more than a look at two pointers.
+
     Args:
         modules: all of a model.
 
@@ -135,29 +136,29 @@ class _Parts:
     """
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self._modules = modules
-        self._training = [module.training for module in modules]
-        self._inner = [module._modules for module in modules if module._modules]
-        self._owners = [
-            owner for module in modules for owner in (module._parameters, module._buffers) if owner
-        ]  # fmt: skip
-        self._children, self._tensors = _values(self._inner), _values(self._owners)
-        self.weights: list[Tensor] = [tensor for tensor in self._tensors if tensor is not None]
+        self._modes = [module.__dict__ for module in modules if "training" in module.__dict__]
+        self._any_training = any(map(_is_training, self._modes))
+        owners = [owner for module in modules for owner in (module._parameters, module._buffers) if owner]
+        self._owners = [module._modules for module in modules if module._modules] + owners
+        self._before = [dict(owner) for owner in self._owners]
+        named = [(owner, name, tensor) for owner in owners for name, tensor in owner.items() if tensor is not None]
+        self.weights: list[Tensor] = [tensor for _, _, tensor in named]
+        self._single = [entry for entry in named if entry[2].numel() == 1]
 
     def addresses(self) -> list[int]:
         """Where the weights are."""
         return list(map(Tensor.data_ptr, self.weights))
 
     def changed(self) -> bool:
-        """Whether a module, weight or buffer has come, gone or been replaced, or a module is in another mode."""
-        if [module.training for module in self._modules] != self._training:
+        """Whether a module, weight or buffer has come, gone or been replaced, or training has begun or ended."""
+        if any(map(_is_training, self._modes)) != self._any_training:
             return True
-        pairs = ((_values(self._inner), self._children), (_values(self._owners), self._tensors))
-        return any(len(now) != len(before) or not all(map(is_, now, before)) for now, before in pairs)
-
-
-def _values(owners: list[Any]) -> list[Any]:
-    return list(chain.from_iterable(map(dict.values, owners)))
+        if any(owner.get(name) is not tensor for owner, name, tensor in self._single):  # these compare by value
+            return True
+        try:
+            return self._owners != self._before
+        except Exception:  # tensors that are not the same object have no truth value
+            return True
 
 
 def _foreign_hooks(module: nn.Module) -> Iterator[str]:

@@ -49,7 +49,12 @@ class StaticLayer:
 
 
 class StaticRagged(StaticLayer):
-    """A compressed layer. Stands in for its `LavaLayer` behind `PendingKeyValues`."""
+    """A compressed layer. Stands in for its `LavaLayer` behind `PendingKeyValues`.
+
+    Attributes:
+        store: the layer's.
+        is_recurrent: whether the layer has recurrent states beside its keys.
+    """
 
     num_columns = 1  # what is attended to is held, not a prompt
 
@@ -59,12 +64,8 @@ class StaticRagged(StaticLayer):
         self._layer, self._step, self.store = layer, step, layer.store
         self._tail, self._past = layer.store.tail, layer.store.past
         self._buffers = self._tail.buffers
-        self._recurrent = StaticRecurrent(layer) if isinstance(layer, LinearAttentionLayer) else None
-
-    @property
-    def is_recurrent(self) -> bool:
-        """Whether the layer has recurrent states beside its keys."""
-        return self._recurrent is not None
+        self.is_recurrent = isinstance(layer, LinearAttentionLayer)
+        self._recurrent = StaticRecurrent(layer) if self.is_recurrent else StaticLayer()
 
     @property
     def num_spare(self) -> int:
@@ -77,22 +78,19 @@ class StaticRagged(StaticLayer):
         if store.past is not self._past or store.tail is not self._tail or self._layer.store is not store:
             return False
         now = self._tail.buffers
-        return now[0] is keys and now[1] is values and (self._recurrent is None or self._recurrent.fits())
+        return now[0] is keys and now[1] is values and self._recurrent.fits()
 
     def save(self) -> None:
         """See `StaticLayer`; what was written into the tail is written again."""
-        if self._recurrent is not None:
-            self._recurrent.save()
+        self._recurrent.save()
 
     def restore(self) -> None:
         """See `StaticLayer`."""
-        if self._recurrent is not None:
-            self._recurrent.restore()
+        self._recurrent.restore()
 
     def forget_saved(self) -> None:
         """See `StaticLayer`."""
-        if self._recurrent is not None:
-            self._recurrent.forget_saved()
+        self._recurrent.forget_saved()
 
     def advance(self) -> None:
         """Count a column that the step has written."""
