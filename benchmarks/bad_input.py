@@ -49,6 +49,8 @@ KINDS: dict[str, Kind] = {
     "missing argument": Kind(("report",), "run"),
     "number that is none": Kind(("generate", "hi", "--budget", "2.5"), "--budget"),
     "number out of range": Kind(("bench", "--rounds", "0"), "--rounds"),
+    "time limit that is no number": Kind(("bench", "--shape", "tiny", "--seconds", "nan"), "seconds"),
+    "compilation of what is left out": Kind(("bench", "--shape", "tiny", "--compiled", "--no-generate"), "compiled"),
     "seed beyond 63 bits": Kind(("generate", "hi", "--seed", str(2**63)), "--seed"),
     "temperature that is no number": Kind(("generate", "hi", "--temperature", "nan"), "--temperature"),
     # budgets

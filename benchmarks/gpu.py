@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -22,8 +23,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 if TYPE_CHECKING:  # imported after the tests, and after the check for a GPU
     from lavakv.bench.generation.session import GenerateSession, Plan
@@ -66,31 +65,50 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Numbers separated by commas, ascending."""
-    return tuple(sorted({int(word) for word in text.split(",")}))
+def at_least(minimum: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """Reads a finite number that is not below a minimum."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not minimum <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected a finite number, at least {minimum}, got {text}")
+        return value
+
+    return number
+
+
+def lengths(text: str) -> tuple[float, ...]:
+    """Prompt lengths separated by commas."""
+    return tuple(map(at_least(1), text.split(",")))
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line; the defaults are the settings of the goals."""
+    from lavakv.bench.shapes import SHAPES
+    from lavakv.budgets.spec import DEFAULT_WINDOW
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-3.1-8b")
-    parser.add_argument("--tokens", type=int, default=131072, help="longest prompt, of the goals at batch 1")
-    parser.add_argument("--lengths", type=whole_numbers, default=(8192, 32768), help="further prompts of generate")
-    parser.add_argument("--largest-at", type=int, default=32768, help="prompt of the largest batch; one of all lengths")
-    parser.add_argument("--memory-gb", type=float, default=80.0, help="what the largest batch may use in all")
-    parser.add_argument("--budget", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=8, help="the larger batch")
-    parser.add_argument("--new-tokens", type=int, default=32, help="tokens that generate is timed over")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--prefill-rounds", type=int, default=0, help="of plain forwards; a prefill takes many seconds")
-    parser.add_argument("--seconds", type=float, default=300.0, help="what would end later is skipped; 0: no limit")
-    parser.add_argument("--device", default="cuda", help="cpu rehearses the script")
+    count, gigabytes, seconds = at_least(1), at_least(1, float), at_least(0, float)
+    parser.add_argument("--shape", default="llama-3.1-8b", choices=tuple(SHAPES))
+    parser.add_argument("--tokens", type=count, default=131072, help="longest prompt, of the goals at batch 1")
+    parser.add_argument("--lengths", type=lengths, default=(8192, 32768), help="further prompts of generate")
+    parser.add_argument("--largest-at", type=count, default=32768, help="prompt of the largest batch, one of those")
+    parser.add_argument("--memory-gb", type=gigabytes, default=80.0, help="what the largest batch may use in all")
+    parser.add_argument("--budget", type=at_least(DEFAULT_WINDOW + 1), default=1024)
+    parser.add_argument("--batch-size", type=at_least(2), default=8, help="the larger batch")
+    parser.add_argument("--new-tokens", type=count, default=32, help="tokens that generate is timed over")
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--prefill-rounds", type=at_least(0), default=0, help="of plain forwards; each takes long")
+    parser.add_argument("--seconds", type=seconds, default=300.0, help="what would end later is skipped; 0: no limit")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu rehearses the script")
     parser.add_argument("--no-tests", action="store_true")
     options = parser.parse_args()
     options.lengths = tuple(sorted({*options.lengths, options.tokens}))
     if options.largest_at not in options.lengths:
         parser.error(f"--largest-at: expected one of {options.lengths}, got {options.largest_at}")
+    limit = SHAPES[options.shape]["max_position_embeddings"]
+    if options.lengths[-1] > limit:
+        parser.error(f"--tokens, --lengths: expected at most {limit}, the shape's positions, got {options.lengths[-1]}")
     return options
 
 
@@ -261,6 +279,8 @@ class Run:
 def main() -> None:
     """See the top of this file."""
     options = arguments()
+    import torch  # not before the command line is known to be right
+
     if options.device == "cuda" and not torch.cuda.is_available():
         print("bench-gpu: no GPU that torch can use; nothing was measured.", file=sys.stderr)
         sys.exit(2)

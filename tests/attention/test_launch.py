@@ -128,7 +128,7 @@ def other_requests(example: Case) -> dict[str, AttentionRequest]:
     }
 
 
-def test_what_triton_compiles_separately_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_triton_compiles_another_kernel_for_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     example = case(torch.float32, 16)
     store = example.fill(RaggedStore())
     attend, _ = replaced(monkeypatch)

@@ -183,6 +183,29 @@ def test_a_prompt_of_the_largest_batch_that_is_not_measured_is_refused(run_here)
 
 
 @pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--memory-gb", "0"], "--memory-gb: expected a finite number, at least 1, got 0"),
+        (["--seconds", "-1"], "--seconds: expected a finite number, at least 0, got -1"),
+        (["--seconds", "nan"], "--seconds: expected a finite number, at least 0, got nan"),
+        (["--new-tokens", "0"], "--new-tokens: expected a finite number, at least 1, got 0"),
+        (["--batch-size", "1"], "--batch-size: expected a finite number, at least 2, got 1"),
+        (["--batch-size", "x"], "--batch-size: invalid number value: 'x'"),
+        (["--budget", "32"], "--budget: expected a finite number, at least 33, got 32"),
+        (["--lengths", "0,100"], "--lengths: expected a finite number, at least 1, got 0"),
+        (["--shape", "huge"], "--shape: invalid choice: 'huge'"),
+        (["--tokens", "9999"], "--tokens, --lengths: expected at most 2048, the shape's positions, got 9999"),
+        (["--device", "abacus"], "--device: invalid choice: 'abacus'"),
+    ],
+)
+def test_bad_input_is_refused_before_the_tests_run(arguments, complaint, run_here) -> None:
+    done = run_here(*TINY, *arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
     ("code", "said", "words"),
     [
         (0, "...\n\n3 passed, 1 skipped in 2.00s\n", "3 passed, 1 skipped in 2.00s"),

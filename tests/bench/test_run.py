@@ -200,7 +200,7 @@ def test_the_model_is_as_it_was(subject, done) -> None:
         ({"rounds": 0}, InputError, "rounds: expected at least 1"),
         ({"prefill_rounds": -1}, InputError, "prefill_rounds: expected at least 0"),
         ({"new_tokens": 0}, InputError, "new_tokens: expected at least 1"),
-        ({"seconds": 0.0}, InputError, "seconds: expected more than 0"),
+        ({"seconds": 0.0}, InputError, "seconds: expected a finite number above 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(settings, error, complaint, subject, heard) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from lavakv.bench.generation.trial import GenerateTrial
 from lavakv.bench.layer_attention import LayerAttention
 from lavakv.bench.machine import Machine, measure_machine
 from lavakv.bench.measured import Listener
+from lavakv.bench.memory import free_memory
 from lavakv.bench.record import SettingRecord
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
@@ -141,9 +141,7 @@ class Bench:
         except torch.OutOfMemoryError:
             self._listener.say(f"  {part}: left out: out of memory")
         self.left_out.append({**setting._asdict(), "part": part})
-        gc.collect()  # not in the handler, where the error still holds what the work had made
-        if self._subject.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self._subject.device)  # not in the handler, where the error still holds what the work had made
         return None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -76,8 +77,15 @@ class BenchSettings:
             values = getattr(self, name)
             if not values or min(values) < 1:
                 raise _too_small(name, 1, values)
-        if self.seconds is not None and self.seconds <= 0:
-            raise InputError("seconds", expected="more than 0", got=str(self.seconds), fix="Allow more, or no limit.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise InputError(
+                "seconds", expected="a finite number above 0", got=str(self.seconds), fix="Allow more, or no limit."
+            )
+        if self.compiled and not self.generate:
+            raise InputError(
+                "compiled", expected="False where generate is False", got="True",
+                fix="Measure generate, or leave compilation out.",
+            )  # fmt: skip
 
     def each(self) -> list[Setting]:
         """Every combination once; the largest last."""

@@ -13,20 +13,13 @@ from torch import Tensor
 from lavakv.attention.request import AttentionRequest
 from lavakv.attention.triton.masks import NO_STRIDES, KernelMasks, kernel_masks, tail_reach
 from lavakv.attention.triton.schedule import Schedule, schedule_of
-from lavakv.attention.triton.sizes import (
-    MAX_MERGE_BYTES,
-    MAX_PART_BYTES,
-    PastSize,
-    tile_size,
-)
+from lavakv.attention.triton.sizes import MAX_MERGE_BYTES, MAX_PART_BYTES, PastSize, tile_size
 from lavakv.attention.triton.variant import Variants
 from lavakv.store.past import RaggedPast
 from lavakv.store.ragged import RaggedStore
 
-_MAX_LAUNCHES = 256  # remembered; chunks of ever other lengths must not fill the memory
-_ALIGNMENT = (
-    16  # Triton compiles other kernels for addresses in bytes and sizes in numbers that are not divisible by it
-)
+_MAX_LAUNCHES = 256  # remembered; chunks of many lengths must not fill the memory
+_ALIGNMENT = 16  # Triton compiles other kernels for addresses (bytes) and sizes that are not divisible by it
 _TO_BASE_2 = 1 / math.log(2)
 
 

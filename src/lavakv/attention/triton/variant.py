@@ -12,15 +12,15 @@ from lavakv.attention.triton import kernel
 from lavakv.attention.triton.sizes import block_rows, launch_shape, max_rows, merged_tiles
 
 Grid = tuple[int, int, int]
-_MAX_VARIANTS = 64  # remembered; strides may be ever others
+_MAX_VARIANTS = 64  # remembered; strides of masks vary
 
 
 class Variant:
     """A kernel for arguments of one kind.
 
     The first launch goes through Triton, which looks at every argument and compiles; the others use the compiled kernel
-    that it returned, as Triton's tutorials do. Whoever launches must keep apart what Triton would compile again for:
-    other dtypes, pointers or sizes that are not divisible by 16 where they were, sizes that are 1 or need 64 bits.
+    that it returned, as Triton's tutorials do. The caller must keep apart arguments for which Triton would compile
+    another kernel: other dtypes, pointers or sizes divisible by 16 or not, sizes that are 1 or need 64 bits.
 
     Args:
         name: of the kernel.

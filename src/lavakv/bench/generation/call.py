@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from transformers import LogitsProcessorList
 
 from lavakv.bench.clock import synchronize
 from lavakv.bench.generation.token_clock import TokenClock
+from lavakv.bench.memory import free_memory
 from lavakv.hf.contract import cache_argument
 from lavakv.hf.memory import layer_bytes
 
@@ -101,9 +101,8 @@ class _Memory:
     def __init__(self, device: torch.device, cache: Any) -> None:
         self._device, self._own = device, cache_bytes(cache)
         if device.type == "cuda":
-            gc.collect()
             synchronize(device)
-            torch.cuda.empty_cache()
+            free_memory(device)
             torch.cuda.reset_peak_memory_stats(device)
             self._others = torch.cuda.memory_allocated(device) - self._own
             self._reserved = torch.cuda.memory_reserved(device)
@@ -113,8 +112,7 @@ class _Memory:
         if self._device.type != "cuda":
             return None, None
         peak = torch.cuda.max_memory_allocated(self._device) - self._others
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_memory(self._device)
         grown = torch.cuda.memory_reserved(self._device) - self._reserved
         return peak, max(grown - (cache_bytes(cache) - self._own), 0)
 

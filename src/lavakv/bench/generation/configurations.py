@@ -14,11 +14,11 @@ from transformers.cache_utils import StaticLayer
 
 import lavakv
 from lavakv.bench.configuration import cut_to_budget
-from lavakv.bench.generation.plain_graph import GraphStep, decoding_by, fixed_like
+from lavakv.bench.generation.plain_graph import GraphStep, decoding_by, fixed_like, require_full_attention
 from lavakv.bench.generation.reading import Filled, Reading
 from lavakv.bench.settings import BenchSettings, Setting
 from lavakv.bench.subject import Subject
-from lavakv.errors import UnsupportedError
+from lavakv.hf.geometry import geometry_of
 
 MEANINGS = {
     "full": "DynamicCache",
@@ -83,7 +83,7 @@ class Configurations:
     def _full_random(self) -> Ready:
         """Random keys and values: attention to all of a cache takes as long whatever it holds."""
         setting = self._setting
-        heads, head_dim = _kv_shape(self._text)
+        heads, head_dim = self._kv_shape()
         cache = DynamicCache(config=self._text)
         like = {"dtype": self._model.dtype, "device": self._device}
         for index in range(len(cache.layers)):
@@ -94,14 +94,10 @@ class Configurations:
     def _full_static(self) -> Ready:
         """Random keys and values, as above."""
         cache: Any = StaticCache(config=self._text, max_cache_len=self._setting.tokens + self._num_new)
-        heads, head_dim = _kv_shape(self._text)
+        require_full_attention(cache, StaticLayer, "full_static")
+        heads, head_dim = self._kv_shape()
         cache.early_initialization(self._setting.batch_size, heads, head_dim, self._model.dtype, self._device)
-        for index, layer in enumerate(cache.layers):
-            if type(layer) is not StaticLayer:
-                raise UnsupportedError(
-                    f"layer {index}", expected="full attention in all layers", got=type(layer).__name__,
-                    fix="Read the figures without full_static.",
-                )  # fmt: skip
+        for layer in cache.layers:
             layer.keys.normal_()
             layer.values.normal_()
             layer.cumulative_length.fill_(self._setting.tokens)
@@ -136,6 +132,11 @@ class Configurations:
         prompt = self._reading.prompt_rows(self._setting.batch_size)
         return torch.cat([prompt, prompt[:, :1]], dim=1)[:, -columns:]
 
+    def _kv_shape(self) -> tuple[int, int]:
+        """KV heads and head size of a model whose layers are equal."""
+        geometry = geometry_of(self._model.config)
+        return geometry.num_heads[0], geometry.head_dims[0]
+
     def _enabled(self) -> AbstractContextManager[Any]:
         return lavakv.enabled(self._model)
 
@@ -146,7 +147,7 @@ class Configurations:
 
     @contextmanager
     def _compiling(self) -> Iterator[None]:
-        """Compile again, for these shapes alone, and free what was compiled afterwards."""
+        """Forget what was compiled for other shapes, and free what was compiled afterwards."""
         self._forget_compiled()
         try:
             yield
@@ -156,13 +157,6 @@ class Configurations:
     def _forget_compiled(self) -> None:
         self._model.__dict__.pop("_compiled_call", None)
         torch._dynamo.reset()
-
-
-def _kv_shape(text: Any) -> tuple[int, int]:
-    """KV heads and head size of a model whose layers are equal."""
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return int(getattr(text, "num_key_value_heads", None) or heads), int(head_dim)
 
 
 def unavailable(name: str, device: torch.device) -> str | None:

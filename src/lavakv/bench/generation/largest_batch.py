@@ -24,10 +24,8 @@ from lavakv.bench.subject import Subject
 _NUM_TOKENS = 8
 _NUM_NEW = 1 + SETUP_STEPS + _NUM_TOKENS
 _TRY_SECONDS = 8.0
-_TEXT_BYTES, _LOGIT_BYTES = (
-    48,
-    12,
-)  # per token of the text: ids and masks with copies; per word: half and full precision
+_TEXT_BYTES = 48  # per token of the text: ids and masks with copies
+_LOGIT_BYTES = 12  # per word of the vocabulary: half and full precision
 _MAX_TRIES = 8
 _TOLERANCE = 0.02  # of the size: the next larger one need not be tried
 _GROWTH, _SHRINKING = 1.06, 0.9

@@ -48,6 +48,22 @@ class FixedLayer(DynamicLayer):  # type: ignore[misc]
         return int(self.keys.shape[2]) - 1
 
 
+def require_full_attention(cache: Any, layer_type: type, name: str) -> None:
+    """Raise UnsupportedError unless all layers of a cache are of the type that full attention has.
+
+    Args:
+        cache: a transformers cache.
+        layer_type: that type.
+        name: of the configuration that needs it.
+    """
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is not layer_type:
+            raise UnsupportedError(
+                f"layer {index}", expected="full attention in all layers", got=type(layer).__name__,
+                fix=f"Read the figures without {name}.",
+            )  # fmt: skip
+
+
 def fixed_like(cache: Any) -> Cache:
     """A cache of fixed length with the keys and values of another.
 
@@ -57,12 +73,7 @@ def fixed_like(cache: Any) -> Cache:
     Raises:
         UnsupportedError: a layer of another kind.
     """
-    for index, layer in enumerate(cache.layers):
-        if type(layer) is not DynamicLayer:
-            raise UnsupportedError(
-                f"layer {index}", expected="full attention in all layers", got=type(layer).__name__,
-                fix="Read the figures without cut_graph.",
-            )  # fmt: skip
+    require_full_attention(cache, DynamicLayer, "cut_graph")
     return Cache(layers=[FixedLayer(layer.keys, layer.values) for layer in cache.layers])
 
 

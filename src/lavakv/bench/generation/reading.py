@@ -44,11 +44,6 @@ class ReadPrompt(NamedTuple):
     call: Call
     filled: Filled
 
-    @property
-    def seconds(self) -> float:
-        """Time to the first token."""
-        return self.call.seconds[0]
-
 
 class Reading:
     """Prompts of one length. Nothing is read before it is asked for.

@@ -109,9 +109,7 @@ class GenerateSession:
             self._listener.say(f"largest batch: skipped: {reason}")
             return []
         reading = self._readings[plan.largest_at]
-        search = LargestBatchSearch(
-            self._subject, reading, self._size, self.machine, self._pace, self._listener
-        )  # the full caches are freed
+        search = LargestBatchSearch(self._subject, reading, self._size, self.machine, self._pace, self._listener)
         with at_most(device, plan.most_bytes):
             for name in ("full_random", "lavakv", "lavakv_graph"):
                 free_memory(device)
