@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import lavakv
 
 NUM_LAYERS, NUM_HEADS, VOCABULARY = 4, 2, 300
+NAN_TOKEN = 1  # in no random prompt; what attends to it is NaN
 _SHARPER = 3.0  # random queries and keys agree about everything
 _TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
@@ -28,12 +29,14 @@ def make_model(folder: Path) -> Path:
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(50)
+        model.model.embed_tokens.weight[NAN_TOKEN] = float("nan")
         for layer in model.model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 projection.weight.mul_(_SHARPER * 5)
             layer.self_attn.v_proj.weight.mul_(10)
             layer.self_attn.o_proj.weight.mul_(10)
         model.lm_head.weight.mul_(10)
+        model.lm_head.weight[NAN_TOKEN] = 0.0  # never the likeliest
     model.save_pretrained(folder)
     words = {"<unk>": 0, "<pad>": 1, "<eos>": 2} | {f"w{index}": index for index in range(3, VOCABULARY)}
     raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))

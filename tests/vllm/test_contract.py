@@ -15,6 +15,7 @@ FUNCTIONS = {
         "self vllm_config local_rank rank distributed_init_method is_driver_worker",
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": "self",
     "vllm.v1.worker.cpu_worker:CPUWorker.get_kv_cache_spec": "self",
+    "vllm.v1.worker.cpu_worker:CPUWorker.sample_tokens": "self grammar_output",
     "vllm.v1.attention.backends.registry:register_backend": "backend class_path is_mamba",
     f"{_CPU}:CPUAttentionBackend.get_impl_cls": "",
     f"{_CPU}:CPUAttentionBackend.get_builder_cls": "",
@@ -33,6 +34,8 @@ FUNCTIONS = {
     f"{_MANAGER}:FullAttentionManager._remove_blocks_in_range": "self request_id first_block last_block",
     "vllm.v1.core.sched.scheduler:Scheduler._reserve_prefill_lookahead":
         "self request num_computed_tokens num_new_tokens",
+    "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "self scheduler_output model_runner_output",
+    "vllm.v1.core.sched.scheduler:Scheduler.finish_requests": "self request_ids finished_status",
     "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": "sampling_params",
     "vllm.forward_context:get_forward_context": "",
     "vllm._custom_ops:cpu_attn_reshape_and_cache":

@@ -14,7 +14,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from lavakv.budgets.pages import block_counts, blocks_for
 from tests.vllm.engine import BLOCKS, KEEP, PAGE, WINDOW
-from tests.vllm.model import NUM_HEADS, NUM_LAYERS, prompt
+from tests.vllm.model import NAN_TOKEN, NUM_HEADS, NUM_LAYERS, prompt
 
 STOCK = Path(__file__).with_name("stock.py")
 PROMPTS = [(777, 0), (600, 1), (1500, 2), (512, 3), (90, 4)]
@@ -121,6 +121,26 @@ def test_many_random_lives_leak_nothing(engine) -> None:
     for name in draw.sample(sorted(found), 12):
         tokens, count, extra = asked[name]
         assert engine.generate([tokens], count=count, **extra)[0].tokens == found[name].tokens
+
+
+def test_a_prompt_whose_scores_are_nan_fails_alone(engine, undisturbed) -> None:
+    """Read beside others, in one piece and in chunks."""
+    broken = [NAN_TOKEN, *prompt(700, 6)]
+    for tokens in (4096, 600):
+        with engine.chunks(tokens):
+            names = [engine.add(prompt(*PROMPTS[0]), 40), engine.add(broken, 40), engine.add(prompt(*PROMPTS[1]), 40)]
+            found = {}
+            while engine.llm.llm_engine.has_unfinished_requests():
+                found |= engine.step()
+                require_sound(engine)
+        reasons = [found[name].outputs[0].finish_reason for name in names]
+        assert reasons == ["length", "error", "length"]
+        assert list(found[names[1]].outputs[0].token_ids) == []
+        for name, expected in ((names[0], undisturbed[0]), (names[2], undisturbed[1])):
+            assert list(found[name].outputs[0].token_ids) == expected
+        assert engine.is_empty
+    engine.generate([prompt(50, 0)], count=2)  # the next step forgets what is finished
+    assert (engine.state._reading, engine.state._evicted, engine.state._failed) == ({}, {}, {})
 
 
 def test_a_session_whose_input_comes_in_parts_is_kept_whole(engine) -> None:

@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from tests.vllm.model import NUM_HEADS, NUM_LAYERS, prompt
+from tests.vllm.model import NAN_TOKEN, NUM_HEADS, NUM_LAYERS, prompt
 from tests.vllm.server import Server
 from tests.vllm.soak import soak
 
@@ -104,6 +104,16 @@ def test_bad_budgets_are_http_400_by_name_and_hurt_nobody(extra, server, alone) 
             server.complete(prompt(300, 300), 5, **extra)
         assert other.result() == alone[1]
     assert server.is_healthy()
+
+
+def test_a_prompt_that_cannot_be_evicted_is_http_500_and_hurts_nobody(server, alone) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(server.complete, prompt(420, 420), 30)
+        with pytest.raises(openai.InternalServerError):
+            server.complete([NAN_TOKEN, *prompt(600, 5)], 5)
+        assert other.result() == alone[1]
+    assert re.search(r"request \S+ fails alone, .*'lava' at layer", server.log.read_text())
+    server.wait_until_idle()
 
 
 def test_random_requests_of_many_clients_leak_nothing(server) -> None:

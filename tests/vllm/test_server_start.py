@@ -20,10 +20,11 @@ from lavakv.vllm.settings import Settings
 
 def test_options_by_their_long_names() -> None:
     words = ["--port", "1", "--dtype=float32", "-tp", "2", "--enable_lora", "--max-num-seqs", "-1", "--seed=-3"]
+    words += ["--compilation-config.mode", "0"]
     found = given_options(words)
     assert found == {
         "--port": "1", "--dtype": "float32", "--tensor-parallel-size": "2", "--enable-lora": "--max-num-seqs",
-        "--max-num-seqs": "-1", "--seed": "-3",
+        "--max-num-seqs": "-1", "--seed": "-3", "--compilation-config": "0",
     }  # fmt: skip
 
 
@@ -31,6 +32,7 @@ def test_options_by_their_long_names() -> None:
     "words",
     [
         "--enable-prefix-caching", "--enable-lora", "--enable_sleep_mode", "--speculative-config {}", "-sc={}",
+        "--speculative-config.method ngram",
         "--kv-transfer-config {}", "--kv-offloading-size 1", "-tp 2", "--pipeline-parallel-size=2", "-dcp 2",
         "--kv-cache-dtype fp8", "--block-size 24", "--block-size x", "--runner pooling", "--enable-dbo",
         "--enable-prompt-embeds",
@@ -42,7 +44,8 @@ def test_what_cannot_work_is_refused_before_vllm_starts(words) -> None:
     assert str(refused.value).startswith("--")
 
 
-@pytest.mark.parametrize("word", ["--worker-cls", "--scheduler_cls=x", "--logits-processors", "--additional-config"])
+@pytest.mark.parametrize("word", ["--model", "--worker-cls", "--scheduler_cls=x", "--logits-processors",
+                                  "--additional-config", "--additional_config.lavakv.keep=1"])  # fmt: skip
 def test_what_lavakv_sets_is_not_given_twice(word) -> None:
     with pytest.raises(InputError, match="lavakv serve sets it"):
         check_arguments([word, "x"])

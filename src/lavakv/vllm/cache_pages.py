@@ -83,6 +83,13 @@ class CachePages:
             k_scale=1.0, v_scale=1.0, kv_cache_dtype="auto",
         )  # fmt: skip
 
+    def clear(self, blocks: Tensor) -> None:
+        """Set whole blocks to zero, in all layers."""
+        for layer in range(len(self.first_pages)):
+            pages = self._pages_of(layer, blocks)
+            self._keys[pages] = 0
+            self._values[pages] = 0
+
     def _pages_of(self, layer: int, blocks: Tensor) -> Tensor:
         """Pages of a layer's blocks, block after block."""
         heads = torch.arange(self.num_heads, device="cpu")
@@ -102,8 +109,7 @@ class CachePages:
                 got="another layout",
                 fix="Use --dtype float32, for which this processor has kernels with that layout.",
             )
-        self._keys[self.first_pages[0] : self.first_pages[0] + self.num_heads] = 0
-        self._values[self.first_pages[0] : self.first_pages[0] + self.num_heads] = 0
+        self.clear(torch.zeros(1, dtype=torch.int64, device="cpu"))
 
 
 def _require_layout(caches: Sequence[Tensor], page_elements: int) -> None:

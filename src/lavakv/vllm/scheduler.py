@@ -6,6 +6,8 @@ from copy import copy
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.request import RequestStatus
 
 from lavakv.errors import UnsupportedError
 from lavakv.vllm.metrics import Metrics
@@ -46,6 +48,19 @@ class Scheduler(VllmScheduler):
         allowed: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         left = request.num_prompt_tokens - num_computed_tokens
         return min(allowed, left) if left > 0 else allowed
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, EngineCoreOutputs]:
+        """Outputs by client; requests that the worker could not evict end with an error, and the others go on."""
+        failed_ids = getattr(model_runner_output, "lavakv_failed", ())
+        failed = self.finish_requests(failed_ids, RequestStatus.FINISHED_ERROR) if failed_ids else []
+        outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
+        for request in failed:
+            ended = EngineCoreOutput(
+                request.request_id, [], finish_reason=request.get_finished_reason(), events=request.take_events(),
+                trace_headers=request.trace_headers,
+            )  # fmt: skip
+            outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(ended)
+        return outputs
 
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
         """VLLM's statistics of a step; ours are exported beside them."""

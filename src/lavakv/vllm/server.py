@@ -24,7 +24,7 @@ _SHORT = {
     "-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dcp": "--decode-context-parallel-size",
     "-pcp": "--prefill-context-parallel-size", "-sc": "--speculative-config",
 }  # fmt: skip
-_OURS = ("--worker-cls", "--scheduler-cls", "--logits-processors", "--additional-config")
+_OURS = ("--model", "--worker-cls", "--scheduler-cls", "--logits-processors", "--additional-config")
 _OFF = (
     "--enable-prefix-caching", "--enable-lora", "--enable-sleep-mode", "--enable-prompt-embeds", "--enable-dbo",
     "--speculative-config", "--kv-transfer-config", "--ec-transfer-config", "--kv-events-config",
@@ -35,12 +35,13 @@ _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w+(?:Error|Exception): .+|\S+: erro
 
 
 def given_options(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Options on a command line of vLLM by their long names, with their values."""
+    """Options on a command line of vLLM by their long names, with their values; without the keys of those in JSON."""
     found: dict[str, str | None] = {}
     for index, word in enumerate(arguments):
         if not word.startswith("-") or word.lstrip("-")[:1].isdigit():
             continue
         name, has_value, value = word.partition("=")
+        name = name.partition(".")[0]  # --speculative-config.method ngram sets one key of an option that is JSON
         name = _SHORT.get(name, name.replace("_", "-"))
         following = arguments[index + 1] if index + 1 < len(arguments) else None
         found[name] = value if has_value else following

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.logger import init_logger
 
+from lavakv.errors import LavaError
 from lavakv.policy.registry import get_policy
 from lavakv.selection.kept import Selection
 from lavakv.store.head_pages import HeadPages
@@ -15,6 +17,8 @@ from lavakv.vllm.cache_pages import CachePages
 from lavakv.vllm.model_parts import ModelParts
 from lavakv.vllm.prompts import PromptPlan, ReadPrompt, WindowRows
 from lavakv.vllm.settings import Settings
+
+logger = init_logger("vllm.lavakv")
 
 
 class WorkerState:
@@ -39,6 +43,7 @@ class WorkerState:
         self.head_pages: HeadPages
         self.parts: ModelParts
         self.step_windows: list[WindowRows] = []
+        self._failed: dict[str, Tensor] = {}  # requests of the current step, with their blocks
         self.on_evicted: list[Callable[[ReadPrompt, Selection], None]] = []
         self._plans: dict[str, PromptPlan] = {}
         self._reading: dict[str, ReadPrompt] = {}
@@ -91,14 +96,41 @@ class WorkerState:
         return self._evicted[request_id]
 
     def score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
-        """Score a layer of a prompt that ends with this step, and evict once all layers are scored."""
+        """Score a layer of a prompt that ends with this step, and evict once all layers are scored.
+
+        Where that is impossible, because scores are NaN for example, the request has failed: its blocks will be counted
+        as freed, so it cannot be kept whole.
+        """
+        request_id = rows.prompt.plan.request_id
+        if request_id in self._failed:
+            return
+        try:
+            self._score(rows, layer, scaling, num_query_heads)
+            selection = rows.prompt.select() if rows.prompt.is_scored else None
+        except LavaError as error:
+            logger.error("lavakv: request %s fails alone, its prompt cannot be evicted: %s", request_id, error)
+            self.restart(request_id)
+            self._failed[request_id] = rows.blocks
+            return
+        if selection is not None:
+            self._evict(rows.prompt, selection, rows.blocks)
+
+    def take_failed(self) -> set[str]:
+        """Ids of requests that failed in the step that ends, for the scheduler to end them.
+
+        Their blocks are cleared: kernels weigh the unused end of a block by zero, which NaN outlives.
+        """
+        failed, self._failed = self._failed, {}
+        for blocks in failed.values():
+            self.pages.clear(blocks)
+        return set(failed)
+
+    def _score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
         prompt, weight = rows.prompt, None
         keys, values = self.pages.of_prompt(layer, rows.blocks, prompt.plan.num_tokens)
         if "output_weight" in prompt.plan.policy.needs:
             weight = self.parts.output_weight(layer, len(keys), num_query_heads, keys.shape[2])
         prompt.score(layer, keys, values, scaling, weight)
-        if prompt.is_scored:
-            self._evict(prompt, rows.blocks)
 
     def _watch_stream(self) -> None:
         """From now on, note the norms of the residual stream of each prompt's window."""
@@ -112,9 +144,9 @@ class WorkerState:
             if "residual_norms" in rows.prompt.plan.policy.needs:
                 rows.prompt.add_norms(layer, stream()[rows.start : rows.stop].float().norm(dim=-1))
 
-    def _evict(self, prompt: ReadPrompt, blocks: Tensor) -> None:
+    def _evict(self, prompt: ReadPrompt, selection: Selection, blocks: Tensor) -> None:
         """Move what a prompt keeps, in all layers, to pages of the last of its blocks."""
-        plan, selection = prompt.plan, prompt.select()
+        plan = prompt.plan
         keys, values = self.pages.entries(blocks, selection.flat_positions, selection.counts)  # before any is written
         row = self.head_pages.open()
         self.head_pages.add_blocks(row, blocks[plan.blocks.freed :])

@@ -30,6 +30,13 @@ class Worker(CPUWorker):
         super().init_device()
         self.lavakv.runner = self.model_runner
 
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model said in a step; requests that failed in it go to the scheduler beside it."""
+        output = super().sample_tokens(*args, **kwargs)
+        if failed := self.lavakv.take_failed():
+            output.lavakv_failed = failed
+        return output
+
     def get_kv_cache_spec(self) -> Any:
         """The layers' specs, checked, and with them what the policy needs of the model."""
         specs = super().get_kv_cache_spec()
