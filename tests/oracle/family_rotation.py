@@ -98,7 +98,7 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         apart = (view.keys[head] - view.keys[head].mean(dim=0)).square().sum(dim=1)[: view.num_evictable]
-        unseen = 3 * largest.mean() * (apart / apart.mean()) ** 2
+        unseen = 2 * largest.mean() * (apart / apart.mean()) ** 1.5
         ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
     return Ranking(ranked)
 

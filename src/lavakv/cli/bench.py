@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.bench_run import Lengths, check_out, check_subject, measure, subject_of
 from lavakv.cli.lists import whole_numbers
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 
 _MODEL_HELP = "Hugging Face id, directory, GGUF file, or smollm2 (the default without --shape)."
 
@@ -38,7 +37,7 @@ def bench(
     budgets: Annotated[str, typer.Option(metavar="LIST", help="Mean entries per KV head, e.g. 256,512.")] = "512",
     batch_sizes: Annotated[str, typer.Option(metavar="LIST", help="Sequences per batch, e.g. 1,8.")] = "1",
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds of decode steps.")] = 7,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Decode steps of each cache in a round.")] = 8,
     prefill_rounds: Annotated[int, typer.Option(metavar="N", min=0, help="Timed prefills of each cache.")] = 3,
@@ -64,7 +63,7 @@ def bench(
         "budgets": tuple(whole_numbers("--budgets", budgets)),
         "batch_sizes": tuple(whole_numbers("--batch-sizes", batch_sizes)),
         "policy": policy,
-        "window": window,
+        "window": window_for(policy, window),
         "rounds": rounds,
         "steps": steps,
         "prefill_rounds": prefill_rounds,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lavakv.budgets.limits import check_bound
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
+from lavakv.budgets.spec import BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
@@ -19,7 +19,7 @@ from lavakv.cli.lists import fraction
 from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.errors import InputError
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 
 if TYPE_CHECKING:
     from lavakv.evaluation.conversation import Conversation, Turn
@@ -49,7 +49,7 @@ def chat(
         typer.Option(metavar="N", help="Evict inside an answer as soon as a head holds this many entries on average."),
     ] = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     max_new_tokens: options.MaxNewTokens = 256,
     temperature: Annotated[float, typer.Option(metavar="T", min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, used above temperature 0.")] = 0,
@@ -67,7 +67,7 @@ def chat(
     kept = fraction("--keep", keep)
     if budget is None and kept is None and max_bytes is None:
         budget = _NO_BUDGET
-    spec = BudgetSpec(budget, kept, max_bytes, window)
+    spec = BudgetSpec(budget, kept, max_bytes, window_for(policy, window))
     bits = check_kv_bits(kv_bits, "--kv-bits")
     check_bound(max_tokens_per_head, spec.budget)
     check_seed(seed)

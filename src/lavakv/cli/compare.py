@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_questions
 from lavakv.cli.comparison import print_comparison, write_csv
@@ -32,7 +31,7 @@ def compare(
     keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP.replace(",", ", "))] = None,
     max_bytes: options.MaxBytesList = None,
     max_loss: options.MaxLossList = None,
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     positions: Annotated[
         int, typer.Option(metavar="N", min=1, help="Next-token distributions that are compared.")
     ] = 32,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
+from lavakv.budgets.spec import BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model
 from lavakv.cli.console import human_bytes, notes, print_json, results, working
@@ -15,7 +15,7 @@ from lavakv.cli.lists import fraction, tolerance
 from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.files import require_writable
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 
 if TYPE_CHECKING:
     from lavakv.evaluation.saved_context import Compressed
@@ -34,7 +34,7 @@ def compress(
     policy: Annotated[
         str, typer.Option(metavar="NAME", help="Eviction policy name; the default suits questions that come later.")
     ] = "reach",
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     chat: options.Chat = True,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -43,7 +43,7 @@ def compress(
 ) -> None:
     """Compress a text into a file, to ask questions of it with `lavakv generate --context` without reading it again."""
     kept = fraction("--keep", keep)
-    spec = BudgetSpec(budget, kept, max_bytes, window, tolerance("--max-loss", max_loss))
+    spec = BudgetSpec(budget, kept, max_bytes, window_for(policy, window), tolerance("--max-loss", max_loss))
     bits = check_kv_bits(kv_bits, "--kv-bits")
     require_policy_name(policy, "--policy")
     check_model(model, dtype, device, attention)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed
 from lavakv.cli.console import deprecated
@@ -90,7 +89,7 @@ def evaluate(
     seed: _Seed = 42,
     max_prompt_tokens: _MaxPromptTokens = 31_500,
     rows: _Rows = 8,
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     chat: options.Chat = True,
     skip_broken: _SkipBroken = False,
     dtype: options.Dtype = "auto",

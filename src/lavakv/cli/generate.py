@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, check_kv_bits
+from lavakv.budgets.spec import BudgetSpec, check_kv_bits
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_seed, check_temperature
 from lavakv.cli.console import human_bytes, notes, print_json, working
@@ -19,7 +19,7 @@ from lavakv.cli.loading import load_quietly, starting
 from lavakv.cli.prompts import read_prompt
 from lavakv.cli.saved_context import checked_header, dtype_for
 from lavakv.errors import InputError
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 
 if TYPE_CHECKING:
     from lavakv.evaluation.answer import Answer, Sampling
@@ -61,7 +61,7 @@ def generate(
     max_loss: options.MaxLoss = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = "lava",
     full_cache: Annotated[bool, typer.Option("--full-cache", help="Keep everything: no compression.")] = False,
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     max_new_tokens: options.MaxNewTokens = 256,
     temperature: Annotated[float, typer.Option(metavar="T", min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, used above temperature 0.")] = 0,
@@ -73,7 +73,7 @@ def generate(
 ) -> None:
     """Generate text from a prompt with a compressed KV cache."""
     kept = fraction("--keep", keep)
-    spec = BudgetSpec(budget, kept, max_bytes, window, tolerance("--max-loss", max_loss))
+    spec = BudgetSpec(budget, kept, max_bytes, window_for(policy, window), tolerance("--max-loss", max_loss))
     if full_cache and (budget, keep, max_bytes, kv_bits, max_loss) != (None,) * 5:
         raise InputError("--full-cache", expected="no budget beside it", got="one", fix="Give only one of them.")
     bits = check_kv_bits(kv_bits, "--kv-bits")

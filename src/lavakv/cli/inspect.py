@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.checks import check_model, check_questions
 from lavakv.cli.console import print_json, progress, results, working
@@ -30,7 +29,7 @@ def inspect(
     keep: Annotated[str | None, options.kept_fractions(_DEFAULT_KEEP.replace(",", ", "))] = None,
     max_bytes: options.MaxBytesList = None,
     max_loss: options.MaxLossList = None,
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
     text: options.Text = True,
     max_new_tokens: options.MaxNewTokens = 32,
     chat: options.Chat = True,
@@ -60,7 +59,8 @@ def inspect(
         inspector = Inspector(loaded, ids, asked[0] if asked else None, max_new_tokens if text else 0)
     with progress() as bar:
         found = list(bar.track(inspector.run(variants), total=len(variants), description="Policies and budgets"))
-    write_output("--out", out, as_bytes(inspection_page(inspector, found, model, window)), make_folder=True)
+    page = inspection_page(inspector, found, model, min(variant.window_tokens for variant in variants))
+    write_output("--out", out, as_bytes(page), make_folder=True)
     if as_json:
         shares = [{"policy": one.policy, "budget": one.budget, "kept_fraction": one.kept_fraction} for one in found]
         print_json({"file": str(out), "model": model, "prompt_tokens": int(ids.shape[1]), "variants": shares})

@@ -27,8 +27,11 @@ KvBits = Annotated[int | None, typer.Option(metavar="BITS", help="Bits of each n
 Policies = Annotated[str, typer.Option(metavar="LIST", help="Eviction policy names separated by commas, or all.")]
 Budgets = Annotated[str | None, typer.Option(metavar="LIST", help="Mean entries per KV head, e.g. 128,256.")]
 Window = Annotated[
-    int,
-    typer.Option(metavar="N", help="Observation window: last prompt tokens, always kept and used for scoring."),
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Observation window: last prompt tokens, always kept and used for scoring. 32 by default, with reach 16.",
+    ),
 ]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Use the model's chat template, if it has one.")]
 MaxNewTokens = Annotated[

@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.cli import options
 from lavakv.cli.lists import fraction
 from lavakv.cli.loading import starting
 from lavakv.models.source import source_of
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 from lavakv.vllm.server import check_arguments, given_options, run_server, server_command
 from lavakv.vllm.settings import DEFAULT_POLICY, Settings
 from lavakv.vllm.versions import require_vllm
@@ -26,11 +25,11 @@ def serve(
     budget: options.Budget = None,
     keep: options.Keep = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Eviction policy name.")] = DEFAULT_POLICY,
-    window: options.Window = DEFAULT_WINDOW,
+    window: options.Window = None,
 ) -> int:
     """Serve a model through vLLM, evicting every prompt to its budget. Listens on 127.0.0.1 unless --host is given."""
     require_policy_name(policy, "--policy")
-    settings = Settings(budget=budget, keep=fraction("--keep", keep), window=window, policy=policy)
+    settings = Settings(budget=budget, keep=fraction("--keep", keep), window=window_for(policy, window), policy=policy)
     source_of(model)
     given = arguments or []
     check_arguments(given)

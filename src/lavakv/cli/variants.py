@@ -95,7 +95,7 @@ def parse_variants(
     budgets: str | None,
     keep: str | None,
     default: str,
-    window: int,
+    window: int | None,
     max_bytes: str | None = None,
     max_loss: str | None = None,
 ) -> list[Variant]:
@@ -106,7 +106,7 @@ def parse_variants(
         budgets: value of `--budgets`.
         keep: value of `--keep`.
         default: what `keep` is where no budget is given.
-        window: last prompt tokens.
+        window: value of `--window`.
         max_bytes: value of `--max-bytes`.
         max_loss: value of `--max-loss`.
 

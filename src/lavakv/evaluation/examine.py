@@ -83,7 +83,7 @@ def _measured(tokenizer: Any, runner: PromptRunner, variant: Variant, answers: A
     outcome: OutcomePart = {
         "policy": variant.label,
         "budget": variant.budget_label,
-        "window": variant.window,
+        "window": variant.window_tokens,
         "tokens_per_head": _mean_entries(kept),
         "kept_fraction": kept.fraction,
         "kept_entries": kept.entries,

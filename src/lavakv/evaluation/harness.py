@@ -15,7 +15,6 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import UnsupportedError
 from lavakv.evaluation.runner import PromptRunner
 from lavakv.evaluation.variant import Variant
@@ -34,7 +33,7 @@ class LavaLM(HFLM):
         pretrained: as in `lavakv.models.load.load`, like `dtype`, `device` and `attention`.
         policy: a name from `lavakv.policies()`, or "full" for the full cache.
         budget: mean entries per KV head; or instead `keep`, the kept fraction, or `max_bytes`.
-        window: last prompt tokens, always kept.
+        window: as in `LavaCache`.
         options: other arguments of the harness's class (`batch_size`, `max_length`, ...).
 
     Raises:
@@ -48,7 +47,7 @@ class LavaLM(HFLM):
         budget: int | None = None,
         keep: float | None = None,
         max_bytes: int | str | None = None,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         dtype: str = "auto",
         device: str | None = "auto",
         attention: str | None = None,

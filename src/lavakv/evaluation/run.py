@@ -18,6 +18,7 @@ from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.evaluation.settings import EvalSettings, with_policies
 from lavakv.evaluation.variant import Variant, batches
 from lavakv.evaluation.workload import workload
+from lavakv.policy.names import window_for
 from lavakv.tasks.task import Task
 
 Listener = Callable[[Record], None]
@@ -179,8 +180,9 @@ def _described(run: Provenance, tasks: Mapping[str, Task], variants: Sequence[An
 def _check_budgets(settings: EvalSettings, prompts: Sequence[Prompt]) -> None:
     """Raise BudgetError for a budget within the window of a prompt longer than it."""
     lengths = [len(prompt.context) for prompt in prompts]
+    longest = max((window_for(policy, settings.window) for policy in settings.policies), default=0)
     for budget in settings.budgets if lengths else ():
-        BudgetSpec(budget, window=settings.window).tokens_per_head(lengths, 0, 1)
+        BudgetSpec(budget, window=longest).tokens_per_head(lengths, 0, 1)
 
 
 def _named(key: PromptKey) -> str:

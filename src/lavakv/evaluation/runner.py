@@ -109,7 +109,7 @@ class PromptRunner:
         """
         config = self._model.config
         if variants[0].policy is None:
-            variants = [Variant("lava", budget=max(self.num_tokens, 1), window=variants[0].window)]
+            variants = [Variant("lava", budget=max(self.num_tokens, 1), window=variants[0].window_tokens)]
         cache = variants[0].new_cache(config) if len(variants) == 1 else fan_out(variants, config)
         assert isinstance(cache, LavaCache)
         with enabled(self._model), torch.no_grad():

@@ -60,7 +60,11 @@ def _alike(records: Records, record: Mapping[str, Any]) -> list[str]:
 
 
 def _is_raised(variant: Variant, num_tokens: int) -> bool:
-    return variant.policy is not None and variant.keep is not None and variant.keep * num_tokens < variant.window + 0.5
+    return (
+        variant.policy is not None
+        and variant.keep is not None
+        and variant.keep * num_tokens < variant.window_tokens + 0.5
+    )
 
 
 def _sentence(records: Records, record: Mapping[str, Any], num_tokens: int) -> str:

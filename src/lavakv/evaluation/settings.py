@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
 from lavakv.evaluation.variant import Variant, require_distinct, variants_of
+from lavakv.policy.names import window_for
 from lavakv.tasks.settings import Half, TaskSettings
 from lavakv.tasks.task import Task
 
@@ -31,7 +31,8 @@ class EvalSettings:
         policies: names from `lavakv.policies()`; the full cache is always evaluated beside them.
         budgets: mean entries per KV head.
         keep: kept fractions of the prompt, beside the budgets.
-        window: observation window, the last compressed tokens: always kept and used for scoring.
+        window: observation window, the last compressed tokens: always kept and used for scoring; None for each policy's
+            own.
         mode: query-aware, with the question inside the compressed prompt, query-agnostic, with it after, or both,
             from one prefill where the model's layers and the tokenizer allow it.
         protocol: `paper`: middle truncation, official prompts and scores; `harness`: lm-evaluation-harness's own.
@@ -55,7 +56,7 @@ class EvalSettings:
     policies: tuple[str, ...] = ("lava",)
     budgets: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     mode: str = "query-aware"
     protocol: Literal["paper", "harness"] = "paper"
     data_dir: str | None = None
@@ -86,6 +87,9 @@ class EvalSettings:
             raise InputError("budgets", expected="at least one", got="none", fix="Give --budgets or --keep.")
         for name in ("tasks", "policies", "budgets", "keep", "lengths", "depths"):
             require_distinct(name, getattr(self, name))
+        windows = {window_for(policy, self.window) for policy in self.policies}
+        if len(windows) == 1:  # so that runs that recorded it go on
+            object.__setattr__(self, "window", windows.pop())
         for name in ("data_dir", "haystack"):
             _require_folder(name, getattr(self, name))
         if type(self.kl) is not int or self.kl < 0:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec, KvBits
+from lavakv.budgets.spec import DEFAULT_BUDGET, BudgetSpec, KvBits
 from lavakv.errors import InputError
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 
 if TYPE_CHECKING:  # a command line is checked before PyTorch is loaded
     from lavakv.hf.fan_out import FanOutCache
@@ -25,7 +25,7 @@ class Variant:
         budget: mean entries per KV head per layer.
         keep: kept fraction.
         max_bytes: bytes, or text such as "512MiB".
-        window: last prompt tokens, always kept.
+        window: as in `LavaCache`; `window_tokens` is what it comes to.
         store: `ragged` or `masked`.
         kv_bits: as in `LavaCache`.
         max_loss: estimated loss that each sequence stays within.
@@ -35,7 +35,7 @@ class Variant:
     budget: int | None = None
     keep: float | None = None
     max_bytes: int | str | None = None
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     store: Literal["ragged", "masked"] = "ragged"
     kv_bits: KvBits | None = None
     max_loss: float | None = None
@@ -45,6 +45,11 @@ class Variant:
         """A policy with a budget that is checked."""
         sizes = (spec.budget, spec.keep, spec.max_bytes, spec.window)
         return cls(policy, *sizes, kv_bits=kv_bits, max_loss=spec.max_loss)
+
+    @property
+    def window_tokens(self) -> int:
+        """Last prompt tokens, always kept."""
+        return window_for(None if self.policy is None else self.label, self.window)
 
     @property
     def label(self) -> str:
@@ -85,14 +90,14 @@ class Variant:
         Raises:
             BudgetError: a bad one.
         """
-        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window, self.max_loss)
+        return BudgetSpec(self.budget, self.keep, self.max_bytes, self.window_tokens, self.max_loss)
 
 
 def variants_of(
     policies: Sequence[str],
     budgets: Sequence[int],
     fractions: Sequence[float],
-    window: int,
+    window: int | None,
     max_bytes: Sequence[int] = (),
     max_loss: Sequence[float] = (),
 ) -> list[Variant]:
@@ -133,7 +138,7 @@ def batches(variants: Sequence[Variant], max_rows: int) -> Iterator[list[Variant
 
 def _shared(variant: Variant) -> tuple[bool, int, str, int | None]:
     """What variants of one batch have in common."""
-    return variant.policy is None, variant.window, variant.store, variant.kv_bits
+    return variant.policy is None, variant.window_tokens, variant.store, variant.kv_bits
 
 
 def fan_out(variants: Sequence[Variant], config: Any) -> FanOutCache:

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
 from lavakv.budgets.limits import check_bound, check_protect
-from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec, KvBits, check_kv_bits
+from lavakv.budgets.spec import BudgetSpec, KvBits, check_kv_bits
 from lavakv.errors import CacheStateError, InputError
 from lavakv.eviction.records import Budgets, RankedLayer
 from lavakv.eviction.round import Ranker
@@ -29,6 +29,7 @@ from lavakv.hf.round_checks import Evict, check_evict, check_judges_later
 from lavakv.hf.rounds import EvictingCache
 from lavakv.hf.state import CacheState
 from lavakv.hf.tail_watch import TailWatch
+from lavakv.policy.names import window_for
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Need, Policy
 from lavakv.store.base import LayerStore
@@ -55,7 +56,7 @@ class LavaCache(EvictingCache):
         config: the model's config.
         budget: mean entries per KV head per layer, window included; 256 if no other way is used.
         policy: a name from `lavakv.policies()` or a `Policy`.
-        window: last tokens of the prompt, always kept, whose queries score.
+        window: last tokens of the prompt, always kept, whose queries score; 32 if None, with `reach` 16.
         store: `ragged` holds only survivors; `masked` holds everything under a mask, the oracle.
         keep: instead of `budget`: kept fraction of each sequence; at least `window` + 1 entries per head stay.
         max_bytes: instead of `budget`: bytes for all sequences and layers, or text such as "512MiB".
@@ -88,7 +89,7 @@ class LavaCache(EvictingCache):
         config: PretrainedConfig,
         budget: int | None = None,
         policy: str | Policy = "lava",
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         store: Literal["ragged", "masked"] = "ragged",
         *,
         keep: float | None = None,
@@ -101,8 +102,8 @@ class LavaCache(EvictingCache):
         kv_bits: KvBits | None = None,
         graph: bool = True,
     ) -> None:
-        self._spec = BudgetSpec(budget, keep, max_bytes, window, max_loss)
         self._policy = get_policy(policy)
+        self._spec = BudgetSpec(budget, keep, max_bytes, window_for(self._policy.name, window), max_loss)
         self._evict = check_evict(evict)
         self.max_tokens_per_head = check_bound(max_tokens_per_head, self._spec.budget)
         self._protect = check_protect(protect, self._spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lavakv.budgets.spec import DEFAULT_WINDOW, KvBits
+from lavakv.budgets.spec import KvBits
 from lavakv.errors import InputError, UnsupportedError
 from lavakv.hf.adapters import unwrapped
 from lavakv.hf.cache import LavaCache
@@ -24,7 +24,7 @@ def generate(
     max_bytes: int | str | None = None,
     max_loss: float | None = None,
     policy: str | Policy = "lava",
-    window: int = DEFAULT_WINDOW,
+    window: int | None = None,
     max_tokens_per_head: int | None = None,
     protect: int | slice = 0,
     kv_bits: KvBits | None = None,
@@ -76,7 +76,7 @@ def compressed(
     max_bytes: int | str | None = None,
     max_loss: float | None = None,
     policy: str | Policy = "lava",
-    window: int = DEFAULT_WINDOW,
+    window: int | None = None,
     max_tokens_per_head: int | None = None,
     protect: int | slice = 0,
     kv_bits: KvBits | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 
+from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import PolicyError
 
 ENTRY_POINTS = "lavakv.policies"
@@ -14,6 +15,19 @@ BUILT_IN = (
     "residual", "residual-far", "residual-max", "reach", "kvzip", "kvzip+", "h2o", "tova", "streaming-llm", "knorm",
     "keydiff", "lagkv", "r-kv", "curdkv", "expected-attention", "compactor", "random",
 )  # fmt: skip
+OWN_WINDOWS = {"reach": 16}  # asks rows of the whole prompt, so that the window is context alone; see docs/log.md
+
+
+def window_for(policy: str | None, window: int | None) -> int:
+    """The window in tokens: what was asked for, or else the policy's own.
+
+    Args:
+        policy: its name; None for the full cache.
+        window: what was asked for, or None.
+    """
+    if window is not None:
+        return window
+    return DEFAULT_WINDOW if policy is None else OWN_WINDOWS.get(policy, DEFAULT_WINDOW)
 
 
 def plugins() -> dict[str, EntryPoint]:

@@ -25,7 +25,7 @@ def inspection_page(inspector: Inspector, survivors: Sequence[Survivors], model:
         inspector: the prompt.
         survivors: for every policy and budget.
         model: name to show.
-        window: last tokens that are always kept.
+        window: last tokens that every policy always keeps.
 
     Raises:
         UnsupportedError: jinja2 is not installed.

@@ -20,7 +20,7 @@ def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
         mean = math.fsum(largest) / max(len(largest), 1)
         lengths = [deviation_naive(window, head, place) for place in range(len(largest))]
         parts = zip(largest, distinctness_naive(window, head), lengths, strict=True)
-        scores.append([max(one, 3 * mean * own**2) * length / scale for one, own, length in parts])
+        scores.append([max(one, 2 * mean * own**1.5) * length / scale for one, own, length in parts])
     return scores
 
 
