@@ -85,29 +85,44 @@ def asked_again(window: ScoringWindow) -> Tensor:
 
 
 def _largest(window: ScoringWindow) -> Tensor:
-    """On a CPU one query head at a time, whose logits its caches hold."""
+    """On a CPU one query head at a time, whose logits its caches hold, all in the same memory."""
     queries = asked_again(window)
     size = 1 if queries.device.type == "cpu" else max(queries.shape[:2])
+    workspace = _workspace(window, queries[:size, :size])
     largest = []
     for first in range(0, queries.shape[0], size):
         heads = slice(first, first + size)
         keys = [chunk[heads] for chunk in window.keys]
         group = range(0, queries.shape[1], size)
-        parts = [_of_heads(window, queries, keys, (heads, slice(query, query + size))) for query in group]
+        parts = [_of_heads(window, queries, keys, (heads, slice(query, query + size)), workspace) for query in group]
         largest.append(torch.stack(parts).amax(dim=0))
     return torch.cat(largest)[:, : window.num_evictable]
 
 
-def _of_heads(window: ScoringWindow, queries: Tensor, keys: Sequence[Tensor], part: tuple[slice, slice]) -> Tensor:
+def _workspace(window: ScoringWindow, queries: Tensor) -> Tensor | None:
+    """Memory for the logits of so many query heads, or None where they are too many and taken block by block."""
+    if len(window.keys) > 1 or window.num_tokens > _block_tokens(window, queries):
+        return None
+    num_logits = queries.shape[:3].numel() * window.num_tokens
+    return torch.empty(num_logits, dtype=torch.float32, device=queries.device)
+
+
+def _block_tokens(window: ScoringWindow, queries: Tensor) -> int:
+    per_token = queries.shape[0] * max(queries.shape[1] * queries.shape[2], queries.shape[3])
+    return max(window.max_block_elements // per_token, 1)
+
+
+def _of_heads(
+    window: ScoringWindow, queries: Tensor, keys: Sequence[Tensor], part: tuple[slice, slice], workspace: Tensor | None
+) -> Tensor:
     """Largest attention over the rows of some query heads to every position, `[heads, N]`."""
     own, num_tokens = queries[part], window.num_tokens
     sinks = None if window.sinks is None else window.sinks[part]
-    per_token = own.shape[0] * max(own.shape[1] * own.shape[2], own.shape[3])
-    block_tokens = max(window.max_block_elements // per_token, 1)
-    if len(keys) == 1 and num_tokens <= block_tokens:
+    if workspace is not None:
         rows = QueryRows(own, num_tokens, None)  # behind all keys, so that nothing needs a mask
-        logits = masked_logits(rows, keys[0], window.scaling, window.softcap, sinks)
-        return torch.softmax(logits, dim=-1)[..., :num_tokens].amax(dim=(1, 2))
+        logits = masked_logits(rows, keys[0], window.scaling, window.softcap, sinks, workspace)
+        return torch.softmax(logits, dim=-1, out=logits)[..., :num_tokens].amax(dim=(1, 2))
+    block_tokens = _block_tokens(window, own)
     everything = torch.ones(1, num_tokens, dtype=torch.bool, device=own.device)
     blocks = WindowRows(own, keys, window.scaling, window.softcap, sinks, everything)
     denominators = blocks.denominators(block_tokens)
