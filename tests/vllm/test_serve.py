@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,16 +15,8 @@ import openai
 import pytest
 
 from tests.vllm.model import NAN_TOKEN, NUM_HEADS, NUM_LAYERS, prompt
-from tests.vllm.server import BLOCKS, Server
+from tests.vllm.server import BLOCKS
 from tests.vllm.soak import soak
-
-
-@pytest.fixture(scope="module")
-def server(model_folder, tmp_path_factory) -> Iterator[Server]:
-    started = Server(model_folder, tmp_path_factory.mktemp("server") / "log")
-    yield started
-    started.process.send_signal(signal.SIGTERM)
-    assert started.process.wait(60) == 0, started.log.read_text()[-3000:]
 
 
 @pytest.fixture(scope="module")
