@@ -3,8 +3,9 @@
     .venv-vllm/bin/python benchmarks/vllm_throughput.py [--model FOLDER] [--tokens 2000] [--requests 6] [--pool 2.3]
 
 Each engine runs in a process of its own, one after the other. `--pool` says how many whole requests fit into the pool.
-Beside wall time stands processor time, which other work on the machine disturbs less. Prints one line an engine, and as
-the last line one JSON document. A step "at the same number" is measured in a second run whose pool holds all requests.
+Beside wall time stands processor time, which other work on the machine disturbs less. Prints first the floor of this
+machine for all requests at once: bytes over bandwidth, operations over rate. Then one line an engine, and as the last
+line one JSON document. A step "at the same number" is measured in a second run whose pool holds all requests.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main() -> None:
         print(json.dumps(measured(options)))
         return
     found: dict[str, Any] = {"tokens": options.tokens, "requests": options.requests, "keep": options.keep}
+    found["floor"] = floor(options)
+    print(f"floor: {found['floor']}", flush=True)
     for large in (False, True):
         for engine in ("stock", "lavakv"):
             words = [*sys.argv[1:], "--engine", engine, *(["--large"] if large else [])]
@@ -53,9 +56,33 @@ def main() -> None:
     print(json.dumps(found))
 
 
+def floor(options: argparse.Namespace) -> dict[str, Any]:
+    """What no implementation can beat, with the threads that PyTorch takes in this process."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lavakv.bench.floor import Floor, ModelSize
+    from lavakv.bench.machine import measure_machine
+    from lavakv.bench.settings import Setting
+    from lavakv.models.default import default_model_dir
+
+    dtype = getattr(torch, options.dtype)
+    config = AutoConfig.from_pretrained(options.model or str(default_model_dir()), dtype=dtype)
+    with torch.device("meta"):
+        size = ModelSize.of(AutoModelForCausalLM.from_config(config))
+    machine = measure_machine(torch.device("cpu"), dtype)
+    bounds = Floor.of(size, machine, Setting(options.tokens, options.requests, round(options.keep * options.tokens)))
+    return {
+        "machine": str(machine), "prefill_seconds": round(bounds.prefill_seconds, 2),
+        "step_ms_stock": round(1000 * bounds.decode_full_seconds, 2),
+        "step_ms_lavakv": round(1000 * bounds.decode_compressed_seconds, 2),
+    }  # fmt: skip
+
+
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """One engine in this process."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
+    import torch
     from vllm import LLM, SamplingParams
 
     from lavakv.models.default import default_model_dir
@@ -87,7 +114,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     total = options.requests * options.new
     return {
-        "blocks": blocks - 1, "steps": steps, "most_running": most, "seconds": round(wall, 2),
+        "threads": torch.get_num_threads(), "blocks": blocks - 1,
+        "steps": steps, "most_running": most, "seconds": round(wall, 2),
         "cpu_seconds": round(cpu, 2), "per_second": round(total / wall, 2), "per_cpu_second": round(total / cpu, 2),
         "step_cpu_ms": round(median(decode[-options.new // 2 :]), 2) if decode else None,
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 collect_ignore = [] if find_spec("vllm") is not None else [
-    "test_contract.py", "test_equality.py", "test_kernels.py", "test_lives.py", "test_refusals.py", "test_serve.py",
+    "test_contract.py", "test_equality.py", "test_kernels.py", "test_lives.py", "test_lm_eval.py",
+    "test_refusals.py", "test_serve.py",
 ]  # fmt: skip
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
 
@@ -53,3 +55,14 @@ def engine(model_folder: Path) -> Iterator[Any]:
     yield started
     del started
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """`lavakv serve` with the same model."""
+    from tests.vllm.server import Server
+
+    started = Server(model_folder, tmp_path_factory.mktemp("server") / "log")
+    yield started
+    started.process.send_signal(signal.SIGTERM)
+    assert started.process.wait(60) == 0, started.log.read_text()[-3000:]

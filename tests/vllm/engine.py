@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from vllm import LLM, SamplingParams
 
 from lavakv.vllm import engine_arguments
+from lavakv.vllm.prompts import ReadPrompt
 from lavakv.vllm.state import installed
+from tests.oracle.forwards import Capture
 from tests.vllm.model import Answer, answers
 
 KEEP, WINDOW, PAGE, BLOCKS = 0.25, 16, 32, 400
@@ -101,3 +105,21 @@ class Engine:
         self.scheduler.max_num_scheduled_tokens = tokens
         yield
         self.scheduler.max_num_scheduled_tokens = before
+
+
+@contextmanager
+def captured() -> Iterator[dict[int, Capture]]:
+    """Note queries of the window, keys and values of each layer that the worker scores, as the reference takes them."""
+    captures: dict[int, Capture] = {}
+    score = ReadPrompt.score
+
+    def note(self: Any, layer: int, keys: Tensor, values: Tensor, scaling: float, weight: Tensor | None = None) -> None:
+        queries = torch.cat(self._queries[layer]).transpose(0, 1)
+        captures[layer] = Capture(queries[None], keys[None], values[None], scaling, None, None)
+        score(self, layer, keys, values, scaling, weight)
+
+    ReadPrompt.score = note  # type: ignore[method-assign]
+    try:
+        yield captures
+    finally:
+        ReadPrompt.score = score  # type: ignore[method-assign]

@@ -86,6 +86,11 @@ def by_head(selection: Any) -> list[list[Tensor]]:
     ]
 
 
+def as_lists(kept: list[list[Tensor]]) -> dict[int, list[list[int]]]:
+    """Kept positions of each head by layer, as the reference of the tests gives them."""
+    return {layer: [head.tolist() for head in heads] for layer, heads in enumerate(kept)}
+
+
 def reference(model: Any, tokens: list[int], told: list[int], **arguments: Any) -> Answer:
     """What `LavaCache` makes of a prompt whose answer is given, so that both see the same text.
 

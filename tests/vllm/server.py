@@ -15,25 +15,33 @@ import httpx
 import openai
 
 START_SECONDS = 900  # of a machine that does other work as well
+BLOCKS = 66  # one request of 2,048 tokens has room, and some of many at once are preempted
 ARGUMENTS = [
-    "--dtype", "float32", "--enforce-eager", "--num-gpu-blocks-override", "120", "--kv-cache-memory-bytes", "268435456",
-    "--max-model-len", "2048", "--max-num-batched-tokens", "256", "--max-num-seqs", "16",
+    "--dtype", "float32", "--enforce-eager", "--num-gpu-blocks-override", str(BLOCKS),
+    "--kv-cache-memory-bytes", "268435456", "--max-model-len", "2048", "--max-num-batched-tokens", "256",
+    "--max-num-seqs", "16",
 ]  # fmt: skip
+_LAVAKV = ["-c", "from lavakv.cli.main import main; main()", "serve"]
+_STOCK = ["-m", "vllm.entrypoints.openai.api_server", "--no-enable-prefix-caching", "--block-size", "32", "--model"]
 
 
 class Server:
-    """A server in a process of its own."""
+    """A server in a process of its own.
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    Args:
+        folder: of the model.
+        log: file for what it prints.
+        stock: vLLM alone, to compare with.
+    """
+
+    def __init__(self, folder: Path, log: Path, stock: bool = False) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.log, self.url = log, f"http://127.0.0.1:{port}"
-        program = "from lavakv.cli.main import main; main()"
-        command = [
-            sys.executable, "-c", program, "serve", str(folder), "--keep", "25%", "--window", "16", "--",
-            "--port", str(port), "--api-key", "secret", "--served-model-name", "small", *ARGUMENTS,
-        ]  # fmt: skip
+        first = [*_STOCK, str(folder)] if stock else [*_LAVAKV, str(folder), "--keep", "25%", "--window", "16", "--"]
+        own = ["--port", str(port), "--api-key", "secret", "--served-model-name", "small", *ARGUMENTS]
+        command = [sys.executable, *first, *own]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         with log.open("w") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)

@@ -15,8 +15,9 @@ import lavakv
 from lavakv.policy.builtin import FAMILY
 from lavakv.selection.select import select
 from lavakv.vllm.checks import check_policy
-from tests.vllm.engine import KEEP, PAGE, WINDOW
-from tests.vllm.model import NUM_HEADS, NUM_LAYERS, Answer, differing, prompt, reference
+from tests.oracle.reference import masked_greedy, survivors
+from tests.vllm.engine import KEEP, PAGE, WINDOW, captured
+from tests.vllm.model import NUM_HEADS, NUM_LAYERS, Answer, as_lists, differing, prompt, reference
 
 LENGTHS = (777, 600, 1500, 512)
 
@@ -83,6 +84,22 @@ def test_with_the_same_scores_the_core_keeps_the_same(engine, alone) -> None:
     assert got.tokens == alone[0].tokens
 
 
+def test_of_the_same_queries_and_keys_a_reference_apart_from_lavakv_keeps_the_same(engine) -> None:
+    with engine.chunks(250), captured() as captures:
+        (got,) = engine.generate([prompt(777, 0)])
+    assert as_lists(got.kept) == survivors(captures, round(KEEP * 777), WINDOW)
+
+
+def test_answers_are_those_of_full_attention_under_a_mask(alone, hf_model, model_folder) -> None:
+    """No pages: transformers' own cache of all entries, under a mask of what the engine kept, and the masked store."""
+    plain = LlamaForCausalLM.from_pretrained(model_folder).eval()
+    for seed, (length, got) in enumerate(zip(LENGTHS, alone, strict=True)):
+        tokens = prompt(length, seed)
+        text = masked_greedy(plain, torch.tensor([tokens]), as_lists(got.kept), len(got.tokens))
+        assert text[0].tolist() == got.tokens
+        require_same(got, reference(hf_model, tokens, got.tokens, store="masked", keep=KEEP, window=WINDOW))
+
+
 def test_a_prompt_just_above_its_budget_is_kept_whole(engine, hf_model) -> None:
     """No block could be given back, so nothing is evicted; the answer is the full cache's."""
     tokens = prompt(130, 3)
@@ -104,7 +121,8 @@ def test_requests_with_budgets_of_their_own(engine, hf_model) -> None:
 
 
 def test_in_bfloat16_only_rounding_differs(model_folder, tmp_path) -> None:
-    """With the same scores bit for bit; from end to end within twice what two attentions of PyTorch differ by.
+    """Of the same scores, and of the same queries and keys, the same is kept; from end to end within twice what two
+    attentions of PyTorch differ by.
 
     Rounding in bfloat16 decides many ties of this model, whose weights are random.
     """
@@ -113,6 +131,7 @@ def test_in_bfloat16_only_rounding_differs(model_folder, tmp_path) -> None:
     subprocess.run([sys.executable, str(script), str(model_folder), str(out)], env=environment, check=True)
     made = torch.load(out)
     assert made["is_empty"]
+    assert made["kernels"] == {"vec"}, "not those that vLLM chose"
     assert made["together"] == [tokens for _, tokens, _ in made["found"]]
     models = [
         LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16, attn_implementation=name).eval()

@@ -24,6 +24,8 @@ from lavakv.vllm.spec import EvictedSpec
 from lavakv.vllm.state import WorkerState, installed
 from lavakv.vllm.step import CutRows, SplitStep, cut_rows, split_step
 
+_PACKED, _READABLE = "amx", "vec"  # vLLM's names of kernels
+
 
 class Backend(CPUAttentionBackend):
     """vLLM's backend for a CPU, with eviction."""
@@ -68,10 +70,15 @@ class StepMetadata(CPUAttentionMetadata):
 
 
 class MetadataBuilder(CPUAttentionMetadataBuilder):
-    """Splits the rows of each step."""
+    """Splits the rows of each step; no kernels for AMX, which pack keys and values in pairs (see `CachePages`)."""
+
+    isa: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.isa == _PACKED:
+            self.isa = _READABLE
+            self._set_isa_to_layers(self.layer_names)
         self._state = installed()
         self._layers = {name: index for index, name in enumerate(self.layer_names)}
         self._is_bound = False

@@ -1,4 +1,4 @@
-"""`benchmarks/kernels.py` where there is no GPU: the host's part, and the settings it compares with."""
+"""`benchmarks/decode_kernels.py` where there is no GPU: the host's part, and the settings it compares with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import lavakv
 
 pytest.importorskip("triton", reason="Triton is not installed")
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "decode_kernels.py"
 
 
 def test_without_a_gpu_the_host_s_time_is_measured() -> None:

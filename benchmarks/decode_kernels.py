@@ -11,7 +11,7 @@ Three tables, each of them printed as it is measured, and one JSON line last (wi
 Llama-3.1-8B's shape in bfloat16 with heads of unequal length, under 90 s on one GPU. Without one only the host's time
 is measured, in process time, with launches replaced by nothing.
 
-    PYTHONPATH=src python benchmarks/kernels.py
+    PYTHONPATH=src python benchmarks/decode_kernels.py
 """
 
 from __future__ import annotations
