@@ -164,7 +164,7 @@ class Attention(CPUAttentionBackendImpl):
                 output[tokens] = part
             self._attend_to_heads(step, step.cut, step.layers[layer.layer_name], query, output)
         for rows in step.windows:
-            self._note_window(step, rows, step.layers[layer.layer_name], query)
+            self._note_window(step, rows, step.layers[layer.layer_name], query, output)
         return output
 
     def _attend_to_heads(self, step: StepMetadata, cut: CutRows, index: int, query: Tensor, output: Tensor) -> None:
@@ -183,10 +183,11 @@ class Attention(CPUAttentionBackendImpl):
         if cut.tokens is not None:
             output.view(-1, group, size)[cut.tokens] = found
 
-    def _note_window(self, step: StepMetadata, rows: WindowRows, index: int, query: Tensor) -> None:
-        """Take the window's queries of a prompt, and score the layer if they are complete."""
+    def _note_window(self, step: StepMetadata, rows: WindowRows, index: int, query: Tensor, output: Tensor) -> None:
+        """Take the window's queries and outputs of a prompt, and score the layer if they are complete."""
         queries = query.view(len(query), self.num_heads, self.head_size)[rows.start : rows.stop]
         rows.prompt.add_queries(index, queries)
+        step.state.note_outputs(rows, index, output[rows.start : rows.stop].reshape(len(queries), -1))
         if rows.is_last:
             step.state.score(rows, index, self.scale, self.num_heads)
 

@@ -95,6 +95,19 @@ class WorkerState:
         """A request whose prompt was evicted."""
         return self._evicted[request_id]
 
+    def note_outputs(self, rows: WindowRows, layer: int, outputs: Tensor) -> None:
+        """Take what policies that weigh by the residual stream need of what a layer's heads put out.
+
+        Args:
+            rows: of a window.
+            layer: index.
+            outputs: of these rows, `[rows, query heads * head_dim]`.
+        """
+        if {"output_weight", "residual_norms"} <= set(rows.prompt.plan.policy.needs):
+            rms = self.parts.output_rms(layer, outputs)
+            if rms is not None:
+                rows.prompt.add_rms(layer, rms)
+
     def score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
         """Score a layer of a prompt that ends with this step, and evict once all layers are scored.
 
@@ -126,11 +139,13 @@ class WorkerState:
         return set(failed)
 
     def _score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
-        prompt, weight = rows.prompt, None
+        prompt, weight, scale = rows.prompt, None, None
         keys, values = self.pages.of_prompt(layer, rows.blocks, prompt.plan.num_tokens)
         if "output_weight" in prompt.plan.policy.needs:
             weight = self.parts.output_weight(layer, len(keys), num_query_heads, keys.shape[2])
-        prompt.score(layer, keys, values, scaling, weight)
+            if (rms := prompt.rms(layer)) is not None:
+                scale = self.parts.output_scale(layer, rms, weight.shape[-1])
+        prompt.score(layer, keys, values, scaling, weight, scale)
 
     def _watch_stream(self) -> None:
         """From now on, note the norms of the residual stream of each prompt's window."""
