@@ -74,7 +74,7 @@ class ModelParts:
         """
         norm = self._norm(layer)
         assert norm is not None
-        return OutputScale(norm_gain(norm, hidden, _dtype(self._projection(layer)), rms.device), rms)
+        return OutputScale(norm_gain(norm, hidden, _place(self._projection(layer))[0], rms.device), rms)
 
     def watch_stream(self, note: Callable[[int, Callable[[], Tensor]], None]) -> None:
         """Before each decoder layer, give `note` its index and a function that returns the residual stream."""
@@ -153,8 +153,9 @@ def _ancestors(modules: dict[str, nn.Module], name: str) -> list[nn.Module]:
 
 def _matrix(projection: nn.Module, width: int) -> Tensor:
     """The matrix of an affine layer, `[width, outputs]`."""
-    inputs = torch.cat([torch.zeros(1, width, device="cpu"), torch.eye(width, device="cpu")])
-    rows = _run(projection, inputs.to(_dtype(projection)))
+    dtype, device = _place(projection)
+    inputs = torch.eye(width + 1, width, device=device).roll(1, 0).to(dtype)  # the first row is zero
+    rows = _run(projection, inputs)
     offset = rows[:1]
     return rows[1:] if not bool(offset.any()) else rows[1:].float() - offset.float()
 
@@ -167,8 +168,10 @@ def _run(projection: nn.Module, inputs: Tensor) -> Tensor:
     return rows
 
 
-def _dtype(projection: nn.Module) -> torch.dtype:
-    return next((own.dtype for own in projection.parameters() if own.is_floating_point()), torch.float32)
+def _place(projection: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of a projection's inputs, those of its parameters."""
+    device = next((own.device for own in projection.parameters()), torch.device("cpu"))
+    return next((own.dtype for own in projection.parameters() if own.is_floating_point()), torch.float32), device
 
 
 def _unsupported(about: str, expected: str, got: str) -> UnsupportedError:

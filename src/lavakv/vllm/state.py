@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +13,31 @@ from lavakv.errors import LavaError
 from lavakv.policy.registry import get_policy
 from lavakv.selection.kept import Selection
 from lavakv.store.head_pages import HeadPages
-from lavakv.vllm.cache_pages import CachePages
 from lavakv.vllm.model_parts import ModelParts
 from lavakv.vllm.prompts import PromptPlan, ReadPrompt, WindowRows
 from lavakv.vllm.settings import Settings
 
 logger = init_logger("vllm.lavakv")
+
+
+class Pages(Protocol):
+    """The caches of all layers as pages of one KV head; see `CachePages` and `EntryPages`."""
+
+    first_pages: Tensor
+    num_heads: int
+    page_tokens: int
+
+    def of_prompt(self, layer: int, blocks: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer of a prompt."""
+
+    def entries(self, blocks: Tensor, positions: Sequence[Tensor], counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Some entries of all layers of a prompt."""
+
+    def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Write entries to slots of pages."""
+
+    def clear(self, blocks: Tensor) -> None:
+        """Set whole blocks to zero, in all layers."""
 
 
 class WorkerState:
@@ -39,7 +58,7 @@ class WorkerState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runner: Any = None
-        self.pages: CachePages
+        self.pages: Pages
         self.head_pages: HeadPages
         self.parts: ModelParts
         self.step_windows: list[WindowRows] = []
@@ -51,12 +70,18 @@ class WorkerState:
         self._num_layers = 0
         self._watches_stream = False
 
-    def bind(self, layer_names: Sequence[str], caches: Sequence[Tensor], isa: str) -> None:
+    def bind(self, layer_names: Sequence[str], pages: Pages) -> None:
         """Take the caches of all layers, once they are allocated."""
-        self._num_layers = len(caches)
+        self._num_layers = len(layer_names)
         self.parts = ModelParts(self.runner.get_model(), layer_names)
-        self.pages = CachePages(caches, isa)
+        self.pages = pages
         self.head_pages = HeadPages(self.pages.first_pages, self.pages.num_heads, self.pages.page_tokens)
+
+    @property
+    def block_rows(self) -> Tensor:
+        """Blocks of each row of the batch, int32 on the CPU; what stands behind a row's own is of another time."""
+        rows: Tensor = self.runner.input_batch.block_table[0].get_cpu_tensor()
+        return rows
 
     def plan(self, request_id: str, num_prompt: int) -> PromptPlan:
         """What is known of a request of the current step."""
@@ -167,7 +192,7 @@ class WorkerState:
         self.head_pages.add_blocks(row, blocks[plan.blocks.freed :])
         self._evicted[plan.request_id] = EvictedRequest(row, len(blocks))
         del self._reading[plan.request_id]
-        slots = self.head_pages.append(torch.tensor([row], device="cpu"), selection.counts.view(1, -1))
+        slots = self.head_pages.append(torch.tensor([row], device="cpu"), selection.counts.cpu().view(1, -1))
         self.pages.write(keys, values, slots)
         for listener in self.on_evicted:
             listener(prompt, selection)
