@@ -34,7 +34,8 @@ def make(kind: str, folder: Path) -> Path:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+            large = "embed" in name  # the stream that enters is about as long as what layers add
+            torch.nn.init.normal_(parameter, std=1.0 if large else parameter.shape[-1] ** -0.5)
         else:
             parameter.data.mul_(_SHARPER if "q_norm" in name else 1.0).add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder)
