@@ -1,26 +1,23 @@
 """What attention over pages of one KV head costs on a GPU, beside pages of all heads: what a GPU backend depends on.
 
-    python benchmarks/page_cost.py [--requests 1,8,32] [--tokens 2048,16384] [--device cuda]
+    python benchmarks/page_cost.py [--requests 1,8,32] [--tokens 2048,16384]
 
 Inside vLLM an evicted request has pages of one head, and every head of every request is a sequence of its own with its
-own page table (docs/vllm.md). One Triton kernel serves both layouts here, with torch and Triton alone, so that nothing
-but the layout differs:
+own page table (docs/vllm.md). The kernel that the backend for GPUs uses (`lavakv.attention.pages`) serves both layouts
+here, with torch and Triton alone, so that nothing but the layout differs:
 
 - `all heads`: pages of all KV heads, one table a request, as vLLM keeps them;
 - `one head`: pages of one KV head, a table a head, the same lengths;
 - `unequal`: the same with heads of unequal lengths, the same number of entries in all.
 
 Prints the bytes that must be read and the time that takes at the device's peak bandwidth if it is known, then
-microseconds a layer, each in a CUDA graph, and last one JSON line. On a CPU (`--device cpu`, Triton's interpreter) it
-only checks the kernel. It has not run on a GPU yet.
+microseconds a layer, each in a CUDA graph, and last one JSON line. It has not run on a GPU yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,13 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-if "cpu" in sys.argv:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
-import triton
-import triton.language as tl
+from lavakv.attention.pages import PagedSequences, attend_one_by_one, attend_to_pages
 
 QUERY_HEADS, KV_HEADS, HEAD_DIM, PAGE = 32, 8, 128, 16
-SPLIT, BLOCK, ROWS = 512, 64, 16  # tokens of a program, of a step in it, and rows of queries after padding
 PEAK_BYTES = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12, "L4": 0.3e12}
 
 
@@ -43,66 +36,20 @@ class Case(NamedTuple):
 
     Attributes:
         queries: `[sequences, G, head_dim]`.
-        keys: all pages, flat.
+        keys: all pages, `[pages, heads that share one, N, head_dim]`.
         values: likewise.
-        tables: int32 `[requests or sequences, most]`.
-        lengths: int32 `[sequences]`.
-        heads_per_table: sequences that share a row of the tables, side by side in each page.
+        sequences: tables of requests where heads share pages, or of sequences.
     """
 
     queries: Tensor
     keys: Tensor
     values: Tensor
-    tables: Tensor
-    lengths: Tensor
-    heads_per_table: int
-
-
-@triton.jit
-def _attend(
-    queries, keys, values, tables, lengths, parts, weights, most, num_splits, scale,
-    HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
-    SPLIT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    sequence, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    length = tl.load(lengths + sequence)
-    rows, dims = tl.arange(0, ROWS), tl.arange(0, D)
-    place = (sequence * num_splits + split) * G + rows
-    peak = tl.full((ROWS,), -1e30, tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    summed = tl.zeros((ROWS, D), tl.float32)
-    query = tl.load(queries + (sequence * G + rows)[:, None] * D + dims, mask=rows[:, None] < G, other=0.0)
-    table, head = tables + (sequence // HEADS) * most, sequence % HEADS
-    for step in range(SPLIT // BLOCK):  # places behind the length are not read
-        tokens = split * SPLIT + step * BLOCK + tl.arange(0, BLOCK)
-        seen = tokens < length
-        page = tl.load(table + tokens // N, mask=seen, other=0).to(tl.int64)
-        at = ((page * N + tokens % N) * HEADS + head)[:, None] * D + dims
-        key = tl.load(keys + at, mask=seen[:, None], other=0.0)
-        logits = tl.where(seen[None, :], tl.dot(query, tl.trans(key)) * scale, -1e30)
-        highest = tl.maximum(peak, tl.max(logits, 1))
-        shares = tl.where(seen[None, :], tl.exp(logits - highest[:, None]), 0.0)
-        shrink = tl.exp(peak - highest)
-        value = tl.load(values + at, mask=seen[:, None], other=0.0)
-        summed = summed * shrink[:, None] + tl.dot(shares.to(value.dtype), value)
-        total = total * shrink + tl.sum(shares, 1)
-        peak = highest
-    kept = (rows < G)[:, None]
-    tl.store(parts + place[:, None] * D + dims, summed / tl.maximum(total, 1e-30)[:, None], mask=kept)
-    tl.store(weights + place, tl.where(total > 0, peak + tl.log(tl.maximum(total, 1e-30)), -1e30), mask=rows < G)
+    sequences: PagedSequences
 
 
 def attend(case: Case) -> Tensor:
-    """One decode step's attention of a layer, `[sequences, G, head_dim]` in float32."""
-    sequences, group, dim = case.queries.shape
-    splits = -(-case.tables.shape[1] * PAGE // SPLIT)
-    parts = case.queries.new_empty((sequences, splits, group, dim), dtype=torch.float32)
-    weights = case.queries.new_empty((sequences, splits, group), dtype=torch.float32)
-    _attend[(sequences, splits)](
-        case.queries, case.keys, case.values, case.tables, case.lengths, parts, weights, case.tables.shape[1],
-        splits, dim**-0.5, HEADS=case.heads_per_table, G=group, D=dim, N=PAGE, SPLIT=SPLIT, BLOCK=BLOCK, ROWS=ROWS,
-    )  # fmt: skip
-    return (parts * weights.softmax(1)[..., None]).sum(1)
+    """One decode step's attention of a layer, `[sequences, G, head_dim]`."""
+    return attend_to_pages(*case, HEAD_DIM**-0.5)
 
 
 def make_case(layout: str, requests: int, tokens: int, dtype: torch.dtype, device: str) -> Case:
@@ -119,23 +66,18 @@ def make_case(layout: str, requests: int, tokens: int, dtype: torch.dtype, devic
     order = torch.randperm(int(held.sum()), generator=generator)
     tables = torch.zeros(len(held), int(held.max()), dtype=torch.int32)
     tables[torch.arange(tables.shape[1]) < held[:, None]] = order.int()
-    size = len(order) * PAGE * shared * HEAD_DIM
-    keys, values = (torch.randn(size, generator=generator, dtype=torch.float32).to(device, dtype) for _ in range(2))
+    shape = len(order), shared, PAGE, HEAD_DIM
+    keys, values = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
     queries = torch.randn(sequences, QUERY_HEADS // KV_HEADS, HEAD_DIM, generator=generator)
-    return Case(queries.to(device, dtype), keys, values, tables.to(device), lengths.int().to(device), shared)
+    starts = torch.arange(sequences + 1, dtype=torch.int32, device=device)
+    where = PagedSequences(tables.to(device), lengths.int().to(device), starts, most_new=1)
+    return Case(queries.to(device, dtype), keys, values, where)
 
 
 def exact(case: Case) -> Tensor:
     """The same in float64, one sequence after the other."""
-    found = []
-    for sequence, length in enumerate(case.lengths.tolist()):
-        table = case.tables[sequence // case.heads_per_table].long()
-        pages = (-1, PAGE, case.heads_per_table, HEAD_DIM)
-        head = sequence % case.heads_per_table
-        key, value = (one.view(pages)[table][:, :, head].flatten(0, 1)[:length].double() for one in case[1:3])
-        shares = (case.queries[sequence].double() @ key.T * HEAD_DIM**-0.5).softmax(-1)
-        found.append(shares @ value)
-    return torch.stack(found)
+    queries, keys, values, sequences = case
+    return attend_one_by_one(queries.double(), keys.double(), values.double(), sequences, HEAD_DIM**-0.5)
 
 
 def microseconds(run: Callable[[], Any]) -> float:
@@ -159,15 +101,12 @@ def microseconds(run: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Measure every case, or check the kernel on a CPU."""
+    """Measure every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", default="1,8,32")
     parser.add_argument("--tokens", default="2048,16384")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     options = parser.parse_args()
-    on_gpu = options.device == "cuda"
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    name = torch.cuda.get_device_name() if on_gpu else "cpu"
+    dtype, name = torch.bfloat16, torch.cuda.get_device_name()
     peak = next((bytes_ for key, bytes_ in PEAK_BYTES.items() if key in name), None)
     found: list[dict[str, Any]] = []
     for requests in map(int, options.requests.split(",")):
@@ -176,12 +115,11 @@ def main() -> None:
             floor = f", at least {1e6 * read / peak:.1f} us" if peak else ""
             print(f"{requests} requests, mean {tokens} tokens: {read / 2**20:.1f} MiB{floor}")
             for layout in ("all heads", "one head", "unequal"):
-                case = make_case(layout, requests, tokens, dtype, options.device)
+                case = make_case(layout, requests, tokens, dtype, "cuda")
                 one: dict[str, Any] = {"requests": requests, "tokens": tokens, "layout": layout}
                 if requests * tokens <= 8192:
                     one["error"] = float((attend(case).double() - exact(case)).abs().max())
-                if on_gpu:
-                    one["us"] = round(microseconds(partial(attend, case)), 1)
+                one["us"] = round(microseconds(partial(attend, case)), 1)
                 found.append(one)
                 print("  " + ", ".join(f"{key} {value}" for key, value in list(one.items())[2:]))
     print(json.dumps({"device": name, "page": PAGE, "cases": found}))

@@ -78,3 +78,42 @@ def test_the_kernels_compile(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.stdout == "compiled\n", result.stderr
+
+
+PAGES = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from lavakv.attention.triton.page_kernel import attend_split
+from lavakv.attention.triton.sizes import block_rows, launch_shape, max_rows
+
+names = attend_split.arg_names
+cases = [  # capability, its shared memory (KiB), dtype, its bytes, head size, query rows
+    (90, 227, "*bf16", 2, 128, 4), (80, 163, "*fp16", 2, 64, 64), (86, 99, "*bf16", 2, 256, 64),
+    (120, 99, "*fp32", 4, 80, 16),
+]
+for capability, shared, pointer, itemsize, dim, rows in cases:
+    rows = min(block_rows(rows), max_rows(itemsize))
+    shape = launch_shape(dim, dim, itemsize, rows)
+    block = dict(HEADS=1, GROUP=4, HEAD_DIM=dim, PAGE=32, BLOCK_ROWS=rows, BLOCK_ENTRIES=shape.block_entries,
+        BLOCK_HEAD=shape.block_head)
+    kinds = dict(tables="*i32", lengths="*i32", starts="*i32", parts="*fp32", log_sums="*fp32", scaling="fp32",
+        **{name: pointer for name in ("queries", "keys", "values")})
+    constants = {(i,): block[name] for i, name in enumerate(names) if name in block}
+    signature = {name: "constexpr" if name in block else kinds.get(name, "i32") for name in names}
+    aligned = {"queries", "keys", "values", "parts", "block_stride", "head_stride", "entry_stride"}
+    attributes = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned}
+    options = dict(num_warps=shape.num_warps, num_stages=shape.num_stages)
+    source = ASTSource(attend_split, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert compiled.asm["cubin"]
+    assert compiled.metadata.shared <= shared * 1024, (capability, dim, compiled.metadata.shared)
+print("compiled")
+"""
+
+
+def test_the_kernel_over_pages_compiles(tmp_path: Path) -> None:
+    """A decode step and several new tokens, also on GPUs with the least shared memory."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=False, env=environment)
+    assert result.stdout == "compiled\n", result.stderr

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import lavakv
-from lavakv.hf.output_norm import norm_behind
 from lavakv.hf.recorder import record
+from lavakv.scoring.output_norm import norm_behind
 from lavakv.scoring.window import ScoringWindow
 from tests.hf import zoo
 from tests.hf.helpers import WINDOW, feed, kept, lava_cache, position_score

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 collect_ignore = [] if find_spec("vllm") is not None else [
-    "test_contract.py", "test_equality.py", "test_kernels.py", "test_lives.py", "test_lm_eval.py",
-    "test_refusals.py", "test_serve.py",
+    "test_architectures.py", "test_contract.py", "test_equality.py", "test_kernels.py", "test_lives.py",
+    "test_lm_eval.py", "test_refusals.py", "test_serve.py", "test_triton_backend.py",
 ]  # fmt: skip
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
 

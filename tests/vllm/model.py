@@ -19,7 +19,7 @@ _TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
 def make_model(folder: Path) -> Path:
-    """Save the model and a tokenizer of one word a token."""
+    """Save the model and a tokenizer."""
     torch.manual_seed(5)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=96, intermediate_size=128, num_hidden_layers=NUM_LAYERS,
@@ -38,13 +38,18 @@ def make_model(folder: Path) -> Path:
         model.lm_head.weight.mul_(10)
         model.lm_head.weight[NAN_TOKEN] = 0.0  # never the likeliest
     model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One word a token."""
     words = {"<unk>": 0, "<pad>": 1, "<eos>": 2} | {f"w{index}": index for index in range(3, VOCABULARY)}
     raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")
     tokenizer.chat_template = _TEMPLATE
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def prompt(num_tokens: int, seed: int) -> list[int]:

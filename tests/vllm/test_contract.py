@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from importlib import import_module
 
 import pytest
+from vllm.config import AttentionConfig
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from lavakv.vllm import versions
 
 _CPU, _MANAGER = "vllm.v1.attention.backends.cpu_attn", "vllm.v1.core.single_type_kv_cache_manager"
+_GPU, _WORKER = "vllm.v1.attention.backends.triton_attn", "vllm.v1.worker.gpu_worker:Worker"
 FUNCTIONS = {
     "vllm.v1.worker.cpu_worker:CPUWorker.__init__":
         "self vllm_config local_rank rank distributed_init_method is_driver_worker",
@@ -23,6 +28,20 @@ FUNCTIONS = {
     f"{_CPU}:CPUAttentionMetadataBuilder.build": "self common_prefix_len common_attn_metadata fast_build",
     f"{_CPU}:CPUAttentionBackendImpl.do_kv_cache_update": "self layer key value kv_cache slot_mapping",
     f"{_CPU}:CPUAttentionBackendImpl.forward":
+        "self layer query key value kv_cache attn_metadata output output_scale output_block_scale",
+    f"{_WORKER}.__init__": "self vllm_config local_rank rank distributed_init_method is_driver_worker",
+    f"{_WORKER}.init_device": "self",
+    f"{_WORKER}.get_kv_cache_spec": "self",
+    f"{_WORKER}.sample_tokens": "self grammar_output",
+    "vllm.v1.worker.block_table:BlockTable.get_cpu_tensor": "self",
+    "vllm.v1.attention.backend:AttentionBackend.supported_kv_cache_layouts": "",
+    f"{_GPU}:TritonAttentionBackend.get_impl_cls": "",
+    f"{_GPU}:TritonAttentionBackend.get_builder_cls": "",
+    f"{_GPU}:TritonAttentionBackend.customize_spec": "spec",
+    f"{_GPU}:TritonAttentionMetadataBuilder.__init__": "self kv_cache_spec layer_names vllm_config device",
+    f"{_GPU}:TritonAttentionMetadataBuilder.build": "self common_prefix_len common_attn_metadata fast_build",
+    f"{_GPU}:TritonAttentionImpl.do_kv_cache_update": "self layer key value kv_cache slot_mapping",
+    f"{_GPU}:TritonAttentionImpl.forward":
         "self layer query key value kv_cache attn_metadata output output_scale output_block_scale",
     "vllm.v1.kv_cache_interface:replace_as": "spec target_cls drop changes",
     "vllm.v1.kv_cache_interface:FullAttentionSpec.merge": "specs",
@@ -73,6 +92,17 @@ def test_attributes_of_a_running_engine(engine) -> None:
     assert len(group.layer_names) == 4
     assert scheduler.evicting_manager.block_size == 32
     engine.run()
+
+
+def test_attributes_of_classes() -> None:
+    """What lavakv reads of a step's metadata, and sets in the configuration."""
+    fields = {field.name for field in dataclasses.fields(CommonAttentionMetadata)}
+    assert {
+        "query_start_loc", "query_start_loc_cpu", "seq_lens", "seq_lens_cpu_upper_bound", "num_reqs",
+        "num_actual_tokens", "max_query_len", "block_table_tensor", "slot_mapping",
+    } <= fields  # fmt: skip
+    assert AttentionConfig().backend is None
+    assert AttentionBackendEnum.TRITON_ATTN.get_path() == f"{_GPU}.TritonAttentionBackend"
 
 
 def test_the_release_is_in_the_supported_range() -> None:

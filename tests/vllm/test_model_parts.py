@@ -77,23 +77,52 @@ def test_the_stream_is_what_was_there_and_what_the_last_layer_added() -> None:
     assert torch.equal(seen[1][1], rows + before)
 
 
+def test_a_stream_in_one_piece_is_taken_as_it_is() -> None:
+    """Layers that assign their `residual` before they read it, and those of transformers, which know none."""
+
+    class InOnePiece(Layer):
+        def forward(self, positions, hidden_states, residual):
+            residual = hidden_states
+            return residual + hidden_states, residual
+
+    class OfTransformers(Layer):
+        def forward(self, hidden_states, attention_mask=None):
+            return hidden_states
+
+    model, parts = parts_of(InOnePiece(), OfTransformers())
+    seen = []
+    parts.watch_stream(lambda _, stream: seen.append(stream()))
+    rows, before = torch.randn(2, 3, HIDDEN)
+    model.layers[0](None, rows, before)
+    model.layers[1](rows[None])
+    assert torch.equal(seen[0], rows)
+    assert torch.equal(seen[1], rows)
+
+
 @pytest.mark.parametrize(
-    ("norms", "is_refused"),
+    ("names", "behind"),
     [
-        (("post_attention_layernorm",), False),
-        (("post_attention_layernorm", "post_feedforward_layernorm"), True),
-        (("post_self_attn_layernorm",), True),
+        (("post_attention_layernorm",), None),
+        (("post_attention_layernorm", "post_feedforward_layernorm"), "post_attention_layernorm"),
+        (("post_attention_layernorm", "post_self_attn_layernorm"), "post_self_attn_layernorm"),
     ],
 )
-def test_a_norm_behind_the_projection_is_refused_with_residual_policies(norms, is_refused) -> None:
-    _, parts = parts_of(Layer(norms=norms))
-    parts.check(FAMILY["lava"])
-    parts.check(FAMILY["criticalkv"])
-    if is_refused:
-        with pytest.raises(UnsupportedError, match="norm behind it"):
-            parts.check(FAMILY["residual"])
-    else:
-        parts.check(FAMILY["residual"])
+def test_a_norm_behind_the_projection_is_weighed(names, behind) -> None:
+    """Its inputs times the gain, divided by their root mean square, are its outputs."""
+    torch.manual_seed(0)
+    model, parts = parts_of(Layer(norms=names))
+    layer = model.layers[0]
+    for name in names:
+        setattr(layer, name, nn.RMSNorm(HIDDEN, eps=1e-6))
+        getattr(layer, name).weight.data.normal_()
+    outputs = torch.randn(5, QUERY_HEADS * HEAD_DIM)
+    rms = parts.output_rms(0, outputs)
+    if behind is None:
+        assert rms is None
+        return
+    projected = layer.self_attn.o_proj(outputs)[0]
+    gain, divisor = parts.output_scale(0, rms, HIDDEN)
+    torch.testing.assert_close(projected * gain / divisor[:, None], getattr(layer, behind)(projected))
 
 
 def test_models_without_these_parts_are_refused() -> None:

@@ -65,7 +65,7 @@ def test_refused_by_name(changes, message, model_folder) -> None:
 @pytest.mark.parametrize(
     ("where", "name", "value", "message"),
     [
-        ("device_config", "device_type", "cuda", "device"),
+        ("device_config", "device_type", "tpu", "device"),
         ("parallel_config", "tensor_parallel_size", 2, "tensor parallelism"),
         ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
         ("parallel_config", "decode_context_parallel_size", 2, "decode context parallelism"),

@@ -13,13 +13,13 @@ from lavakv.errors import HiddenTensorError, UnsupportedError
 from lavakv.hf.croppable import crop_recurrent_part
 from lavakv.hf.masks import SeenColumns
 from lavakv.hf.operations import LayerOperations
-from lavakv.hf.output_norm import norm_behind
 from lavakv.hf.projection import ProjectionSource
 from lavakv.hf.prompt import LayerPrompt, PromptStep
 from lavakv.hf.rotation import LayerRotation
 from lavakv.hf.state import CacheState
 from lavakv.hf.step import AppendStep
 from lavakv.hf.versions import changed
+from lavakv.scoring.output_norm import norm_behind
 from lavakv.store.base import LayerStore
 
 

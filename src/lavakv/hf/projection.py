@@ -11,8 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lavakv.errors import LavaError, PolicyError
 from lavakv.hf.measured import measure
-from lavakv.hf.output_norm import norm_gain, root_mean_squares
 from lavakv.hf.weights import is_unscaled, plain_weight, unscaled
+from lavakv.scoring.output_norm import norm_gain, root_mean_squares
 from lavakv.scoring.output_scale import OutputScale
 
 _NAMES = ("o_proj", "out_proj", "dense", "c_proj")

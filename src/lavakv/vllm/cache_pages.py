@@ -38,7 +38,7 @@ class CachePages:
         self._isa = isa
         _, self.num_heads, self.page_tokens, width = first.shape
         self._head_dim, elements = width // 2, self.page_tokens * width
-        _require_layout(caches, elements)
+        require_layout(caches, elements)
         self.first_pages = torch.tensor([cache.storage_offset() // elements for cache in caches], device="cpu")
         num_pages = first.untyped_storage().nbytes() // (elements * first.element_size())
         both = first.as_strided(
@@ -112,7 +112,12 @@ class CachePages:
         self.clear(torch.zeros(1, dtype=torch.int64, device="cpu"))
 
 
-def _require_layout(caches: Sequence[Tensor], page_elements: int) -> None:
+def require_layout(caches: Sequence[Tensor], page_elements: int) -> None:
+    """Check that the caches are pages of `page_elements` numbers in one storage.
+
+    Raises:
+        UnsupportedError: they are not.
+    """
     first = caches[0]
     _, heads, tokens, width = first.shape
     for cache in caches:

@@ -87,7 +87,7 @@ def check_layers(specs: Mapping[str, Any]) -> None:
 
 
 def check_attention(attention: Any) -> None:
-    """Check one layer's attention as vLLM's backend for a CPU knows it.
+    """Check one layer's attention as vLLM's backends know it.
 
     Raises:
         UnsupportedError: sinks, ALiBi, a sliding window, a softcap or shared keys and values.
@@ -95,7 +95,7 @@ def check_attention(attention: Any) -> None:
     found = {
         "attention sinks": attention.sinks is not None,
         "ALiBi": attention.alibi_slopes is not None,
-        "a sliding window": attention.sliding_window != -1,
+        "a sliding window": attention.sliding_window not in (-1, (-1, -1)),
         "a softcap": bool(attention.logits_soft_cap),
         "keys and values shared between layers": attention.kv_sharing_target_layer_name is not None,
     }
@@ -113,8 +113,10 @@ def _of_engine(config: Any) -> Iterator[_Limit]:
     """Limits of how the engine is run."""
     parallel, scheduler = config.parallel_config, config.scheduler_config.scheduler_cls
     device = config.device_config.device_type
-    fix = "Use vLLM's build for a CPU; there is no backend for other devices yet."
-    yield _Limit(device != "cpu", "device", "cpu", device, fix)
+    fix = "There is no backend for other devices."
+    yield _Limit(device not in ("cpu", "cuda"), "device", "cpu or cuda", device, fix)
+    if device == "cuda":
+        yield from _of_gpu(config)
     yield _Limit(scheduler != SCHEDULER, "scheduler", SCHEDULER, scheduler, f"Pass --scheduler-cls {SCHEDULER}.")
     sizes = {
         "tensor": parallel.tensor_parallel_size,
@@ -136,6 +138,16 @@ def _of_engine(config: Any) -> Iterator[_Limit]:
     yield _Limit(parallel.use_ubatching, "micro-batches", "off", "on", "Leave --enable-dbo and --ubatch-size out.")
     runner = "V2" if config.use_v2_model_runner else "V1"
     yield _Limit(runner != "V1", "model runner", "V1", runner, "Set VLLM_USE_V2_MODEL_RUNNER=0.")
+
+
+def _of_gpu(config: Any) -> Iterator[_Limit]:
+    """Limits of the backend for GPUs."""
+    eager, ahead = bool(config.model_config.enforce_eager), bool(config.scheduler_config.async_scheduling)
+    yield _Limit(not eager, "CUDA graphs", "none", "some", "Pass --enforce-eager.")
+    yield _Limit(ahead, "asynchronous scheduling", "off", "on", "Pass --no-async-scheduling.")
+    backend = getattr(config.attention_config.backend, "name", "TRITON_ATTN")
+    fix = "Leave --attention-backend out."
+    yield _Limit(backend != "TRITON_ATTN", "attention backend", "TRITON_ATTN", backend, fix)
 
 
 def _of_cache(config: Any) -> Iterator[_Limit]:

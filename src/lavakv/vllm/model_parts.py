@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,13 +13,10 @@ from torch import Tensor, nn
 
 from lavakv.errors import UnsupportedError
 from lavakv.policy.rules import Policy
+from lavakv.scoring.output_norm import norm_behind, norm_gain, root_mean_squares
+from lavakv.scoring.output_scale import OutputScale
 
 _PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
-_NORMS_BEHIND = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1")
-_AMBIGUOUS_NORM = (
-    "post_attention_layernorm"  # before the feed-forward part, unless that has a norm of its own behind it
-)
-_NORMS_BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 class ModelParts:
@@ -36,17 +35,13 @@ class ModelParts:
         """Check that a policy finds in every layer what it needs.
 
         Raises:
-            UnsupportedError: no output projection, layers that do not take `hidden_states`, or a norm between output
-                projection and residual stream, by which the policy would have to weigh.
+            UnsupportedError: no output projection, or layers that do not take `hidden_states`.
         """
         for layer in range(len(self._above)):
             if "output_weight" in policy.needs:
                 self._projection(layer)
             if "residual_norms" in policy.needs:
-                norms = _norms_behind(self._decoder(layer))
-                if norms:
-                    expected = "an output projection whose output joins the residual stream as it is"
-                    raise _unsupported(f"policy {policy.name!r}", expected, f"a norm behind it, {norms[0]}")
+                self._decoder(layer)
 
     def output_weight(self, layer: int, num_heads: int, num_query_heads: int, head_dim: int) -> Tensor:
         """What the output projection does to each query head's values, `[KV heads, G, head_dim, hidden]`.
@@ -56,10 +51,36 @@ class ModelParts:
         matrix = _matrix(self._projection(layer), num_query_heads * head_dim)
         return matrix.view(num_heads, num_query_heads // num_heads, head_dim, -1)
 
+    def output_rms(self, layer: int, outputs: Tensor) -> Tensor | None:
+        """What the norm behind the output projection divides by, or None where there is none.
+
+        Args:
+            layer: index.
+            outputs: of the heads, `[rows, query heads * head_dim]`.
+
+        Returns:
+            float32 `[rows]`.
+        """
+        norm = self._norm(layer)
+        return None if norm is None else root_mean_squares(norm, _run(self._projection(layer), outputs))
+
+    def output_scale(self, layer: int, rms: Tensor, hidden: int) -> OutputScale:
+        """What that norm does to small changes of outputs that it divides by `rms`.
+
+        Args:
+            layer: index of a layer that has one.
+            rms: float32 `[rows]`, see `output_rms`.
+            hidden: channels of the residual stream.
+        """
+        norm = self._norm(layer)
+        assert norm is not None
+        return OutputScale(norm_gain(norm, hidden, _place(self._projection(layer))[0], rms.device), rms)
+
     def watch_stream(self, note: Callable[[int, Callable[[], Tensor]], None]) -> None:
         """Before each decoder layer, give `note` its index and a function that returns the residual stream."""
         for layer in range(len(self._above)):
-            self._decoder(layer).register_forward_pre_hook(_hook(layer, note), with_kwargs=True)
+            decoder = self._decoder(layer)
+            decoder.register_forward_pre_hook(_hook(layer, decoder, note), with_kwargs=True)
 
     def _projection(self, layer: int) -> nn.Module:
         for module in self._above[layer]:
@@ -68,10 +89,15 @@ class ModelParts:
                     return projection
         raise _unsupported("output projection", f"one of {', '.join(_PROJECTIONS)}", "none")
 
+    def _norm(self, layer: int) -> nn.Module | None:
+        decoder, modules = self._decoder(layer), self._above[layer]
+        place = modules.index(decoder)
+        return norm_behind(decoder, modules[place - 1]) if place else None
+
     def _decoder(self, layer: int) -> nn.Module:
         """The layer of the decoder: what takes the residual stream, or else hidden states around the attention."""
         modules = self._above[layer]
-        for module in modules:
+        for module in reversed(modules):  # some attention takes the stream too
             if "residual" in _parameters(module):
                 return module
         for module in modules[1:]:
@@ -80,28 +106,35 @@ class ModelParts:
         raise _unsupported("decoder layers", "layers that take hidden_states", "others")
 
 
-def _norms_behind(decoder: nn.Module) -> list[str]:
-    """Names of the norms of what attention adds, of a layer of a decoder."""
-    own = dict(decoder.named_children())
-    names = [name for name in _NORMS_BEHIND if name in own]
-    if _AMBIGUOUS_NORM in own and any(name in own for name in _NORMS_BEHIND_FEED_FORWARD):
-        names.append(_AMBIGUOUS_NORM)
-    return names
+def _hook(layer: int, decoder: nn.Module, note: Callable[[int, Callable[[], Tensor]], None]) -> Callable[..., None]:
+    is_apart = _reads(decoder.forward, "residual")
 
-
-def _hook(layer: int, note: Callable[[int, Callable[[], Tensor]], None]) -> Callable[..., None]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        note(layer, lambda: _stream(module, args, kwargs))
+        note(layer, lambda: _stream(module, args, kwargs, is_apart))
 
     return before
 
 
-def _stream(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The residual stream: vLLM's layers take what the last one added apart from what was there before."""
+def _stream(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], is_apart: bool) -> Tensor:
+    """The residual stream, `[tokens, hidden]`: most layers take what the last one added apart from what was there."""
     given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     added: Tensor = given["hidden_states"]
-    before: Tensor | None = given.get("residual")
-    return added if before is None else added + before
+    before: Tensor | None = given.get("residual") if is_apart else None
+    stream = added if before is None else added + before
+    return stream.flatten(0, -2)  # layers of transformers have a dimension for the batch
+
+
+def _reads(function: Callable[..., Any], parameter: str) -> bool:
+    """Whether a function reads a parameter, and not only uses its name.
+
+    Some layers (Cohere's, EXAONE's) take the stream in one piece, and assign their `residual` before they read it.
+    """
+    for instruction in dis.get_instructions(function):
+        names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+        for kind, name in zip(re.findall("LOAD|STORE", instruction.opname), names, strict=False):
+            if name == parameter:
+                return bool(kind == "LOAD")
+    return False
 
 
 def _parameters(module: nn.Module) -> Sequence[str]:
@@ -120,13 +153,25 @@ def _ancestors(modules: dict[str, nn.Module], name: str) -> list[nn.Module]:
 
 def _matrix(projection: nn.Module, width: int) -> Tensor:
     """The matrix of an affine layer, `[width, outputs]`."""
-    dtype = next((own.dtype for own in projection.parameters() if own.is_floating_point()), torch.float32)
-    inputs = torch.cat([torch.zeros(1, width, device="cpu"), torch.eye(width, device="cpu")]).to(dtype)
+    dtype, device = _place(projection)
+    inputs = torch.eye(width + 1, width, device=device).roll(1, 0).to(dtype)  # the first row is zero
+    rows = _run(projection, inputs)
+    offset = rows[:1]
+    return rows[1:] if not bool(offset.any()) else rows[1:].float() - offset.float()
+
+
+def _run(projection: nn.Module, inputs: Tensor) -> Tensor:
+    """What an output projection makes of `[rows, width]`; vLLM's return a pair."""
     with torch.no_grad():
         outputs = projection(inputs)
     rows: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    offset = rows[:1]
-    return rows[1:] if not bool(offset.any()) else rows[1:].float() - offset.float()
+    return rows
+
+
+def _place(projection: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of a projection's inputs, those of its parameters."""
+    device = next((own.device for own in projection.parameters()), torch.device("cpu"))
+    return next((own.dtype for own in projection.parameters() if own.is_floating_point()), torch.float32), device
 
 
 def _unsupported(about: str, expected: str, got: str) -> UnsupportedError:

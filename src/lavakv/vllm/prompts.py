@@ -10,6 +10,7 @@ from torch import Tensor
 from lavakv.budgets.pages import BlockCounts
 from lavakv.policy.apply import LayerWeight, score_layer
 from lavakv.policy.rules import Policy
+from lavakv.scoring.output_scale import OutputScale
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.selection.kept import Selection
@@ -69,12 +70,14 @@ class ReadPrompt:
     num_layers: int
     _queries: list[list[Tensor]] = field(init=False)
     _norms: list[list[Tensor]] = field(init=False)
+    _rms: list[list[Tensor]] = field(init=False)
     scores: list[Tensor | TieredScores] = field(default_factory=list)
     _weights: list[LayerWeight] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._queries = [[] for _ in range(self.num_layers)]
         self._norms = [[] for _ in range(self.num_layers)]
+        self._rms = [[] for _ in range(self.num_layers)]
 
     def add_queries(self, layer: int, queries: Tensor) -> None:
         """Take queries of the window, `[rows, query heads, head_dim]`, in order of the rows."""
@@ -84,9 +87,18 @@ class ReadPrompt:
         """Take norms of the residual stream that the same queries were made from, float32 `[rows]`."""
         self._norms[layer].append(norms)
 
+    def add_rms(self, layer: int, rms: Tensor) -> None:
+        """Take what the norm behind the output projection divides the same rows by, float32 `[rows]`."""
+        self._rms[layer].append(rms)
+
+    def rms(self, layer: int) -> Tensor | None:
+        """What `add_rms` took of a layer, float32 `[w]` where its window is complete; None without such a norm."""
+        return torch.cat(self._rms[layer]) if self._rms[layer] else None
+
     def score(
-        self, layer: int, keys: Tensor, values: Tensor, scaling: float, output_weight: Tensor | None = None
-    ) -> None:
+        self, layer: int, keys: Tensor, values: Tensor, scaling: float, output_weight: Tensor | None = None,
+        output_scale: OutputScale | None = None,
+    ) -> None:  # fmt: skip
         """Score a layer whose window is complete.
 
         Args:
@@ -95,13 +107,14 @@ class ReadPrompt:
             values: likewise.
             scaling: factor on query-key products.
             output_weight: `[KV heads, G, head_dim, hidden]`, for policies that project values.
+            output_scale: of the norm behind the projection, for policies that weigh by it.
         """
         queries = torch.cat(self._queries[layer]).transpose(0, 1)
         norms, self._queries[layer] = self._norms[layer], []
         window = ScoringWindow(
             queries.reshape(len(keys), -1, *queries.shape[1:]), [keys], [values], scaling, layer=layer,
             tokens_per_head=self.plan.tokens_per_head, output_weight=output_weight,
-            residual_norms=torch.cat(norms) if norms else None,
+            residual_norms=torch.cat(norms) if norms else None, output_scale=output_scale,
         )  # fmt: skip
         with torch.no_grad():
             scored = score_layer(self.plan.policy, window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +13,31 @@ from lavakv.errors import LavaError
 from lavakv.policy.registry import get_policy
 from lavakv.selection.kept import Selection
 from lavakv.store.head_pages import HeadPages
-from lavakv.vllm.cache_pages import CachePages
 from lavakv.vllm.model_parts import ModelParts
 from lavakv.vllm.prompts import PromptPlan, ReadPrompt, WindowRows
 from lavakv.vllm.settings import Settings
 
 logger = init_logger("vllm.lavakv")
+
+
+class Pages(Protocol):
+    """The caches of all layers as pages of one KV head; see `CachePages` and `EntryPages`."""
+
+    first_pages: Tensor
+    num_heads: int
+    page_tokens: int
+
+    def of_prompt(self, layer: int, blocks: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer of a prompt."""
+
+    def entries(self, blocks: Tensor, positions: Sequence[Tensor], counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Some entries of all layers of a prompt."""
+
+    def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Write entries to slots of pages."""
+
+    def clear(self, blocks: Tensor) -> None:
+        """Set whole blocks to zero, in all layers."""
 
 
 class WorkerState:
@@ -39,7 +58,7 @@ class WorkerState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runner: Any = None
-        self.pages: CachePages
+        self.pages: Pages
         self.head_pages: HeadPages
         self.parts: ModelParts
         self.step_windows: list[WindowRows] = []
@@ -51,12 +70,18 @@ class WorkerState:
         self._num_layers = 0
         self._watches_stream = False
 
-    def bind(self, layer_names: Sequence[str], caches: Sequence[Tensor], isa: str) -> None:
+    def bind(self, layer_names: Sequence[str], pages: Pages) -> None:
         """Take the caches of all layers, once they are allocated."""
-        self._num_layers = len(caches)
+        self._num_layers = len(layer_names)
         self.parts = ModelParts(self.runner.get_model(), layer_names)
-        self.pages = CachePages(caches, isa)
+        self.pages = pages
         self.head_pages = HeadPages(self.pages.first_pages, self.pages.num_heads, self.pages.page_tokens)
+
+    @property
+    def block_rows(self) -> Tensor:
+        """Blocks of each row of the batch, int32 on the CPU; what stands behind a row's own is of another time."""
+        rows: Tensor = self.runner.input_batch.block_table[0].get_cpu_tensor()
+        return rows
 
     def plan(self, request_id: str, num_prompt: int) -> PromptPlan:
         """What is known of a request of the current step."""
@@ -95,6 +120,19 @@ class WorkerState:
         """A request whose prompt was evicted."""
         return self._evicted[request_id]
 
+    def note_outputs(self, rows: WindowRows, layer: int, outputs: Tensor) -> None:
+        """Take what policies that weigh by the residual stream need of what a layer's heads put out.
+
+        Args:
+            rows: of a window.
+            layer: index.
+            outputs: of these rows, `[rows, query heads * head_dim]`.
+        """
+        if {"output_weight", "residual_norms"} <= set(rows.prompt.plan.policy.needs):
+            rms = self.parts.output_rms(layer, outputs)
+            if rms is not None:
+                rows.prompt.add_rms(layer, rms)
+
     def score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
         """Score a layer of a prompt that ends with this step, and evict once all layers are scored.
 
@@ -126,11 +164,13 @@ class WorkerState:
         return set(failed)
 
     def _score(self, rows: WindowRows, layer: int, scaling: float, num_query_heads: int) -> None:
-        prompt, weight = rows.prompt, None
+        prompt, weight, scale = rows.prompt, None, None
         keys, values = self.pages.of_prompt(layer, rows.blocks, prompt.plan.num_tokens)
         if "output_weight" in prompt.plan.policy.needs:
             weight = self.parts.output_weight(layer, len(keys), num_query_heads, keys.shape[2])
-        prompt.score(layer, keys, values, scaling, weight)
+            if (rms := prompt.rms(layer)) is not None:
+                scale = self.parts.output_scale(layer, rms, weight.shape[-1])
+        prompt.score(layer, keys, values, scaling, weight, scale)
 
     def _watch_stream(self) -> None:
         """From now on, note the norms of the residual stream of each prompt's window."""
@@ -152,7 +192,7 @@ class WorkerState:
         self.head_pages.add_blocks(row, blocks[plan.blocks.freed :])
         self._evicted[plan.request_id] = EvictedRequest(row, len(blocks))
         del self._reading[plan.request_id]
-        slots = self.head_pages.append(torch.tensor([row], device="cpu"), selection.counts.view(1, -1))
+        slots = self.head_pages.append(torch.tensor([row], device="cpu"), selection.counts.cpu().view(1, -1))
         self.pages.write(keys, values, slots)
         for listener in self.on_evicted:
             listener(prompt, selection)

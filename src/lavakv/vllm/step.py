@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lavakv.budgets.pages import blocks_for, pages_held
+from lavakv.budgets.pages import blocks_for
 from lavakv.errors import CacheStateError
 from lavakv.store.head_pages import HeadPages
 from lavakv.vllm.prompts import WindowRows
@@ -22,12 +22,14 @@ class SplitStep:
 
     Attributes:
         starts: first token of each row, and the end of the last.
+        lengths: tokens of each row, those of the step included.
         whole: rows that stock attention serves: prompts, and requests that were not evicted.
         cut: rows of evicted requests, with what is known of them.
         windows: rows that hold part of a prompt's window.
     """
 
     starts: list[int]
+    lengths: list[int]
     whole: list[int] = field(default_factory=list)
     cut: list[tuple[int, EvictedRequest]] = field(default_factory=list)
     windows: list[WindowRows] = field(default_factory=list)
@@ -40,28 +42,29 @@ def split_step(state: WorkerState, common: Any) -> SplitStep:
         CacheStateError: a chunk that runs past the end of its prompt, which lavakv's scheduler never gives.
     """
     state.forget_finished()
-    step = SplitStep(common.query_start_loc_cpu.tolist())
-    lengths, batch = common.seq_lens.tolist(), state.runner.input_batch
+    # vLLM calls the lengths an upper bound; they are exact but for speculative decoding, which is refused.
+    step = SplitStep(common.query_start_loc_cpu.tolist(), common.seq_lens_cpu_upper_bound.tolist())
+    batch = state.runner.input_batch
     num_real = min(common.num_reqs, batch.num_reqs)  # the others are dummies of a warm-up
     prompts = batch.num_prompt_tokens[:num_real].tolist()
     for row, (request_id, num_prompt) in enumerate(zip(batch.req_ids, prompts, strict=False)):
         plan = state.plan(request_id, num_prompt)
-        done = lengths[row] - (step.starts[row + 1] - step.starts[row])
+        done = step.lengths[row] - (step.starts[row + 1] - step.starts[row])
         if not plan.blocks.freed:
             step.whole.append(row)
         elif done >= num_prompt:
             step.cut.append((row, state.evicted(request_id)))
         else:
             step.whole.append(row)
-            _add_prompt(state, common, step, row, done)
+            _add_prompt(state, step, row, done)
     state.step_windows = step.windows
     step.whole += range(num_real, common.num_reqs)
     return step
 
 
-def _add_prompt(state: WorkerState, common: Any, step: SplitStep, row: int, done: int) -> None:
+def _add_prompt(state: WorkerState, step: SplitStep, row: int, done: int) -> None:
     """Note the rows of a prompt that will be evicted, of which `done` tokens were processed before."""
-    request_id, stop = state.runner.input_batch.req_ids[row], int(common.seq_lens[row])
+    request_id, stop = state.runner.input_batch.req_ids[row], step.lengths[row]
     plan = state.plan(request_id, int(state.runner.input_batch.num_prompt_tokens[row]))
     if stop > plan.num_tokens:
         raise CacheStateError(
@@ -75,7 +78,7 @@ def _add_prompt(state: WorkerState, common: Any, step: SplitStep, row: int, done
         state.restart(request_id)  # nothing of its window has been seen; what is known is of a life before preemption
     if stop > first:
         start = step.starts[row] + max(first - done, 0)
-        blocks = common.block_table_tensor[row, : blocks_for(stop, state.pages.page_tokens)].clone()
+        blocks = state.block_rows[row, : blocks_for(stop, state.pages.page_tokens)].clone()
         is_last = stop == plan.num_tokens
         step.windows.append(WindowRows(state.reading(plan), start, step.starts[row + 1], is_last, blocks))
 
@@ -91,6 +94,7 @@ class CutRows:
         tables: int32 `[layers, sequences, most]`, pages.
         lengths: int32 `[layers, sequences]`, new entries included.
         starts: int32 `[sequences + 1]`, first token of each.
+        most_new: new tokens of the sequence that has most.
     """
 
     tokens: Tensor | None
@@ -98,18 +102,47 @@ class CutRows:
     tables: Tensor
     lengths: Tensor
     starts: Tensor
+    most_new: int
+
+    def on(self, device: torch.device) -> CutRows:
+        """The same on a device, without a wait for it."""
+        if device.type == "cpu":
+            return self
+        slots, tables, lengths, starts = (
+            one.pin_memory().to(device, non_blocking=True)
+            for one in (self.slots, self.tables, self.lengths, self.starts)
+        )
+        tokens = None if self.tokens is None else self.tokens.pin_memory().to(device, non_blocking=True)
+        return CutRows(tokens, slots, tables, lengths, starts, self.most_new)
 
 
-def cut_rows(pages: HeadPages, num_heads: int, common: Any, step: SplitStep) -> CutRows:
+def rows_alone(common: Any, step: SplitStep) -> tuple[Any, Tensor]:
+    """The common metadata of the rows that are not cut, and their tokens, int64 on the device."""
+    starts, device = step.starts, common.seq_lens.device
+    sizes = [starts[row + 1] - starts[row] for row in step.whole]
+    tokens = torch.cat([torch.arange(starts[row], starts[row + 1], device="cpu") for row in step.whole]).to(device)
+    rows = torch.tensor(step.whole, device="cpu")
+    own_starts = torch.tensor([0, *sizes], dtype=torch.int32, device="cpu").cumsum(0, dtype=torch.int32)
+    on_device = rows.to(device)
+    alone = common.replace(
+        query_start_loc=own_starts.to(device), query_start_loc_cpu=own_starts, seq_lens=common.seq_lens[on_device],
+        seq_lens_cpu_upper_bound=common.seq_lens_cpu_upper_bound[rows], num_reqs=len(sizes),
+        num_actual_tokens=sum(sizes), max_query_len=max(sizes),
+        block_table_tensor=common.block_table_tensor[on_device], slot_mapping=common.slot_mapping[tokens],
+    )  # fmt: skip
+    return alone, tokens
+
+
+def cut_rows(pages: HeadPages, num_heads: int, block_rows: Tensor, step: SplitStep) -> CutRows:
     """Take pages for the new tokens of evicted requests, and say where each head's entries are.
 
     Args:
         pages: of evicted requests.
         num_heads: KV heads of a layer.
-        common: vLLM's common metadata of the step.
-        step: its rows.
+        block_rows: int32, blocks of each row of the batch.
+        step: rows of the step.
     """
-    _take_new_blocks(pages, common, step)
+    _take_new_blocks(pages, block_rows, step)
     rows = torch.tensor([evicted.row for _, evicted in step.cut], device="cpu")
     sizes = [step.starts[row + 1] - step.starts[row] for row, _ in step.cut]
     new = torch.tensor(sizes, device="cpu")
@@ -120,16 +153,16 @@ def cut_rows(pages: HeadPages, num_heads: int, common: Any, step: SplitStep) -> 
     starts[1:] = new.repeat_interleave(num_heads).cumsum(0)
     alone = not step.whole and max(sizes) == 1
     tokens = None if alone else _token_rows(step, sizes, num_heads)
-    return CutRows(tokens, _by_layer(slots, sizes, num_layers, num_heads), tables, lengths, starts)
+    return CutRows(tokens, _by_layer(slots, sizes, num_layers, num_heads), tables, lengths, starts, max(sizes))
 
 
-def _take_new_blocks(pages: HeadPages, common: Any, step: SplitStep) -> None:
+def _take_new_blocks(pages: HeadPages, block_rows: Tensor, step: SplitStep) -> None:
     """Turn blocks that the scheduler has given since into pages; most steps there are none."""
-    held = pages_held(common.seq_lens, pages.page_tokens).tolist()  # of a row: it has a block for every so many tokens
     for row, evicted in step.cut:
-        if held[row] > evicted.num_blocks:
-            pages.add_blocks(evicted.row, common.block_table_tensor[row, evicted.num_blocks : held[row]])
-            evicted.num_blocks = held[row]
+        held = blocks_for(step.lengths[row], pages.page_tokens)  # a row has a block for every so many tokens
+        if held > evicted.num_blocks:
+            pages.add_blocks(evicted.row, block_rows[row, evicted.num_blocks : held])
+            evicted.num_blocks = held
 
 
 def _token_rows(step: SplitStep, sizes: Sequence[int], num_heads: int) -> Tensor:

@@ -7,7 +7,7 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-_BEHIND = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1")  # name this norm in whatever layer
+_BEHIND = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1", "post_mixer_norm")  # in whatever layer
 _AMBIGUOUS = "post_attention_layernorm"  # before the feed-forward part, unless that has a norm of its own behind it
 _BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _LARGE = 256  # beside which a norm's epsilon is nothing
@@ -18,7 +18,7 @@ _found: weakref.WeakKeyDictionary[nn.Module, weakref.ref[nn.Module] | None] = we
 def norm_behind(decoder: nn.Module, attention: nn.Module) -> nn.Module | None:
     """The module that norms what an attention module returns, before it joins the residual stream.
 
-    Known by the names that transformers' layers give it.
+    Known by the names that layers of transformers and of vLLM give it.
 
     Args:
         decoder: a module around the attention's layer.
@@ -55,7 +55,7 @@ def norm_gain(norm: nn.Module, hidden: int, dtype: torch.dtype, device: torch.de
     offloaded ones too.
 
     Args:
-        norm: takes `[1, 1, hidden]`.
+        norm: takes `[rows, hidden]`.
         hidden: channels.
         dtype: of its input.
         device: of its input.
@@ -63,7 +63,7 @@ def norm_gain(norm: nn.Module, hidden: int, dtype: torch.dtype, device: torch.de
     signs = torch.ones(hidden, device=device, dtype=dtype)
     signs[1::2] = -1
     rows = signs * _LARGE
-    both = [norm(row[None, None]).float().flatten() for row in (rows, -rows)]
+    both = norm(torch.stack([rows, -rows])).float()
     gain: Tensor = (both[0] - both[1]) / 2 * signs.float()  # a bias falls out
     return gain
 
