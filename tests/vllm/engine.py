@@ -113,10 +113,10 @@ def captured() -> Iterator[dict[int, Capture]]:
     captures: dict[int, Capture] = {}
     score = ReadPrompt.score
 
-    def note(self: Any, layer: int, keys: Tensor, values: Tensor, scaling: float, weight: Tensor | None = None) -> None:
+    def note(self: Any, layer: int, keys: Tensor, values: Tensor, scaling: float, *more: Any) -> None:
         queries = torch.cat(self._queries[layer]).transpose(0, 1)
         captures[layer] = Capture(queries[None], keys[None], values[None], scaling, None, None)
-        score(self, layer, keys, values, scaling, weight)
+        score(self, layer, keys, values, scaling, *more)
 
     ReadPrompt.score = note  # type: ignore[method-assign]
     try:
