@@ -15,9 +15,10 @@ from vllm.forward_context import get_forward_context
 from vllm.v1.kv_cache_interface import FullAttentionSpec, replace_as
 
 from lavakv.vllm.checks import check_attention
+from lavakv.vllm.layer_pages import LayerPages
 from lavakv.vllm.prompts import WindowRows
 from lavakv.vllm.spec import EvictedSpec
-from lavakv.vllm.state import Pages, WorkerState, installed
+from lavakv.vllm.state import WorkerState, installed
 from lavakv.vllm.step import CutRows, cut_rows, rows_alone, split_step
 
 
@@ -66,7 +67,7 @@ class EvictingBuilder(ABC):
         self._is_bound = False
 
     @abstractmethod
-    def pages_of(self, caches: list[Tensor]) -> Pages:
+    def pages_of(self, caches: list[Tensor]) -> LayerPages:
         """The caches of all layers as pages."""
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,31 +13,12 @@ from lavakv.errors import LavaError
 from lavakv.policy.registry import get_policy
 from lavakv.selection.kept import Selection
 from lavakv.store.head_pages import HeadPages
+from lavakv.vllm.layer_pages import LayerPages
 from lavakv.vllm.model_parts import ModelParts
 from lavakv.vllm.prompts import PromptPlan, ReadPrompt, WindowRows
 from lavakv.vllm.settings import Settings
 
 logger = init_logger("vllm.lavakv")
-
-
-class Pages(Protocol):
-    """The caches of all layers as pages of one KV head; see `CachePages` and `EntryPages`."""
-
-    first_pages: Tensor
-    num_heads: int
-    page_tokens: int
-
-    def of_prompt(self, layer: int, blocks: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer of a prompt."""
-
-    def entries(self, blocks: Tensor, positions: Sequence[Tensor], counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Some entries of all layers of a prompt."""
-
-    def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-        """Write entries to slots of pages."""
-
-    def clear(self, blocks: Tensor) -> None:
-        """Set whole blocks to zero, in all layers."""
 
 
 class WorkerState:
@@ -58,7 +39,7 @@ class WorkerState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runner: Any = None
-        self.pages: Pages
+        self.pages: LayerPages
         self.head_pages: HeadPages
         self.parts: ModelParts
         self.step_windows: list[WindowRows] = []
@@ -70,7 +51,7 @@ class WorkerState:
         self._num_layers = 0
         self._watches_stream = False
 
-    def bind(self, layer_names: Sequence[str], pages: Pages) -> None:
+    def bind(self, layer_names: Sequence[str], pages: LayerPages) -> None:
         """Take the caches of all layers, once they are allocated."""
         self._num_layers = len(layer_names)
         self.parts = ModelParts(self.runner.get_model(), layer_names)
