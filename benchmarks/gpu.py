@@ -234,7 +234,7 @@ class Run:
 
         for index, batch in enumerate((1, self._options.batch_size)):
             setting = Setting(self._options.tokens, batch, self._options.budget)
-            layer = LayerAttention.of(subject.model, setting, settings.window)
+            layer = LayerAttention.of(subject.model, setting, settings.window_tokens)
             work = partial(measured, layer)
             found = self._attempt(f"attention alone, batch {batch}", work, ATTENTION_SECONDS)
             self._record["attention_parts"][index] = found or {}

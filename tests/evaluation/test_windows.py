@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import lavakv
+from lavakv.bench.settings import BenchSettings
 from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import BudgetError
 from lavakv.evaluation.settings import EvalSettings
@@ -54,13 +57,15 @@ def test_policies_with_different_windows_share_one_prefill() -> None:
         assert found.kept_entries == next(iter(sweep.run([found.variant]))).kept_entries
 
 
-def test_settings_of_a_run_name_the_window_where_all_policies_share_it() -> None:
+def test_a_run_records_the_window_where_all_policies_share_it() -> None:
     def settings(*policies: str, **more: object) -> EvalSettings:
         return EvalSettings(model="smollm2", tasks=("needle",), policies=policies, budgets=(64,), **more)
 
-    assert settings("lava", "snapkv").window == DEFAULT_WINDOW
-    assert settings("reach").window == 16
-    assert settings("reach", "lava").window is None
+    assert settings("lava", "snapkv").arguments()["window"] == DEFAULT_WINDOW
+    assert settings("reach").arguments()["window"] == 16
+    assert settings("reach", "lava").arguments()["window"] is None
     assert [each.window_tokens for each in settings("reach", "lava").variants()] == [32, 16, 32]
     assert [each.window_tokens for each in settings("reach", "lava", window=20).variants()] == [20, 20, 20]
+    assert replace(settings("lava"), policies=("lava", "reach")).variants()[-1].window_tokens == 16
     assert Variant("reach", keep=0.5).spec().window == 16
+    assert BenchSettings(policy="reach").about()["window"] == 16

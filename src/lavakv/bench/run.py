@@ -120,7 +120,7 @@ class Bench:
         if self._too_long(setting, "attention_part", ATTENTION_SECONDS):
             return None
         self._listener.doing("attention alone")
-        layer = LayerAttention.of(self._subject.model, setting, self._settings.window)
+        layer = LayerAttention.of(self._subject.model, setting, self._settings.window_tokens)
         record = self._if_it_fits(setting, "attention_part", lambda: layer.measure(self.machine))
         for line in () if record is None else record.lines():
             self._listener.say(line)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-from lavakv.budgets.spec import DEFAULT_WINDOW
 from lavakv.errors import InputError
+from lavakv.policy.names import window_for
 
 
 class Setting(NamedTuple):
@@ -42,7 +42,7 @@ class BenchSettings:
         budgets: mean entries per KV head.
         batch_sizes: sequences at once.
         policy: name of the policy.
-        window: its scoring window.
+        window: as in `LavaCache`; `window_tokens` is its size.
         rounds: measured rounds of decode steps; a warm-up round comes first.
         steps: decode steps of each configuration in a round.
         prefill_rounds: timed prefills of each configuration; 0 for none.
@@ -58,7 +58,7 @@ class BenchSettings:
     budgets: tuple[int, ...] = (512,)
     batch_sizes: tuple[int, ...] = (1,)
     policy: str = "lava"
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     rounds: int = 7
     steps: int = 8
     prefill_rounds: int = 3
@@ -87,6 +87,11 @@ class BenchSettings:
                 fix="Measure generate, or leave compilation out.",
             )  # fmt: skip
 
+    @property
+    def window_tokens(self) -> int:
+        """Last prompt tokens, always kept."""
+        return window_for(self.policy, self.window)
+
     def each(self) -> list[Setting]:
         """Every combination once; the largest last."""
         return [Setting(*values) for values in sorted(set(product(self.tokens, self.batch_sizes, self.budgets)))]
@@ -94,7 +99,8 @@ class BenchSettings:
     def about(self) -> dict[str, Any]:
         """How it was measured, ready for JSON."""
         names = ("policy", "window", "rounds", "steps", "prefill_rounds", "new_tokens")
-        return {**{name: asdict(self)[name] for name in names}, "time_limit": self.seconds}
+        given = {name: asdict(self)[name] for name in names}
+        return {**given, "window": self.window_tokens, "time_limit": self.seconds}
 
 
 def _too_small(name: str, minimum: int, got: object) -> InputError:

@@ -163,8 +163,7 @@ def parse_bytes(value: int | str) -> int:
 
 def _require_count(argument: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        usual = DEFAULT_WINDOW if argument == "window" else DEFAULT_BUDGET
-        fix = f"The default is {usual}."
+        fix = "Leave it out for the policy's own." if argument == "window" else f"The default is {DEFAULT_BUDGET}."
         raise BudgetError(argument, expected="a whole number of tokens, at least 1", got=repr(value), fix=fix)
 
 

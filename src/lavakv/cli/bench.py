@@ -10,7 +10,7 @@ import typer
 from lavakv.cli import options
 from lavakv.cli.bench_run import Lengths, check_out, check_subject, measure, subject_of
 from lavakv.cli.lists import whole_numbers
-from lavakv.policy.names import require_policy_name, window_for
+from lavakv.policy.names import require_policy_name
 
 _MODEL_HELP = "Hugging Face id, directory, GGUF file, or smollm2 (the default without --shape)."
 
@@ -63,7 +63,7 @@ def bench(
         "budgets": tuple(whole_numbers("--budgets", budgets)),
         "batch_sizes": tuple(whole_numbers("--batch-sizes", batch_sizes)),
         "policy": policy,
-        "window": window_for(policy, window),
+        "window": window,
         "rounds": rounds,
         "steps": steps,
         "prefill_rounds": prefill_rounds,

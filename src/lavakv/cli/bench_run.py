@@ -49,7 +49,7 @@ class Lengths(NamedTuple):
 
         checked = BenchSettings(self.tokens or (1,), **settings)
         for budget in checked.budgets:
-            BudgetSpec(budget, window=checked.window).tokens_per_head(checked.tokens, 0, 1)
+            BudgetSpec(budget, window=checked.window_tokens).tokens_per_head(checked.tokens, 0, 1)
         limit = SHAPES.get(shape or "", {}).get("max_position_embeddings")
         if limit is not None and max(checked.tokens) > limit:
             raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from lavakv.budgets.spec import BudgetSpec
+from lavakv.budgets.spec import DEFAULT_WINDOW, BudgetSpec
 from lavakv.errors import ResultsError
 from lavakv.evaluation.executor import Assignment, Executor, Part
 from lavakv.evaluation.folder import RunFolder
@@ -180,7 +180,7 @@ def _described(run: Provenance, tasks: Mapping[str, Task], variants: Sequence[An
 def _check_budgets(settings: EvalSettings, prompts: Sequence[Prompt]) -> None:
     """Raise BudgetError for a budget within the window of a prompt longer than it."""
     lengths = [len(prompt.context) for prompt in prompts]
-    longest = max((window_for(policy, settings.window) for policy in settings.policies), default=0)
+    longest = max((window_for(policy, settings.window) for policy in settings.policies), default=DEFAULT_WINDOW)
     for budget in settings.budgets if lengths else ():
         BudgetSpec(budget, window=longest).tokens_per_head(lengths, 0, 1)
 

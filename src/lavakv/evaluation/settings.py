@@ -87,9 +87,6 @@ class EvalSettings:
             raise InputError("budgets", expected="at least one", got="none", fix="Give --budgets or --keep.")
         for name in ("tasks", "policies", "budgets", "keep", "lengths", "depths"):
             require_distinct(name, getattr(self, name))
-        windows = {window_for(policy, self.window) for policy in self.policies}
-        if len(windows) == 1:  # so that runs that recorded it go on
-            object.__setattr__(self, "window", windows.pop())
         for name in ("data_dir", "haystack"):
             _require_folder(name, getattr(self, name))
         if type(self.kl) is not int or self.kl < 0:
@@ -131,6 +128,9 @@ class EvalSettings:
     def arguments(self) -> dict[str, Any]:
         """Ready for JSON; without settings that older versions lack, where they change nothing."""
         found = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        windows = {window_for(policy, self.window) for policy in self.policies}
+        if len(windows) == 1:  # older versions recorded it
+            found["window"] = windows.pop()
         return {name: value for name, value in found.items() if name not in _LATER or value != _LATER[name]}
 
 

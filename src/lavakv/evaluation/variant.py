@@ -25,7 +25,7 @@ class Variant:
         budget: mean entries per KV head per layer.
         keep: kept fraction.
         max_bytes: bytes, or text such as "512MiB".
-        window: as in `LavaCache`; `window_tokens` is what it comes to.
+        window: as in `LavaCache`; `window_tokens` is its size.
         store: `ragged` or `masked`.
         kv_bits: as in `LavaCache`.
         max_loss: estimated loss that each sequence stays within.

@@ -60,7 +60,7 @@ class WorkerState:
 
     @property
     def block_rows(self) -> Tensor:
-        """Blocks of each row of the batch, int32 on the CPU; what stands behind a row's own is of another time."""
+        """Blocks of each row of the batch, int32 on the CPU; behind a row's own stands what earlier requests left."""
         rows: Tensor = self.runner.input_batch.block_table[0].get_cpu_tensor()
         return rows
 
