@@ -44,7 +44,7 @@ def test_every_policy_has_a_reference() -> None:
 @pytest.mark.parametrize("budget", [64, 256])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_survivors(model, text: Text, policy: str, budget: int) -> None:
-    cache = lavakv.LavaCache(model.config, budget=budget, policy=policy)
+    cache = lavakv.LavaCache(model.config, budget=budget, policy=policy, window=32)  # as the reference's
     with lavakv.enabled(model), torch.no_grad():
         model(text.ids, past_key_values=cache, logits_to_keep=1)
     expected = dict(enumerate(family.survivors(text.layers, policy, budget)))

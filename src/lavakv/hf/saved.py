@@ -99,6 +99,8 @@ def _loaded(
     check_same_model("model", header.model, config, decoder, keys.dtype)
     given = dict(header.budget)
     window = given.pop("window")
+    if window is None:  # a new cache would take the policy's own
+        raise ValueError("a budget without a window")
     state = header.state
     given |= {name: state[name] for name in ("kv_bits", "evict", "max_tokens_per_head")}
     given["protect"] = slice(*state["protect"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vllm.platforms import current_platform
-
 from lavakv.errors import UnsupportedError
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
@@ -116,8 +114,11 @@ def _of_engine(config: Any) -> Iterator[_Limit]:
     parallel, scheduler = config.parallel_config, config.scheduler_config.scheduler_cls
     device = config.device_config.device_type
     fix = "There is no backend for other devices."
-    named = "rocm" if device == "cuda" and current_platform.is_rocm() else device  # vLLM calls both cuda
-    yield _Limit(named not in ("cpu", "cuda"), "device", "cpu or cuda", named, fix)
+    if device == "cuda":  # so vLLM calls ROCm as well
+        from vllm.platforms import current_platform
+
+        device = "rocm" if current_platform.is_rocm() else device
+    yield _Limit(device not in ("cpu", "cuda"), "device", "cpu or cuda", device, fix)
     if device == "cuda":
         yield from _of_gpu(config)
     yield _Limit(scheduler != SCHEDULER, "scheduler", SCHEDULER, scheduler, f"Pass --scheduler-cls {SCHEDULER}.")
