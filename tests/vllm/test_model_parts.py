@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import wraps
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,25 @@ def test_the_stream_is_what_was_there_and_what_the_last_layer_added() -> None:
     assert [layer for layer, _ in seen] == [0, 1]
     assert torch.equal(seen[0][1], rows)
     assert torch.equal(seen[1][1], rows + before)
+
+
+def test_the_code_behind_a_decorator_says_whether_the_stream_comes_in_two_parts() -> None:
+    def decorated(forward):
+        @wraps(forward)
+        def wrapper(*args, **kwargs):
+            return forward(*args, **kwargs)
+
+        return wrapper
+
+    class Decorated(Layer):
+        forward = decorated(Layer.forward)
+
+    model, parts = parts_of(Decorated())
+    seen = []
+    parts.watch_stream(lambda _, stream: seen.append(stream()))
+    rows, before = torch.randn(2, 3, HIDDEN)
+    model.layers[0](None, rows, before)
+    assert torch.equal(seen[0], rows + before)
 
 
 def test_a_stream_in_one_piece_is_taken_as_it_is() -> None:

@@ -129,7 +129,7 @@ def _reads(function: Callable[..., Any], parameter: str) -> bool:
 
     Some layers (Cohere's, EXAONE's) take the stream in one piece, and assign their `residual` before they read it.
     """
-    for instruction in dis.get_instructions(function):
+    for instruction in dis.get_instructions(inspect.unwrap(function)):  # a decorator's own code reads no names
         names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
         for kind, name in zip(re.findall("LOAD|STORE", instruction.opname), names, strict=False):
             if name == parameter:
