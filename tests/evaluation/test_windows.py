@@ -24,7 +24,7 @@ BETWEEN = 24  # a budget above the window of `reach` and within that of the othe
 
 def test_only_policies_that_exist_have_their_own() -> None:
     assert set(OWN_WINDOWS) <= set(BUILT_IN)
-    assert window_for("reach", None) == 16
+    assert window_for("reach", None) == 8
     assert window_for("lava", None) == window_for(None, None) == window_for("a plugin's", None) == DEFAULT_WINDOW
     assert window_for("reach", 40) == 40
 
@@ -32,7 +32,7 @@ def test_only_policies_that_exist_have_their_own() -> None:
 def test_a_cache_keeps_the_last_tokens_of_its_policy_s_window() -> None:
     model, ids = zoo.tiny("llama"), zoo.prompt(70)
     with lavakv.enabled(model), torch.no_grad():
-        given, own = (lavakv.LavaCache(model.config, BETWEEN, "reach", **more) for more in ({"window": 16}, {}))
+        given, own = (lavakv.LavaCache(model.config, BETWEEN, "reach", **more) for more in ({"window": 8}, {}))
         for cache in (given, own):
             model(ids, **cache_argument(model, cache))
         assert kept(given) == kept(own)
@@ -46,7 +46,7 @@ def test_policies_with_different_windows_share_one_prefill() -> None:
     model, context = zoo.tiny("llama", torch.float64), zoo.prompt(70)
     variants = variants_of(["reach", "residual", "lava"], [40], [0.6], None)
     assert [len(rows) for rows in batches(variants, 8)] == [2, 4]
-    assert [variant.window_tokens for variant in variants] == [16, 16, 32, 32, 32, 32]
+    assert [variant.window_tokens for variant in variants] == [8, 8, 32, 32, 32, 32]
     sweep = Sweep(model, context)
     with lavakv.enabled(model), torch.no_grad():
         for variant in variants:
@@ -62,10 +62,10 @@ def test_a_run_records_the_window_where_all_policies_share_it() -> None:
         return EvalSettings(model="smollm2", tasks=("needle",), policies=policies, budgets=(64,), **more)
 
     assert settings("lava", "snapkv").arguments()["window"] == DEFAULT_WINDOW
-    assert settings("reach").arguments()["window"] == 16
+    assert settings("reach").arguments()["window"] == 8
     assert settings("reach", "lava").arguments()["window"] is None
-    assert [each.window_tokens for each in settings("reach", "lava").variants()] == [32, 16, 32]
+    assert [each.window_tokens for each in settings("reach", "lava").variants()] == [32, 8, 32]
     assert [each.window_tokens for each in settings("reach", "lava", window=20).variants()] == [20, 20, 20]
-    assert replace(settings("lava"), policies=("lava", "reach")).variants()[-1].window_tokens == 16
-    assert Variant("reach", keep=0.5).spec().window == 16
-    assert BenchSettings(policy="reach").about()["window"] == 16
+    assert replace(settings("lava"), policies=("lava", "reach")).variants()[-1].window_tokens == 8
+    assert Variant("reach", keep=0.5).spec().window == 8
+    assert BenchSettings(policy="reach").about()["window"] == 8

@@ -77,7 +77,10 @@ POLICIES = {
 
 def views(captures: dict[int, Capture], window: int = 32, dtype: torch.dtype = torch.float32, **sequence) -> list[View]:
     """Views of all layers, to be used for many policies; `sequence` and `num_padding` as `View` takes them."""
-    return [View(capture, window, dtype=dtype, layer=layer, **sequence) for layer, capture in captures.items()]
+    found: list[View] = []
+    for layer, capture in captures.items():
+        found.append(View(capture, window, dtype=dtype, layer=layer, earlier=tuple(found), **sequence))
+    return found
 
 
 def survivors(layers: Sequence[View], policy: str, budget: int) -> list[list[list[int]]]:

@@ -82,8 +82,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
 
 def reach(view: View, keep: int, most: int = 128) -> Ranking:
     """By what a query of the prompt would pay at its last position, and how far key and value are from the mean."""
-    length, stream = view.keys.shape[1], view.stream_norms.square().mean().sqrt()
-    places = [length - 1 - part * length // min(most, length) for part in range(min(most, length))]
+    stream, places = view.stream_norms.square().mean().sqrt(), unlike_others(view, most)
     ranked = []
     for head in view.heads:
         paid, squares = [], []
@@ -97,10 +96,26 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
             squares.append((apart @ view.to_stream(query)).square().sum(dim=1))
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
-        apart = (view.keys[head] - view.keys[head].mean(dim=0)).square().sum(dim=1)[: view.num_evictable]
-        unseen = 2 * largest.mean() * (apart / apart.mean()) ** 1.5
+        apart = distances(view, head)[: view.num_evictable]
+        unseen = largest.sum() / (keep + view.window) / 16 * (apart / apart.mean()) ** 1.5
         ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
     return Ranking(ranked)
+
+
+def distances(view: View, head: int) -> torch.Tensor:
+    """How far each key of a head is from their mean, squared, before the rotation."""
+    keys = view.unrotated(1, head)
+    return (keys - keys.mean(dim=0)).square().sum(dim=1)
+
+
+def unlike_others(view: View, most: int) -> list[int]:
+    """The last position and those whose keys, in this layer and all before it, are furthest from the others."""
+    total = 0
+    for layer in (*view.earlier, view):
+        parts = [distances(layer, head) for head in layer.heads]
+        total = total + torch.stack([part / part.mean() for part in parts]).mean(dim=0)
+    best = sorted(range(len(total) - 1), key=lambda place: -float(total[place]))
+    return [*best[: most - 1], len(total) - 1]
 
 
 def turned_to_the_last(view: View, rows: torch.Tensor) -> torch.Tensor:

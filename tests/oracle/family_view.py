@@ -23,6 +23,7 @@ class View:
         sequence, num_padding: row of the batch, and its columns of padding on the left.
         dtype: everything is computed in it; float64 shows how far float32 rounds.
         layer: the layer's index in the model.
+        earlier: views of the compressed layers before it.
     """
 
     capture: Capture
@@ -31,6 +32,7 @@ class View:
     num_padding: int = 0
     dtype: torch.dtype = torch.float32
     layer: int = 0
+    earlier: Sequence[View] = ()
 
     def _own(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor[self.sequence, :, self.num_padding :].to(self.dtype)

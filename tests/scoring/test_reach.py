@@ -9,9 +9,10 @@ import torch
 from hypothesis import assume, given
 from torch import Tensor
 
-from lavakv.scoring.naive.reach import largest_attention_naive, reach_score_naive, rotated_naive
-from lavakv.scoring.prompt import PromptRows
-from lavakv.scoring.reach import asked_again, distinctness, largest_attention, reach_score
+from lavakv.scoring.naive.reach import asked_rows_naive, largest_attention_naive, reach_score_naive, rotated_naive
+from lavakv.scoring.naive.rotation import unrotated_naive
+from lavakv.scoring.prompt import PromptRows, RowTotals
+from lavakv.scoring.reach import asked_again, asked_rows, distinctness, largest_attention, reach_score
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import EPSILON
@@ -48,8 +49,9 @@ def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -
     least, most = _lengths(whole)
     largest = torch.tensor(largest_attention_naive(naive(whole)), dtype=torch.float64).view(exact.shape)
     few, many = _distinctness_bounds(whole)
-    mean = 2 * largest.mean(dim=1, keepdim=True)
-    attended = [torch.maximum(largest, mean * own.pow(1.5)) for own in (few, many)]
+    assert whole.tokens_per_head is not None
+    each = largest.sum(dim=1, keepdim=True) / (16 * whole.tokens_per_head)
+    attended = [torch.maximum(largest, each * own.pow(1.5)) for own in (few, many)]
     assert whole.residual_norms is not None
     scale = whole.residual_norms.double().square().mean().sqrt()
     relative = _relative_error(whole) + (exact.shape[1] + len(whole.residual_norms) + 14) * EPSILON
@@ -61,10 +63,13 @@ def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -
 
 def _distinctness_bounds(window: ScoringWindow) -> tuple[Tensor, Tensor]:
     """Least and most that a float32 `distinctness` may be, float64 `[H, n]`."""
-    keys = window.keys[0].double()
-    mean, most = keys.mean(dim=1, keepdim=True), keys.abs().mean(dim=1, keepdim=True)
-    squares, terms = (keys - mean).square().sum(dim=2), (keys.abs() + most).square().sum(dim=2)
-    error = (2 * keys.shape[1] + keys.shape[2] + 6) * EPSILON * terms
+    assert window.rotation is not None
+    plain = torch.tensor([_plain_keys(window, head) for head in range(len(window.queries))], dtype=torch.float64)
+    factor = (window.rotation.cos.double().square() + window.rotation.sin.double().square()).sqrt()
+    size = (window.keys[0].double().norm(dim=2, keepdim=True) / factor[:, :1]).expand_as(plain)  # of a turned pair
+    mean, most = plain.mean(dim=1, keepdim=True), size.mean(dim=1, keepdim=True)
+    squares, terms = (plain - mean).square().sum(dim=2), (size + most).square().sum(dim=2)
+    error = (2 * plain.shape[1] + plain.shape[2] + 20) * EPSILON * terms
     n = window.num_evictable
     bounds = (squares - error).clamp(min=0)[:, :n], (squares + error)[:, :n]
     rounding = 1 + (n + 4) * EPSILON
@@ -72,6 +77,13 @@ def _distinctness_bounds(window: ScoringWindow) -> tuple[Tensor, Tensor]:
     if n and not bool((lowest > 0).all()):  # all keys may be equal
         return torch.zeros_like(squares[:, :n]), torch.full_like(squares[:, :n], float("inf"))
     return bounds[0] / highest / rounding, bounds[1] / lowest * rounding
+
+
+def _plain_keys(window: ScoringWindow, head: int) -> list[list[float]]:
+    """Keys of a head before their rotation."""
+    assert window.rotation is not None
+    cos, sin = window.rotation.cos.tolist(), window.rotation.sin.tolist()
+    return [unrotated_naive(*parts) for parts in zip(window.keys[0][head].tolist(), cos, sin, strict=True)]
 
 
 def _lengths(window: ScoringWindow) -> tuple[Tensor, Tensor]:
@@ -115,6 +127,58 @@ def test_queries_are_those_of_the_last_position() -> None:
     torch.testing.assert_close(largest_attention(window)[0], paid, rtol=1e-4, atol=1e-6)
 
 
+def _long_window(layer: int, totals: RowTotals | None, rare: slice) -> ScoringWindow:
+    """300 tokens whose keys are alike before the rotation but for those of some rows."""
+    generator = torch.Generator().manual_seed(layer)
+    angles = torch.arange(300)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    rotation = Rotation(angles.cos(), angles.sin(), torch.tensor([1.0, 0.1]))
+    plain, rows, values = (torch.randn(2, 300, 4, generator=generator) for _ in range(3))
+    plain[:, rare] += 20
+    return ScoringWindow(
+        rows[:, None, 292:], [rotation.turn(plain)], [values], 0.5, layer=layer, residual_norms=torch.ones(8),
+        output_weight=torch.randn(2, 1, 4, 5, generator=generator), rotation=rotation,
+        prompt=PromptRows(rows[:, None], totals=totals),
+    )  # fmt: skip
+
+
+def test_rows_are_the_last_and_those_unlike_the_others_in_any_layer_so_far() -> None:
+    totals = RowTotals()
+    first, second = _long_window(0, totals, slice(30, 35)), _long_window(1, totals, slice(200, 210))
+    rows = asked_rows(first).tolist()
+    assert len(rows) == len(set(rows)) == 128
+    assert rows[-1] == 299
+    assert set(range(30, 35)) <= set(rows[:5])
+    assert rows == asked_rows_naive(naive(first))
+    own = asked_rows(replace(first, prompt=PromptRows(first.prompt.queries) if first.prompt else None))
+    assert rows == own.tolist()
+    both = asked_rows(second).tolist()
+    assert set(both[:15]) == {*range(30, 35), *range(200, 210)}
+    earlier = totals.through(0, lambda: torch.zeros(0)).tolist()
+    assert both == asked_rows_naive(naive(second)._replace(earlier=earlier))
+    again = _long_window(0, totals, slice(30, 35))
+    assert asked_rows(again).tolist() == rows, "a layer that is scored again has only those before it"
+    alone = asked_rows_naive(naive(second))
+    assert set(range(30, 35)) - set(alone[:15])
+
+
+def test_long_prompts_equal_the_loops_with_rows_of_their_choice() -> None:
+    window = _long_window(0, RowTotals(), slice(30, 35))
+    exact = torch.tensor(reach_score_naive(naive(window)), dtype=torch.float64)
+    torch.testing.assert_close(reach_score(window).double(), exact, rtol=1e-3, atol=0)
+
+
+def test_what_nobody_looked_at_counts_in_inverse_proportion_to_the_budget() -> None:
+    window = _long_window(0, None, slice(30, 35))
+    scores = {budget: reach_score(replace(window, tokens_per_head=budget)) for budget in (4, 8, 16, None)}
+    unseen = scores[8] != scores[4]
+    assert unseen.any()
+    assert not unseen.all()
+    assert bool((scores[4] >= scores[8]).all())
+    twice = unseen & (scores[16] < scores[8])
+    torch.testing.assert_close(scores[4][twice], 2 * scores[8][twice])
+    torch.testing.assert_close(scores[None], reach_score(replace(window, tokens_per_head=300 // 8)), rtol=0.02, atol=0)
+
+
 def test_what_an_early_row_looks_for_is_found_behind_it() -> None:
     """One row in the middle of the prompt looks for a key that only comes after it; no row of the window does."""
     keys, queries = torch.zeros(1, 64, 8), torch.zeros(1, 2, 64, 8)
@@ -156,13 +220,13 @@ def test_what_nobody_looked_at_counts_more_where_its_key_is_unlike_the_others() 
     still = Rotation(torch.ones(20, 2), torch.zeros(20, 2), torch.zeros(1))
     window = ScoringWindow(
         rows[:, :, 16:], [keys], [values], 1.0, output_weight=torch.eye(2)[None, None],
-        residual_norms=torch.ones(4), prompt=PromptRows(rows), rotation=still,
+        residual_norms=torch.ones(4), prompt=PromptRows(rows), rotation=still, tokens_per_head=1,
     )  # fmt: skip
     own = distinctness(window)[0]
     torch.testing.assert_close(own[3] / own[8], torch.tensor((0.85 / 1.85) ** 2))
     torch.testing.assert_close(own.mean(), torch.tensor(1.0))
     score = reach_score(window)[0]
-    torch.testing.assert_close(score[8], 2 * 0.05 * own[8] ** 1.5 * math.sqrt(2))
+    torch.testing.assert_close(score[8], 16 * 0.05 / 16 * own[8] ** 1.5 * math.sqrt(2))
     assert score.argsort(descending=True)[:2].tolist() == [8, 3]
     moved = replace(window, keys=[keys + torch.tensor([3.0, -5.0])])
     torch.testing.assert_close(reach_score(moved), reach_score(window), rtol=1e-4, atol=1e-5)
@@ -178,7 +242,7 @@ def test_what_nobody_looked_at_counts_by_how_far_its_value_is_from_the_mean() ->
         residual_norms=torch.tensor([3.0, 4.0, 5.0, 0.0]), prompt=PromptRows(rows), rotation=still,
     )  # fmt: skip
     score, scale = reach_score(window)[0], math.sqrt(50 / 3)
-    torch.testing.assert_close(score[7], torch.tensor(0.1 * 1.9 * math.sqrt(2) / scale))
-    torch.testing.assert_close(score[0], torch.tensor(0.1 * 0.1 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[7], torch.tensor(0.05 * 1.9 * math.sqrt(2) / scale))
+    torch.testing.assert_close(score[0], torch.tensor(0.05 * 0.1 * math.sqrt(2) / scale))
     doubled = replace(window, residual_norms=2 * window.residual_norms)
     torch.testing.assert_close(reach_score(doubled)[0], score / 2)

@@ -74,6 +74,7 @@ def test_only_these_policies_look_across_heads() -> None:
     assert [name for name in lavakv.policies() if get_policy(name).across_heads] == [
         "chunkkv",
         "laprox",
+        "reach",
         "tova",
         "compactor",
         "random",

@@ -161,7 +161,7 @@ class LaterRound:
             softcap=softcap,
             sinks=None if sinks is None else sinks.view(heads, -1),
             layer=observed.layer,
-            tokens_per_head=self._plans[row].tokens_per_head,
+            tokens_per_head=self._plans[row].scored_for,
             output_weight=None if weight is None else _by_kv_head(weight, heads),
             residual_norms=None if norms is None else norms[row, -self._window :],
             caps=torch.tensor(caps, device="cpu").to(store.device, non_blocking=True),

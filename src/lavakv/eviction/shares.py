@@ -42,6 +42,11 @@ class SequencePlan:
         return self.tolerance is not None and not self.keeps_all
 
     @property
+    def scored_for(self) -> int | None:
+        """The budget as scores may read it: None while it is open, for it is found by the scores."""
+        return None if self.is_open else self.tokens_per_head
+
+    @property
     def protected(self) -> range:
         """Those of the positions to protect that stand before the window."""
         return range(min(self.protect.start, self.num_evictable), min(self.protect.stop, self.num_evictable))

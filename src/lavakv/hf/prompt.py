@@ -14,7 +14,7 @@ from lavakv.hf.given_mask import is_explicit, last_rows, mask_rows
 from lavakv.hf.projection import OutputProjection
 from lavakv.hf.rotation import LayerRotation
 from lavakv.scoring.output_scale import OutputScale
-from lavakv.scoring.prompt import PromptRows
+from lavakv.scoring.prompt import PromptRows, RowTotals
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 
@@ -29,6 +29,7 @@ class PromptStep:
         hidden_states: `[B, columns, hidden]`, what entered the layer under way, or None.
         position_embeddings: cosines and sines that the layer under way rotates by, as the model passed them, or None.
         attention_inputs: `[B, columns, hidden]`, what its attention was given, or None.
+        totals: for each sequence what scores sum over layers.
     """
 
     def __init__(self, real: Tensor, inputs: Tensor, position_ids: Tensor | None = None) -> None:
@@ -37,6 +38,7 @@ class PromptStep:
         self.hidden_states: Tensor | None = None
         self.position_embeddings: Any = None
         self.attention_inputs: Tensor | None = None
+        self.totals = [RowTotals() for _ in range(real.shape[0])]
         self._window_rows: Tensor | None = None
         self._mask: Any = None
 
@@ -95,7 +97,9 @@ class LayerPrompt:
     attention_inputs: Tensor | None = None
     outputs: Tensor | None = None
 
-    def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
+    def window(
+        self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int, totals: RowTotals | None = None
+    ) -> ScoringWindow:
         """The scoring window of one sequence, its padding cut away.
 
         Args:
@@ -103,6 +107,7 @@ class LayerPrompt:
             plan: its lengths.
             visible: bool `[w, N]`, what the window sees, or None for causal.
             layer: index of the layer in the model.
+            totals: what scores sum over the layers of this sequence.
         """
         heads, columns = self.keys.shape[1:3]
         scaling, softcap, sinks = self.settings
@@ -116,9 +121,11 @@ class LayerPrompt:
             sinks=None if sinks is None else sinks.detach().view(heads, -1),
             visible=visible,
             layer=layer,
-            tokens_per_head=plan.tokens_per_head,
+            tokens_per_head=plan.scored_for,
             output_weight=self.output_weight(plan, layer),
-            prompt=PromptRows(queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding)),
+            prompt=PromptRows(
+                queries[:, :, plan.num_padding :], self._visible_rows(sequence, plan.num_padding), totals
+            ),
             residual_norms=self.residual_norms(sequence, columns - plan.window),
             rotation=self.rotation_of(sequence, plan, layer),
             hidden_states=self.inputs_of(sequence, plan),

@@ -21,6 +21,7 @@ from lavakv.hf.layer import LavaLayer
 from lavakv.hf.prompt import LayerPrompt
 from lavakv.hf.recording import RecordedPrompt, Recording
 from lavakv.policy.rules import Need
+from lavakv.scoring.prompt import RowTotals
 
 
 class _RecordingLayer(LavaLayer):
@@ -109,12 +110,12 @@ def record(model: Any, input_ids: Tensor) -> Recording:
     output = model(input_ids, **{cache_name(decoder_of(model)): cache}, logits_to_keep=1)
     next_logits = output.logits[0, -1].clone()
     seconds = time.perf_counter() - start
-    layers, others = {}, {}
+    layers, others, totals = {}, {}, RowTotals()
     inputs = cached(partial(record_attention_inputs, decoder_of(model), input_ids))
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, _RecordingLayer):
             assert layer.recorded is not None
-            layers[index] = replace(layer.recorded, read_inputs=partial(_inputs_of, inputs, index))
+            layers[index] = replace(layer.recorded, totals=totals, read_inputs=partial(_inputs_of, inputs, index))
         else:
             others[index] = layer
     return Recording(decoder_of(model), input_ids, layers, others, next_logits, seconds, {}, {}, {})

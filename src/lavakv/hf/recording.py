@@ -22,7 +22,7 @@ from lavakv.policy.apply import ScoredLayer, score_layer
 from lavakv.policy.replay import Replay
 from lavakv.policy.rules import Policy
 from lavakv.scoring.blocks import MAX_BLOCK_ELEMENTS
-from lavakv.scoring.prompt import ReplayMaxima
+from lavakv.scoring.prompt import ReplayMaxima, RowTotals
 from lavakv.scoring.window import ScoringWindow
 
 _MAX_BLOCK_ELEMENTS = (
@@ -37,11 +37,13 @@ class RecordedPrompt(LayerPrompt):
     Attributes:
         norms: float32 `[columns]`, of the residual stream, in place of the hidden states, or None.
         windows: by their size.
+        totals: what scores sum over the prompt's layers, which share it.
         read_inputs: gives what the attention was given, `[columns, hidden]`; reads the prompt again at first.
     """
 
     norms: Tensor | None = None
     windows: dict[int, ScoringWindow] = field(default_factory=dict)
+    totals: RowTotals = field(default_factory=RowTotals)
     read_inputs: Callable[[], Tensor | None] | None = None
 
     @classmethod
@@ -54,15 +56,17 @@ class RecordedPrompt(LayerPrompt):
         """See `LayerPrompt.residual_norms`."""
         return None if self.norms is None else self.norms[first:]
 
-    def window(self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int) -> ScoringWindow:
-        """See `LayerPrompt.window`; attention and norms are computed once for all policies and budgets."""
+    def window(
+        self, sequence: int, plan: SequencePlan, visible: Tensor | None, layer: int, totals: RowTotals | None = None
+    ) -> ScoringWindow:
+        """See `LayerPrompt.window`; attention, norms and totals are computed once for all policies and budgets."""
         if plan.window not in self.windows:
-            window = super().window(sequence, plan, visible, layer)
+            window = super().window(sequence, plan, visible, layer, self.totals)
             window = replace(window, output_weight=None, rotation=None, hidden_states=None, output_scale=None)
             self.windows[plan.window] = replace(window, max_block_elements=_MAX_BLOCK_ELEMENTS)
         weight, rotation = self.output_weight(plan, layer), self.rotation_of(sequence, plan, layer)
         scale = self.output_scale(sequence, plan, layer)
-        window = self.windows[plan.window].with_needs(plan.tokens_per_head, weight, rotation, plan.protected, scale)
+        window = self.windows[plan.window].with_needs(plan.scored_for, weight, rotation, plan.protected, scale)
         return window.with_hidden_states(self.inputs_of(sequence, plan))
 
     def inputs_of(self, sequence: int, plan: SequencePlan) -> Tensor | None:
@@ -147,6 +151,8 @@ class Recording(NamedTuple):
 
     def _recomputing(self, layers: dict[int, RecordedPrompt]) -> Recording:
         """With these layers, and with nothing that was computed on the earlier ones."""
+        totals = RowTotals()
+        layers = {index: replace(prompt, totals=totals) for index, prompt in layers.items()}
         return self._replace(layers=layers, scored={}, ranked={}, replays={})
 
     @property
@@ -205,7 +211,7 @@ class Recording(NamedTuple):
         """`RankedLayer.of` a prompt, remembered by all that it depends on."""
         assert caps is None
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
-        budget = window.tokens_per_head if "tokens_per_head" in policy.needs else None
+        budget = window.tokens_per_head if policy.reads_budget or "tokens_per_head" in policy.needs else None
         replay = policy.replay if "replay" in policy.needs else None
         key = (policy.score, rule, budget, replay, window.layer, window.queries.shape[2])
         if key not in self.scored:

@@ -209,7 +209,7 @@ class CacheState:
         windows: list[ScoringWindow | None] = []
         for row, plan in enumerate(plans):
             visible = None if plan.keeps_all else step.visible(prompt.mask, row, plan)
-            windows.append(None if plan.keeps_all else prompt.window(row, plan, visible, index))
+            windows.append(None if plan.keeps_all else prompt.window(row, plan, visible, index, step.totals[row]))
         return windows
 
     def check_dtype(self, keys: Tensor) -> None:

@@ -134,6 +134,8 @@ FAMILY = with_facts(
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms", "prompt", "rotation"),
+            reads_budget=True,
+            across_heads="the rows of the prompt that the keys of all heads of the layer choose",
         ),
         Policy(
             "kvzip",

@@ -15,7 +15,7 @@ BUILT_IN = (
     "residual", "residual-far", "residual-max", "reach", "kvzip", "kvzip+", "h2o", "tova", "streaming-llm", "knorm",
     "keydiff", "lagkv", "r-kv", "curdkv", "expected-attention", "compactor", "random",
 )  # fmt: skip
-OWN_WINDOWS = {"reach": 16}  # its queries come from the whole prompt; see docs/log.md
+OWN_WINDOWS = {"reach": 8}  # its queries come from the whole prompt; see docs/log.md
 
 
 def window_for(policy: str | None, window: int | None) -> int:

@@ -54,6 +54,7 @@ class Policy:
         floor_share: part of a layer's total that pooled heads share equally, `alpha` in the paper; with the layer rule
             `pool` the part of the mean budget that every head keeps before heads compete.
         needs: attributes of the `ScoringWindow` that the score reads and that may be absent.
+        reads_budget: whether the score reads `tokens_per_head` where that is known, without needing it.
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
         tiered: whether the score returns `TieredScores`, so that it cannot be put into another score.
@@ -77,6 +78,7 @@ class Policy:
     layer_rule: LayerRule | Callable[[ScoringWindow], Tensor] = "entropy"
     floor_share: float = 0.2
     needs: tuple[Need, ...] = ()
+    reads_budget: bool = False
     across_heads: str = ""
     tiered: bool = False
     prompt_only: bool = False

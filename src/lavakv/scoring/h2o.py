@@ -25,7 +25,7 @@ def h2o_score(window: ScoringWindow) -> Tensor:
         return window.reduce(lambda rows: rows.sum(dim=2)).mean(dim=1)
     assert window.prompt is not None
     keys = window.keys[0] if len(window.keys) == 1 else torch.cat(list(window.keys), dim=1)
-    queries, visible = window.prompt
+    queries, visible, _ = window.prompt
     heads, num_tokens = keys.shape[:2]
     received = torch.zeros(heads, num_tokens, dtype=torch.float32, device=keys.device)
     row_elements = queries.shape[1] * (num_tokens + 1)

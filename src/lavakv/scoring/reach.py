@@ -1,10 +1,10 @@
 """lavakv's own score for both modes: the most that any query of the prompt, asked again at its end, gets from an entry.
 
 A question that comes later looks for what the window's last tokens do not: which head would look, and where, shows in
-the queries of the whole prompt once they are turned to its last position and see every entry. The scale is that of
-`residual`: how far the value is from the head's mean behind the output projection, relative to the norm of the residual
-stream, so that the heads of all layers can compete. Derivation and measurements: `docs/method.md`, "Queries asked again
-at the end".
+the queries of the whole prompt once they are turned to its last position and see every entry. The rows asked are those
+whose tokens are least like the others, as facts are. The scale is that of `residual`: how far the value is from the
+head's mean behind the output projection, relative to the norm of the residual stream, so that the heads of all layers
+can compete. Derivation and measurements: `docs/method.md`, "Queries asked again at the end".
 Expected Attention (arXiv 2510.00636) moves the mean and covariance of the prompt's queries to later positions; the
 largest attention of any row is DefensiveKV's (arXiv 2510.13334), of rows behind the entry KVzip's (arXiv 2505.23416).
 That keys unlike the others are worth keeping is KeyDiff's finding (arXiv 2504.15364), by the cosine to their mean.
@@ -12,7 +12,7 @@ That keys unlike the others are worth keeping is KeyDiff's finding (arXiv 2504.1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,37 +23,59 @@ from lavakv.scoring.means import mean_by_head
 from lavakv.scoring.window import ScoringWindow
 
 NUM_ROWS = 128
-UNSEEN = 2.0  # chosen on three models, see docs/log.md
+UNSEEN = 1 / 16  # with KEPT chosen on three models, see docs/log.md
+KEPT = 1 / 8
 
 
 def reach_score(window: ScoringWindow) -> Tensor:
-    """`max(M[i], 2 mean(M) u[i]^1.5) * sqrt(mean_q ||(V[i] - mean(V)) W_O,q||^2) / rms(r)`, float32 `[H, n]`.
+    """`max(M[i], sum(M) / (16 b) u[i]^1.5) * sqrt(mean_q ||(V[i] - mean(V)) W_O,q||^2) / rms(r)`, float32 `[H, n]`.
 
-    `M` is `largest_attention`, `u` is `distinctness`: what no row looked at counts the more, the easier another query
-    can tell its key from the others. What all values of a head have in common, such as a bias, reaches the output
-    whatever is evicted, so it does not count. `r` are norms of the residual stream at the window's tokens; all is NaN
-    where every one is zero. Needs the output projection, these norms, the prompt's queries and their rotation. In a
-    later round, which has neither of the last two, the window's rows stand for the prompt's.
+    `M` is `largest_attention`, `u` is `distinctness`, `b` the budget in tokens per head, an eighth of the tokens where
+    it is not known: what no row looked at counts the more, the easier another query can tell its key from the others.
+    What all values of a head have in common, such as a bias, reaches the output whatever is evicted, so it does not
+    count. `r` are norms of the residual stream at the window's tokens; all is NaN where every one is zero. Needs the
+    output projection, these norms, the prompt's queries and their rotation. In a later round, which has neither of the
+    last two, the window's rows stand for the prompt's.
     """
-    largest = largest_attention(window)
-    own = distinctness(window)
-    unseen = UNSEEN * mean_of_candidates(window, largest) * own * own.sqrt()
+    largest, own = largest_attention(window), distinctness(window)
+    budget = KEPT * window.num_tokens if window.tokens_per_head is None else window.tokens_per_head
+    unseen = UNSEEN / budget * largest.sum(dim=1, keepdim=True) * own * own.sqrt()
     return window.without_empty(torch.maximum(largest, unseen) * mean_deviations(window) / stream_norm(window))
 
 
 def distinctness(window: ScoringWindow) -> Tensor:
     """`||K[i] - mean(K)||^2` over its mean over the head's candidates, float32 `[H, n]`; 1 where all keys are equal.
 
-    What all keys of a head have in common moves all logits of a row alike and so, rotations aside, no attention.
+    `K` are keys before their rotation where that is known. What all keys of a head have in common moves all logits of a
+    row alike and so, rotations aside, no attention.
     """
-    return window.remember("distinctness", lambda: _distinctness(window))
+    distances = key_distances(window)[:, : window.num_evictable]
+    return _relative(distances, mean_of_candidates(window, distances))
 
 
-def _distinctness(window: ScoringWindow) -> Tensor:
-    centre = mean_by_head(window, window.key_blocks())[:, None]
-    distances = joined((block.float() - centre).square_().sum(dim=-1) for block in window.key_blocks())
-    distances = window.without_empty(distances[:, : window.num_evictable])
-    mean = mean_of_candidates(window, distances)
+def key_distances(window: ScoringWindow) -> Tensor:
+    """`||K[i] - mean(K)||^2` of every place, float32 `[H, N]`; 0 in empty ones."""
+    return window.remember("key_distances", lambda: _key_distances(window))
+
+
+def _key_distances(window: ScoringWindow) -> Tensor:
+    once = list(_plain_keys(window)) if window.is_one_block else None
+    centre = mean_by_head(window, once or _plain_keys(window))[:, None]
+    distances = joined((block - centre).square().sum(dim=-1) for block in once or _plain_keys(window))
+    if window.empty is not None:
+        distances[:, : window.num_evictable].masked_fill_(window.empty, 0.0)
+    return distances
+
+
+def _plain_keys(window: ScoringWindow) -> Iterator[Tensor]:
+    """Keys before their rotation where it is known, cut like the attention, float32 `[H, tokens, head_dim]`."""
+    first = 0
+    for block in window.key_blocks():
+        yield block.float() if window.rotation is None else window.rotation.undo(block, first)
+        first += block.shape[1]
+
+
+def _relative(distances: Tensor, mean: Tensor) -> Tensor:
     return torch.where(mean > 0, distances / mean, 1.0)
 
 
@@ -72,14 +94,30 @@ def largest_attention(window: ScoringWindow) -> Tensor:
     return window.remember("largest_attention", lambda: _largest(window))
 
 
+def asked_rows(window: ScoringWindow) -> Tensor:
+    """The rows of the prompt to ask again, int64 `[R]`: at most 128, the last and those whose keys are most distinct.
+
+    That is by `key_distances` over their mean over the head, mean over heads, summed over the layers up to this one
+    where they are known: one layer alone says little of what is rare.
+    """
+    assert window.prompt is not None
+    totals = window.prompt.totals
+    distinct = _row_distinctness(window) if totals is None else totals.through(window.layer, lambda: _row_distinctness(window))
+    order = distinct[:-1].argsort(descending=True, stable=True)
+    return torch.nn.functional.pad(order[: NUM_ROWS - 1], (0, 1), value=window.num_tokens - 1)
+
+
+def _row_distinctness(window: ScoringWindow) -> Tensor:
+    """`key_distances` over their mean over the head, mean over heads, float32 `[N]`."""
+    distances = key_distances(window)
+    return _relative(distances, distances.mean(dim=1, keepdim=True)).mean(dim=0)
+
+
 def asked_again(window: ScoringWindow) -> Tensor:
-    """Queries of at most 128 rows, evenly spread, turned to the prompt's last position, float32 `[H, G, R, d]`."""
+    """Queries of the rows of `asked_rows`, turned to the prompt's last position, float32 `[H, G, R, d]`."""
     assert window.prompt is not None
     assert window.rotation is not None
-    count = window.num_tokens
-    num_rows = min(NUM_ROWS, count)
-    numbers = torch.arange(num_rows, device=window.queries.device)  # made there: an upload would make the host wait
-    rows = count - 1 - numbers * count // num_rows
+    rows = asked_rows(window)
     queries = window.rotation.undo(window.prompt.queries[:, :, rows], rows)
     return window.rotation.at(-1).turn(queries)
 

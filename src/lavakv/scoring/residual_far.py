@@ -91,7 +91,7 @@ class _QueryBatch(NamedTuple):
     def of(cls, window: ScoringWindow, positions: list[int], places: Tensor) -> _QueryBatch:
         """The rows at these positions, ascending; `places` holds the same on the window's device."""
         assert window.prompt is not None
-        queries, visible = window.prompt
+        queries, visible, _ = window.prompt
         if visible is None:
             num_seen = positions[-1] + 1
             shown = torch.arange(num_seen, device=queries.device) <= places[:, None]

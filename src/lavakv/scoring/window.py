@@ -83,7 +83,7 @@ class ScoringWindow:
 
     def with_needs(
         self,
-        tokens_per_head: int,
+        tokens_per_head: int | None,
         output_weight: Tensor | None,
         rotation: Rotation | None = None,
         protected: range = range(0),
@@ -92,7 +92,7 @@ class ScoringWindow:
         """The same window for another budget and policy; what was computed on this one is shared.
 
         Args:
-            tokens_per_head: the budget.
+            tokens_per_head: the budget, or None where it is not known.
             output_weight: as in the attributes; the same for all policies that need it.
             rotation: likewise.
             protected: as in the attributes.

@@ -15,24 +15,43 @@ def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
     assert window.residual_norms is not None
     norms = [norm for norm in window.residual_norms if norm >= MIN_NORM]
     scale = math.sqrt(math.fsum(norm * norm for norm in norms) / len(norms))
+    budget = window.tokens_per_head or len(window.keys[0]) / 8
     scores = []
     for head, largest in enumerate(largest_attention_naive(window)):
-        mean = math.fsum(largest) / max(len(largest), 1)
+        each = math.fsum(largest) / (16 * budget)
         lengths = [deviation_naive(window, head, place) for place in range(len(largest))]
         parts = zip(largest, distinctness_naive(window, head), lengths, strict=True)
-        scores.append([max(one, 2 * mean * own**1.5) * length / scale for one, own, length in parts])
+        scores.append([max(one, each * own**1.5) * length / scale for one, own, length in parts])
     return scores
 
 
 def distinctness_naive(window: NaiveWindow, head: int) -> list[float]:
     """Squared distance of each evictable key to the mean of all keys, over its mean; 1 where all are equal."""
+    return _over_their_mean(key_distances_naive(window, head)[: window.num_evictable])
+
+
+def key_distances_naive(window: NaiveWindow, head: int) -> list[float]:
+    """Squared distance of each key to the mean of all keys, before their rotation where it is known."""
     keys = window.keys[head]
+    if window.rotation is not None:
+        cos, sin, _ = window.rotation
+        keys = [unrotated_naive(*parts) for parts in zip(keys, cos, sin, strict=True)]
     means = [math.fsum(channel) / len(channel) for channel in zip(*keys, strict=True)]
-    distances = [
-        math.fsum((x - mean) ** 2 for x, mean in zip(key, means, strict=True)) for key in keys[: window.num_evictable]
-    ]
+    return [math.fsum((x - mean) ** 2 for x, mean in zip(key, means, strict=True)) for key in keys]
+
+
+def _over_their_mean(distances: Sequence[float]) -> list[float]:
     mean = math.fsum(distances) / max(len(distances), 1)
     return [one / mean if mean else 1.0 for one in distances]
+
+
+def asked_rows_naive(window: NaiveWindow, most: int = 128) -> list[int]:
+    """The prompt's rows to ask again, the most distinct first, the last one last."""
+    heads = [_over_their_mean(key_distances_naive(window, head)) for head in range(len(window.keys))]
+    own = [math.fsum(numbers) / len(heads) for numbers in zip(*heads, strict=True)]
+    totals = own if window.earlier is None else [x + y for x, y in zip(own, window.earlier, strict=True)]
+    *before, last = range(len(totals))
+    return [*sorted(before, key=lambda row: (-totals[row], row))[: most - 1], last]
 
 
 def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
@@ -58,8 +77,7 @@ def attention_asked_again_naive(window: NaiveWindow, query_head: int) -> list[li
     assert window.prompt_queries is not None
     assert window.rotation is not None
     cos, sin, _ = window.rotation
-    count = len(window.keys[0])
-    places = [count - 1 - number * count // min(128, count) for number in range(min(128, count))]
+    count, places = len(window.keys[0]), asked_rows_naive(window)
     rows = [
         rotated_naive(
             unrotated_naive(window.prompt_queries[query_head][place], cos[place], sin[place]), cos[-1], sin[-1]

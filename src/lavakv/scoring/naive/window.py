@@ -26,6 +26,7 @@ class NaiveWindow(NamedTuple):
         prompt_queries: `[query_heads][N][head_dim]`, or None.
         prompt_visible: `[N][N]`, what each row of the prompt sees, or None for causal.
         residual_norms: `[w]`, L2 norm of the residual stream that each window query is made from, or None.
+        earlier: `[N]`, what `reach` says of the prompt's rows, summed over the layers before, or None.
         rotation: cosines and sines of the prompt's rows, `[N][head_dim]` each, and `[head_dim / 2]` radians per
             position, or None.
     """
@@ -44,6 +45,7 @@ class NaiveWindow(NamedTuple):
     prompt_visible: Sequence[Sequence[bool]] | None = None
     residual_norms: Sequence[float] | None = None
     rotation: tuple[Rows, Rows, Sequence[float]] | None = None
+    earlier: Sequence[float] | None = None
 
     @property
     def num_evictable(self) -> int:
