@@ -7,7 +7,8 @@ import torch
 
 import lavakv
 from lavakv.hf.recorder import record
-from lavakv.scoring.reach import asked_rows, key_distances
+from lavakv.scoring.distinctness import key_distances
+from lavakv.scoring.reach import asked_rows
 from tests.hf import zoo
 from tests.hf.helpers import WINDOW, feed, kept, lava_cache, refuses
 

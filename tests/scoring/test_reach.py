@@ -9,10 +9,11 @@ import torch
 from hypothesis import assume, given
 from torch import Tensor
 
+from lavakv.scoring.distinctness import distinctness
 from lavakv.scoring.naive.reach import asked_rows_naive, largest_attention_naive, reach_score_naive, rotated_naive
 from lavakv.scoring.naive.rotation import unrotated_naive
 from lavakv.scoring.prompt import PromptRows, RowTotals
-from lavakv.scoring.reach import asked_again, asked_rows, distinctness, largest_attention, reach_score
+from lavakv.scoring.reach import asked_again, asked_rows, largest_attention, reach_score
 from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.window import ScoringWindow
 from tests.scoring.bounds import EPSILON

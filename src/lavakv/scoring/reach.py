@@ -12,14 +12,16 @@ That keys unlike the others are worth keeping is KeyDiff's finding (arXiv 2504.1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
+from lavakv.scoring.distinctness import distinctness, row_distinctness
 from lavakv.scoring.leave_one_out import mean_deviations, stream_norm
-from lavakv.scoring.means import mean_by_head
 from lavakv.scoring.window import ScoringWindow
 
 NUM_ROWS = 128
@@ -43,50 +45,6 @@ def reach_score(window: ScoringWindow) -> Tensor:
     return window.without_empty(torch.maximum(largest, unseen) * mean_deviations(window) / stream_norm(window))
 
 
-def distinctness(window: ScoringWindow) -> Tensor:
-    """`||K[i] - mean(K)||^2` over its mean over the head's candidates, float32 `[H, n]`; 1 where all keys are equal.
-
-    `K` are keys before their rotation where that is known. What all keys of a head have in common moves all logits of a
-    row alike and so, rotations aside, no attention.
-    """
-    distances = key_distances(window)[:, : window.num_evictable]
-    return _relative(distances, mean_of_candidates(window, distances))
-
-
-def key_distances(window: ScoringWindow) -> Tensor:
-    """`||K[i] - mean(K)||^2` of every place, float32 `[H, N]`; 0 in empty ones."""
-    return window.remember("key_distances", lambda: _key_distances(window))
-
-
-def _key_distances(window: ScoringWindow) -> Tensor:
-    once = list(_plain_keys(window)) if window.is_one_block else None
-    centre = mean_by_head(window, once or _plain_keys(window))[:, None]
-    distances = joined((block - centre).square().sum(dim=-1) for block in once or _plain_keys(window))
-    if window.empty is not None:
-        distances[:, : window.num_evictable].masked_fill_(window.empty, 0.0)
-    return distances
-
-
-def _plain_keys(window: ScoringWindow) -> Iterator[Tensor]:
-    """Keys before their rotation where it is known, cut like the attention, float32 `[H, tokens, head_dim]`."""
-    first = 0
-    for block in window.key_blocks():
-        yield block.float() if window.rotation is None else window.rotation.undo(block, first)
-        first += block.shape[1]
-
-
-def _relative(distances: Tensor, mean: Tensor) -> Tensor:
-    return torch.where(mean > 0, distances / mean, 1.0)
-
-
-def mean_of_candidates(window: ScoringWindow, numbers: Tensor) -> Tensor:
-    """Mean over each head's candidates `[H, 1]` of numbers `[H, n]` that are zero in empty places."""
-    counts = window.caps
-    if counts is None:  # a tensor as well, so that a division rounds alike
-        counts = torch.full(numbers.shape[:1], window.num_evictable, device=numbers.device)
-    return numbers.sum(dim=1, keepdim=True) / counts.clamp(min=1)[:, None]
-
-
 def largest_attention(window: ScoringWindow) -> Tensor:
     """The most that any row and query head pays to each candidate from the prompt's end, float32 `[H, n]`."""
     if window.prompt is None or window.rotation is None:
@@ -95,22 +53,16 @@ def largest_attention(window: ScoringWindow) -> Tensor:
 
 
 def asked_rows(window: ScoringWindow) -> Tensor:
-    """The rows of the prompt to ask again, int64 `[R]`: at most 128, the last and those whose keys are most distinct.
+    """The rows of the prompt to ask again, int64 `[R]`: at most 128, the most distinct ones and the last.
 
-    That is by `key_distances` over their mean over the head, mean over heads, summed over the layers up to this one
-    where they are known: one layer alone says little of what is rare.
+    `row_distinctness` is summed over the layers up to this one where those before are known: one layer alone says
+    little of what is rare.
     """
     assert window.prompt is not None
-    totals = window.prompt.totals
-    distinct = _row_distinctness(window) if totals is None else totals.through(window.layer, lambda: _row_distinctness(window))
+    totals, own = window.prompt.totals, partial(row_distinctness, window)
+    distinct = own() if totals is None else totals.through(window.layer, own)
     order = distinct[:-1].argsort(descending=True, stable=True)
-    return torch.nn.functional.pad(order[: NUM_ROWS - 1], (0, 1), value=window.num_tokens - 1)
-
-
-def _row_distinctness(window: ScoringWindow) -> Tensor:
-    """`key_distances` over their mean over the head, mean over heads, float32 `[N]`."""
-    distances = key_distances(window)
-    return _relative(distances, distances.mean(dim=1, keepdim=True)).mean(dim=0)
+    return F.pad(order[: NUM_ROWS - 1], (0, 1), value=window.num_tokens - 1)
 
 
 def asked_again(window: ScoringWindow) -> Tensor:

@@ -33,8 +33,15 @@ class Rotation(NamedTuple):
             first: the first one, if they follow each other, or int64 `[rows]`, which they are.
         """
         rows = slice(first, first + vectors.shape[-2]) if isinstance(first, int) else first
-        cos, sin, vectors = self.cos[rows].float(), self.sin[rows].float(), vectors.float()
-        return (vectors * cos - rotate_half(vectors) * sin) / (cos.square() + sin.square())
+        half = vectors.shape[-1] // 2
+        cos, sin = self.cos[rows, :half].float(), self.sin[rows, :half].float()
+        squared = cos.square().addcmul_(sin, sin)
+        cos, sin = cos / squared, sin / squared
+        early, late = vectors[..., :half].float(), vectors[..., half:].float()
+        plain = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
+        torch.mul(early, cos, out=plain[..., :half]).addcmul_(late, sin)
+        torch.mul(late, cos, out=plain[..., half:]).addcmul_(early, sin, value=-1)
+        return plain
 
     def at(self, row: int) -> Rotation:
         """The rotation of one row alone; float32."""
