@@ -109,13 +109,15 @@ def distances(view: View, head: int) -> torch.Tensor:
 
 
 def unlike_others(view: View, most: int) -> list[int]:
-    """The last position and those whose keys, in this layer and all before it, are furthest from the others."""
+    """A quarter evenly spread, and those whose keys, in this layer and before it, are furthest from the others."""
     total = 0
     for layer in (*view.earlier, view):
         parts = [distances(layer, head) for head in layer.heads]
         total = total + torch.stack([part / part.mean() for part in parts]).mean(dim=0)
-    best = sorted(range(len(total) - 1), key=lambda place: -float(total[place]))
-    return [*best[: most - 1], len(total) - 1]
+    length = len(total)
+    spread = [length - 1 - part * length // min(most // 4, length) for part in range(min(most // 4, length))]
+    best = sorted(set(range(length)) - set(spread), key=lambda place: (-float(total[place]), place))
+    return best[: most - len(spread)] + spread
 
 
 def turned_to_the_last(view: View, rows: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """lavakv's own score for both modes: the most that any query of the prompt, asked again at its end, gets from an entry.
 
 A question that comes later looks for what the window's last tokens do not: which head would look, and where, shows in
-the queries of the whole prompt once they are turned to its last position and see every entry. The rows asked are those
-whose tokens are least like the others, as facts are. The scale is that of `residual`: how far the value is from the
-head's mean behind the output projection, relative to the norm of the residual stream, so that the heads of all layers
-can compete. Derivation and measurements: `docs/method.md`, "Queries asked again at the end".
+the queries of the whole prompt once they are turned to its last position and see every entry. Most of the rows asked
+are those whose tokens are least like the others, as facts are; the rest are evenly spread. The scale is that of
+`residual`: how far the value is from the head's mean behind the output projection, relative to the norm of the residual
+stream, so that the heads of all layers can compete. Derivation and measurements: `docs/method.md`, "Queries asked again
+at the end".
 Expected Attention (arXiv 2510.00636) moves the mean and covariance of the prompt's queries to later positions; the
 largest attention of any row is DefensiveKV's (arXiv 2510.13334), of rows behind the entry KVzip's (arXiv 2505.23416).
 That keys unlike the others are worth keeping is KeyDiff's finding (arXiv 2504.15364), by the cosine to their mean.
@@ -16,7 +17,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
@@ -25,6 +25,7 @@ from lavakv.scoring.leave_one_out import mean_deviations, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
 NUM_ROWS = 128
+NUM_SPREAD = 32
 UNSEEN = 1 / 16  # with KEPT chosen on three models, see docs/log.md
 KEPT = 1 / 8
 
@@ -53,7 +54,7 @@ def largest_attention(window: ScoringWindow) -> Tensor:
 
 
 def asked_rows(window: ScoringWindow) -> Tensor:
-    """The rows of the prompt to ask again, int64 `[R]`: at most 128, the most distinct ones and the last.
+    """The rows of the prompt to ask again, int64 `[R]`: the 96 most distinct ones and 32 evenly spread, the last too.
 
     `row_distinctness` is summed over the layers up to this one where those before are known: one layer alone says
     little of what is rare.
@@ -61,8 +62,12 @@ def asked_rows(window: ScoringWindow) -> Tensor:
     assert window.prompt is not None
     totals, own = window.prompt.totals, partial(row_distinctness, window)
     distinct = own() if totals is None else totals.through(window.layer, own)
-    order = distinct[:-1].argsort(descending=True, stable=True)
-    return F.pad(order[: NUM_ROWS - 1], (0, 1), value=window.num_tokens - 1)
+    count = window.num_tokens
+    spread = min(NUM_SPREAD, count)
+    numbers = torch.arange(spread, device=distinct.device)  # made there: an upload would make the host wait
+    even = count - 1 - numbers * count // spread
+    order = distinct.index_fill(0, even, -1.0).argsort(descending=True, stable=True)
+    return torch.cat([order[: min(NUM_ROWS, count) - spread], even])
 
 
 def asked_again(window: ScoringWindow) -> Tensor:

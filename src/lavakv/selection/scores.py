@@ -58,7 +58,8 @@ def scores(
         tokens_per_head: the budget `b`, for policies in two stages.
         output_weight: `[query_heads, value_dim, hidden]`, the output projection, for policies that project values.
         prompt_queries: `[query_heads, N, head_dim]`, all of the prompt's queries, for policies that look beyond the
-            window; they are taken to be causal.
+            window; they are taken to be causal. `reach` chooses among them by this layer alone; in a model,
+            earlier layers count as well.
         residual_norms: `[w]`, L2 norms of the hidden states that the window's queries were made from, before the
             layer's norm, for policies that compare layers by them. Where a norm stands between the output projection
             and the stream, `lavakv`'s own policies expect these norms times what it divides the output by at each

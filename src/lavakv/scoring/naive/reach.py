@@ -45,13 +45,15 @@ def _over_their_mean(distances: Sequence[float]) -> list[float]:
     return [one / mean if mean else 1.0 for one in distances]
 
 
-def asked_rows_naive(window: NaiveWindow, most: int = 128) -> list[int]:
-    """The prompt's rows to ask again, the most distinct first, the last one last."""
+def asked_rows_naive(window: NaiveWindow) -> list[int]:
+    """The prompt's rows to ask again: the most distinct of those that are not evenly spread, then the latter."""
     heads = [_over_their_mean(key_distances_naive(window, head)) for head in range(len(window.keys))]
     own = [math.fsum(numbers) / len(heads) for numbers in zip(*heads, strict=True)]
     totals = own if window.earlier is None else [x + y for x, y in zip(own, window.earlier, strict=True)]
-    *before, last = range(len(totals))
-    return [*sorted(before, key=lambda row: (-totals[row], row))[: most - 1], last]
+    count = len(totals)
+    even = [count - 1 - number * count // min(32, count) for number in range(min(32, count))]
+    others = sorted(set(range(count)) - set(even), key=lambda row: (-totals[row], row))
+    return others[: 128 - len(even)] + even
 
 
 def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
