@@ -97,7 +97,7 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
         largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         apart = distances(view, head)[: view.num_evictable]
-        unseen = largest.sum() / (keep + view.window) / 16 * (apart / apart.mean()) ** 1.5
+        unseen = largest.sum() / (keep + view.window) / 16 * in_steps(apart / apart.mean()) ** 1.5
         ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
     return Ranking(ranked)
 
@@ -108,12 +108,17 @@ def distances(view: View, head: int) -> torch.Tensor:
     return (keys - keys.mean(dim=0)).square().sum(dim=1)
 
 
+def in_steps(numbers: torch.Tensor) -> torch.Tensor:
+    """Rounded to 1,024ths."""
+    return (numbers * 1024).round() / 1024
+
+
 def unlike_others(view: View, most: int) -> list[int]:
     """A quarter evenly spread, and those whose keys, in this layer and before it, are furthest from the others."""
     total = 0
     for layer in (*view.earlier, view):
         parts = [distances(layer, head) for head in layer.heads]
-        total = total + torch.stack([part / part.mean() for part in parts]).mean(dim=0)
+        total = total + torch.stack([in_steps(part / part.mean()) for part in parts]).mean(dim=0)
     length = len(total)
     spread = [length - 1 - part * length // min(most // 4, length) for part in range(min(most // 4, length))]
     best = sorted(set(range(length)) - set(spread), key=lambda place: (-float(total[place]), place))

@@ -43,8 +43,8 @@ class SequencePlan:
 
     @property
     def scored_for(self) -> int | None:
-        """The budget as scores may read it: None while it is open, for it is found by the scores."""
-        return None if self.is_open else self.tokens_per_head
+        """The budget, for scores that say that they read it; None while it is open, for it is found by the scores."""
+        return None if self.is_open or not self.policy.scores_by_budget else self.tokens_per_head
 
     @property
     def protected(self) -> range:

@@ -38,10 +38,10 @@ def sequence_plan(
 
 
 def check_scores_first(policy: Policy) -> None:
-    """Check that a policy's scores do not depend on the budget, so that a budget can be found by them.
+    """Check that a policy can score without a budget, so that one can be found by its scores.
 
     Raises:
-        PolicyError: they do.
+        PolicyError: it cannot.
     """
     if "tokens_per_head" in policy.needs:
         raise PolicyError(
@@ -56,7 +56,7 @@ def decided(
     """The plan with the budget that its tolerance leads to.
 
     The loss at that budget is within the tolerance; with one entry per head less it is not, or that is the least
-    budget. Losses are those that a round reports for the budget. Where a tolerance has a largest budget, that is used
+    budget. Losses are those that the round then reports. Where a tolerance has a largest budget, that is used
     where the loss would need more.
 
     Args:

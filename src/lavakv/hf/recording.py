@@ -211,7 +211,7 @@ class Recording(NamedTuple):
         """`RankedLayer.of` a prompt, remembered by all that it depends on."""
         assert caps is None
         rule = policy.layer_rule if callable(policy.layer_rule) else policy.layer_rule == "entropy"
-        budget = window.tokens_per_head if policy.reads_budget or "tokens_per_head" in policy.needs else None
+        budget = window.tokens_per_head if policy.scores_by_budget else None
         replay = policy.replay if "replay" in policy.needs else None
         key = (policy.score, rule, budget, replay, window.layer, window.queries.shape[2])
         if key not in self.scored:

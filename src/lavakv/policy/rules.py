@@ -54,7 +54,6 @@ class Policy:
         floor_share: part of a layer's total that pooled heads share equally, `alpha` in the paper; with the layer rule
             `pool` the part of the mean budget that every head keeps before heads compete.
         needs: attributes of the `ScoringWindow` that the score reads and that may be absent.
-        reads_budget: whether the score reads `tokens_per_head` where that is known, without needing it.
         across_heads: what a head's score depends on besides that head, so that ranks with different heads cannot score
             theirs alone; empty where each head is scored by itself.
         tiered: whether the score returns `TieredScores`, so that it cannot be put into another score.
@@ -66,6 +65,7 @@ class Policy:
             None if not.
         trained: whether the score uses weights that were learned for one model.
         check_model: raises a `LavaError` for a model that the policy was not made for, or None if it serves any.
+        reads_budget: whether the score reads `tokens_per_head` where that is known, without needing it.
 
     Raises:
         PolicyError: an unknown rule, need or `scored_by`, or a floor share outside [0, 1].
@@ -78,7 +78,6 @@ class Policy:
     layer_rule: LayerRule | Callable[[ScoringWindow], Tensor] = "entropy"
     floor_share: float = 0.2
     needs: tuple[Need, ...] = ()
-    reads_budget: bool = False
     across_heads: str = ""
     tiered: bool = False
     prompt_only: bool = False
@@ -87,6 +86,7 @@ class Policy:
     relative_cost: float | None = None
     trained: bool = False
     check_model: Callable[[ModelShape], None] | None = None
+    reads_budget: bool = False
 
     def __post_init__(self) -> None:
         _require_choice(self, "head_rule", self.head_rule, get_args(HeadRule))
@@ -109,6 +109,11 @@ class Policy:
                 got=repr(self.floor_share),
                 fix="The paper uses 0.2.",
             )
+
+    @property
+    def scores_by_budget(self) -> bool:
+        """Whether scores may depend on the budget, so that those for one do not serve another."""
+        return self.reads_budget or "tokens_per_head" in self.needs
 
     @property
     def sees_question(self) -> bool | None:

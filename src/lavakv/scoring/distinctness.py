@@ -11,6 +11,8 @@ from lavakv.scoring.blocks import joined
 from lavakv.scoring.means import mean_by_head
 from lavakv.scoring.window import ScoringWindow
 
+STEPS = 1024  # of one, see `_relative`
+
 
 def distinctness(window: ScoringWindow) -> Tensor:
     """`||K[i] - mean(K)||^2` over its mean over the head's candidates, float32 `[H, n]`; 1 where all keys are equal.
@@ -23,8 +25,9 @@ def distinctness(window: ScoringWindow) -> Tensor:
 
 
 def key_distances(window: ScoringWindow) -> Tensor:
-    """`||K[i] - mean(K)||^2` of every place, float32 `[H, N]`; 0 in empty ones."""
-    return window.remember("key_distances", lambda: _key_distances(window))
+    """`||K[i] - mean(K)||^2` of every place, float32 `[H, N]`; 0 in empty ones, and where keys differ by rounding."""
+    name = "key_distances" if window.rotation is None else "plain_key_distances"
+    return window.remember(name, lambda: _key_distances(window))
 
 
 def _key_distances(window: ScoringWindow) -> Tensor:
@@ -33,7 +36,8 @@ def _key_distances(window: ScoringWindow) -> Tensor:
     distances = joined((block - centre).square_().sum(dim=-1) for block in once or _plain_keys(window))
     if window.empty is not None:
         distances[:, : window.num_evictable].masked_fill_(window.empty, 0.0)
-    return distances
+    rounding = centre.square().sum(dim=-1) * torch.finfo(window.keys[0].dtype).eps ** 2
+    return torch.where(distances.mean(dim=1, keepdim=True) <= rounding, 0.0, distances)
 
 
 def _plain_keys(window: ScoringWindow) -> Iterator[Tensor]:
@@ -45,7 +49,8 @@ def _plain_keys(window: ScoringWindow) -> Iterator[Tensor]:
 
 
 def _relative(distances: Tensor, mean: Tensor) -> Tensor:
-    return torch.where(mean > 0, distances / mean, 1.0)
+    """Rounded, so that the same token at two positions counts the same, whatever its rotation rounded to."""
+    return torch.where(mean > 0, (distances / mean * STEPS).round() / STEPS, 1.0)
 
 
 def mean_of_candidates(window: ScoringWindow, numbers: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class RowTotals:
         if layer not in self._totals:
             before = [index for index in self._totals if index < layer]
             numbers = own()
-            self._totals[layer] = numbers if not before else self._totals[max(before)] + numbers
+            self._totals[layer] = numbers if not before else self._totals[max(before)].to(numbers.device) + numbers
         return self._totals[layer]
 
 

@@ -55,7 +55,8 @@ def scores(
         sinks: `[query_heads]` attention-sink logits, if the model has them.
         visible: bool `[w, N]`, what the window's queries see, if not simply causal.
         layer: index of the layer.
-        tokens_per_head: the budget `b`, for policies in two stages.
+        tokens_per_head: the budget `b`, for policies in two stages and for `reach`, which else takes an eighth of the
+            tokens.
         output_weight: `[query_heads, value_dim, hidden]`, the output projection, for policies that project values.
         prompt_queries: `[query_heads, N, head_dim]`, all of the prompt's queries, for policies that look beyond the
             window; they are taken to be causal. `reach` chooses among them by this layer alone; in a model,

@@ -113,7 +113,8 @@ class ReadPrompt:
         norms, self._queries[layer] = self._norms[layer], []
         window = ScoringWindow(
             queries.reshape(len(keys), -1, *queries.shape[1:]), [keys], [values], scaling, layer=layer,
-            tokens_per_head=self.plan.tokens_per_head, output_weight=output_weight,
+            tokens_per_head=self.plan.tokens_per_head if self.plan.policy.scores_by_budget else None,
+            output_weight=output_weight,
             residual_norms=torch.cat(norms) if norms else None, output_scale=output_scale,
         )  # fmt: skip
         with torch.no_grad():

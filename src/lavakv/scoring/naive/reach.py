@@ -42,7 +42,7 @@ def key_distances_naive(window: NaiveWindow, head: int) -> list[float]:
 
 def _over_their_mean(distances: Sequence[float]) -> list[float]:
     mean = math.fsum(distances) / max(len(distances), 1)
-    return [one / mean if mean else 1.0 for one in distances]
+    return [round(one / mean * 1024) / 1024 if mean else 1.0 for one in distances]
 
 
 def asked_rows_naive(window: NaiveWindow) -> list[int]:
