@@ -45,8 +45,12 @@ def test_the_largest_attention_equals_the_loops(pair: tuple[ScoringWindow, Scori
 
 @given(pairs(full_windows()))
 def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -> None:
-    whole = pair[0]
-    assume(whole.rotation is not None)
+    assume(pair[0].rotation is not None)
+    _assert_equals_the_loops(*pair)
+
+
+def _assert_equals_the_loops(whole: ScoringWindow, *cut: ScoringWindow) -> None:
+    """A window, and the same one in chunks and blocks, within what float32 may round."""
     exact = torch.tensor(reach_score_naive(naive(whole)), dtype=torch.float64).view(len(whole.queries), -1)
     least, most = _lengths(whole)
     largest = torch.tensor(largest_attention_naive(naive(whole)), dtype=torch.float64).view(exact.shape)
@@ -57,7 +61,7 @@ def test_the_score_equals_the_loops(pair: tuple[ScoringWindow, ScoringWindow]) -
     assert whole.residual_norms is not None
     scale = whole.residual_norms.double().square().mean().sqrt()
     relative = _relative_error(whole) + (exact.shape[1] + len(whole.residual_norms) + 14) * EPSILON
-    for window in pair:
+    for window in (whole, *cut):
         score = reach_score(window).double()
         assert bool((attended[0] * least / scale * (1 - relative) <= score).all())
         assert bool((score <= attended[1] * most / scale * (1 + relative)).all())
@@ -168,9 +172,7 @@ def test_rows_are_the_last_and_those_unlike_the_others_in_any_layer_so_far() -> 
 
 
 def test_long_prompts_equal_the_loops_with_rows_of_their_choice() -> None:
-    window = _long_window(0, RowTotals(), slice(30, 35))
-    exact = torch.tensor(reach_score_naive(naive(window)), dtype=torch.float64)
-    torch.testing.assert_close(reach_score(window).double(), exact, rtol=1e-3, atol=0)
+    _assert_equals_the_loops(replace(_long_window(0, RowTotals(), slice(30, 35)), tokens_per_head=40))
 
 
 def test_what_nobody_looked_at_counts_in_inverse_proportion_to_the_budget() -> None:
@@ -183,7 +185,9 @@ def test_what_nobody_looked_at_counts_in_inverse_proportion_to_the_budget() -> N
     twice &= unseen
     assert twice.any()
     torch.testing.assert_close(scores[4][twice], 2 * scores[8][twice])
-    torch.testing.assert_close(scores[None], reach_score(replace(window, tokens_per_head=300 // 8)), rtol=0.02, atol=0)
+    unknown = scores[None] > reach_score(replace(window, tokens_per_head=10**9))
+    assert unknown.any()
+    torch.testing.assert_close(scores[None][unknown], scores[4][unknown] * 4 / (300 / 8))
 
 
 def test_what_an_early_row_looks_for_is_found_behind_it() -> None:
