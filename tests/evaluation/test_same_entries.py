@@ -49,6 +49,17 @@ def test_a_note_is_made_once_for_all_policies() -> None:
     assert notes == ["5%, 3% and 2% all hold window + 1 = 33 entries a head (16.5% of the prompt), the minimum"]
 
 
+def test_policies_with_windows_of_their_own_have_minima_of_their_own() -> None:
+    records, notes = _compared([*_keeps(0.03, policy="reach", window=8), *_keeps(0.03)], 751)
+    assert notes == ["lava: 3% holds window + 1 = 33 entries a head (4.4% of the prompt), the minimum"]
+    assert [record["at_minimum"] for record in records] == [False, False, True]
+    _, notes = _compared([*_keeps(0.03, policy="reach", window=8), *_keeps(0.03)], 200)
+    assert notes == [
+        "reach: 3% holds window + 1 = 9 entries a head (4.5% of the prompt), the minimum",
+        "lava: 3% holds window + 1 = 33 entries a head (16.5% of the prompt), the minimum",
+    ]
+
+
 def test_budgets_that_agree_by_chance() -> None:
     _, notes = _compared([*_keeps(0.25), Variant("lava", budget=50)], 200)
     assert notes == ["25% and 50 both hold the same 50 entries a head"]

@@ -24,12 +24,12 @@ def with_same_entries(records: Records, variants: Sequence[Variant], num_tokens:
         The records with `same_entries_as`, the other budgets of the policy that keep the same entries, and
         `at_minimum`: the kept fraction asked for less than window + 1 entries a head, which every sequence keeps.
     """
-    raised = {each.budget_label for each in variants if _is_raised(each, num_tokens)}
+    raised = {(each.label, each.budget_label) for each in variants if _is_raised(each, num_tokens)}
     return [
         {
             **record,
             "same_entries_as": [budget for budget in _alike(records, record) if budget != record["budget"]],
-            "at_minimum": record["budget"] in raised,
+            "at_minimum": (record["policy"], record["budget"]) in raised,
         }
         for record in records
     ]
@@ -38,17 +38,20 @@ def with_same_entries(records: Records, variants: Sequence[Variant], num_tokens:
 def notes_on_budgets(records: Records, num_tokens: int) -> list[str]:
     """A sentence for each group of budgets that keep the same entries, and for each budget raised to the minimum.
 
+    It names the policies it is true of, unless that is all that were given such a budget.
+
     Args:
         records: of `with_same_entries`.
         num_tokens: length of the prompt.
     """
     found: dict[str, dict[str, None]] = {}
-    for record in records:
-        if record["same_entries_as"] or record["at_minimum"]:
-            found.setdefault(_sentence(records, record, num_tokens), {})[record["policy"]] = None
-    marked = dict.fromkeys(policy for policies in found.values() for policy in policies)
+    marked = [record for record in records if record["same_entries_as"] or record["at_minimum"]]
+    for record in marked:
+        found.setdefault(_sentence(records, record, num_tokens), {})[record["policy"]] = None
+    budgets = {record["budget"] for record in marked}
+    concerned = {record["policy"] for record in records if record["budget"] in budgets}
     return [
-        sentence if policies.keys() == marked.keys() else f"{', '.join(policies)}: {sentence}"
+        sentence if policies.keys() == concerned else f"{', '.join(policies)}: {sentence}"
         for sentence, policies in found.items()
     ]
 
@@ -70,7 +73,8 @@ def _is_raised(variant: Variant, num_tokens: int) -> bool:
 def _sentence(records: Records, record: Mapping[str, Any], num_tokens: int) -> str:
     budgets, per_head = _alike(records, record), round(record["kept_fraction"] * num_tokens)
     count = {1: "holds", 2: "both hold"}.get(len(budgets), "all hold")
-    at_minimum = any(other["at_minimum"] for other in records if other["budget"] in budgets)
+    of_it = (other for other in records if other["policy"] == record["policy"])
+    at_minimum = any(other["at_minimum"] for other in of_it if other["budget"] in budgets)
     if per_head >= num_tokens:
         what = "the whole prompt"
     elif at_minimum:
