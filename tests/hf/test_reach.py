@@ -11,8 +11,9 @@ from lavakv.hf.recorder import record
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
 from lavakv.scoring import reach
+from lavakv.scoring.asked_again import asked_rows
 from lavakv.scoring.distinctness import distinctness, row_distinctness
-from lavakv.scoring.reach import asked_rows, reach_score
+from lavakv.scoring.reach import reach_score
 from lavakv.scoring.window import ScoringWindow
 from tests.hf import zoo
 from tests.hf.helpers import BUDGET, WINDOW, feed, kept, lava_cache, refuses
