@@ -52,9 +52,9 @@ def test_layers_before_a_layer_choose_its_rows_with_it() -> None:
         window = prompt.window(0, plan, None, layer)
         total = total + row_distinctness(window)
         before = PROMPT - 32
-        fixed = {*range(before, PROMPT), *(before - 1 - number * before // 24 for number in range(24))}
+        fixed = {*range(before, PROMPT), *(before - 1 - number * before // 32 for number in range(32))}
         others = [row for row in total.argsort(descending=True, stable=True).tolist() if row not in fixed]
-        assert set(asked_rows(window).tolist()) == {*others[:72], *fixed}, layer
+        assert set(asked_rows(window).tolist()) == {*others[:96], *fixed}, layer
 
 
 @pytest.mark.parametrize("settings", [{"budget": 24}, {"budget": 60}, {"keep": 0.3}, {"max_loss": 0.2}])

@@ -80,7 +80,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
     return (scores - scores.mean()) / scores.std().clamp(min=1e-6)
 
 
-def reach(view: View, keep: int, most: int = 128) -> Ranking:
+def reach(view: View, keep: int, most: int = 160) -> Ranking:
     """By what queries of the prompt would pay at its last position, and how far key and value are from the mean."""
     stream, places = view.stream_norms.square().mean().sqrt(), unlike_others(view, most)
     ranked = []
@@ -126,7 +126,7 @@ def unlike_others(view: View, most: int) -> list[int]:
         total = total + torch.stack([in_steps(part / part.mean()) for part in parts]).mean(dim=0)
     length = len(total)
     others = list(range(length))[:-32]
-    spread = [others[-1 - part * len(others) // min(24, len(others))] for part in range(min(24, len(others)))]
+    spread = [others[-1 - part * len(others) // min(32, len(others))] for part in range(min(32, len(others)))]
     always = spread + list(range(length))[-32:]
     best = sorted(set(others) - set(spread), key=lambda place: (-float(total[place]), place))
     return best[: most - len(always)] + always

@@ -142,8 +142,8 @@ def test_queries_are_those_of_the_last_position() -> None:
     keys, values = torch.randn(1, 200, 4, generator=generator), torch.randn(1, 200, 4, generator=generator)
     window = ScoringWindow(rows[:, :, 192:], [keys], [values], 0.5, prompt=PromptRows(rows), rotation=rotation)
     again = asked_again(window)
-    assert again.shape == (1, 1, 128, 4)
-    torch.testing.assert_close(again, rows[:, :, -1:].expand(1, 1, 128, 4), rtol=1e-4, atol=1e-5)
+    assert again.shape == (1, 1, 160, 4)
+    torch.testing.assert_close(again, rows[:, :, -1:].expand(1, 1, 160, 4), rtol=1e-4, atol=1e-5)
     expected = rotated_naive(plain.tolist(), angles[-1].cos().tolist(), angles[-1].sin().tolist())
     torch.testing.assert_close(again[0, 0, 0], torch.tensor(expected), rtol=1e-4, atol=1e-5)
     paid = (0.5 * keys[0] @ rows[0, 0, -1]).softmax(dim=0)[:192]
@@ -168,10 +168,10 @@ def test_rows_are_the_last_and_those_unlike_the_others_in_any_layer_so_far() -> 
     totals = RowTotals()
     first, second = _long_window(0, totals, slice(30, 35)), _long_window(1, totals, slice(200, 210))
     rows = asked_rows(first).tolist()
-    assert len(rows) == len(set(rows)) == 128
-    assert rows[96:] == list(range(268, 300))
-    spread = {267 - number * 268 // 24 for number in range(24)}
-    assert set(rows[72:96]) == spread
+    assert len(rows) == len(set(rows)) == 160
+    assert rows[128:] == list(range(268, 300))
+    spread = {267 - number * 268 // 32 for number in range(32)}
+    assert set(rows[96:128]) == spread
     assert set(rows[:5]) >= set(range(30, 35)) - spread
     assert rows == asked_rows_naive(naive(first))
     own = asked_rows(replace(first, prompt=PromptRows(first.prompt.queries) if first.prompt else None))

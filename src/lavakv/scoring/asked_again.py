@@ -12,9 +12,9 @@ from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
 from lavakv.scoring.distinctness import row_distinctness
 from lavakv.scoring.window import ScoringWindow
 
-NUM_ROWS = 128
+NUM_ROWS = 160
 NUM_LAST = 32
-NUM_SPREAD = 24
+NUM_SPREAD = 32
 
 
 def attention_from_the_end(window: ScoringWindow) -> Tensor:
@@ -33,7 +33,7 @@ def _largest_and_mean(attention: Tensor, num_last: int) -> Tensor:
 
 
 def asked_rows(window: ScoringWindow) -> Tensor:
-    """The rows of the prompt to ask again, int64 `[R]`: the 72 most distinct ones, 24 evenly spread, the last 32.
+    """The rows of the prompt to ask again, int64 `[R]`: the 96 most distinct ones, 32 evenly spread, the last 32.
 
     `row_distinctness` is summed over the layers up to this one where those before are known: one layer alone says
     little of what is rare.

@@ -56,10 +56,10 @@ def asked_rows_naive(window: NaiveWindow) -> list[int]:
     totals = own if window.earlier is None else [x + y for x, y in zip(own, window.earlier, strict=True)]
     count = len(totals)
     before = max(count - 32, 0)
-    even = [before - 1 - number * before // min(24, before) for number in range(min(24, before))]
+    even = [before - 1 - number * before // min(32, before) for number in range(min(32, before))]
     fixed = even + list(range(before, count))
     others = sorted(set(range(count)) - set(fixed), key=lambda row: (-totals[row], row))
-    return others[: 128 - len(fixed)] + fixed
+    return others[: 160 - len(fixed)] + fixed
 
 
 def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
