@@ -10,10 +10,9 @@ from lavakv.eviction.shares import SequencePlan
 from lavakv.hf.recorder import record
 from lavakv.policy.registry import get_policy
 from lavakv.policy.rules import Policy
-from lavakv.scoring import asked_again
-from lavakv.scoring.asked_again import asked_rows
+from lavakv.scoring import reach
 from lavakv.scoring.distinctness import distinctness, row_distinctness
-from lavakv.scoring.reach import reach_score
+from lavakv.scoring.reach import asked_rows, reach_score
 from lavakv.scoring.window import ScoringWindow
 from tests.hf import zoo
 from tests.hf.helpers import BUDGET, WINDOW, feed, kept, lava_cache, refuses
@@ -51,10 +50,9 @@ def test_layers_before_a_layer_choose_its_rows_with_it() -> None:
         plan = SequencePlan(PROMPT, 0, BUDGET, WINDOW, get_policy("reach"))
         window = prompt.window(0, plan, None, layer)
         total = total + row_distinctness(window)
-        before = PROMPT - 32
-        fixed = {*range(before, PROMPT), *(before - 1 - number * before // 32 for number in range(32))}
-        others = [row for row in total.argsort(descending=True, stable=True).tolist() if row not in fixed]
-        assert set(asked_rows(window).tolist()) == {*others[:96], *fixed}, layer
+        spread = {PROMPT - 1 - number * PROMPT // 32 for number in range(32)}
+        others = [row for row in total.argsort(descending=True, stable=True).tolist() if row not in spread]
+        assert set(asked_rows(window).tolist()) == {*others[:96], *spread}, layer
 
 
 @pytest.mark.parametrize("settings", [{"budget": 24}, {"budget": 60}, {"keep": 0.3}, {"max_loss": 0.2}])
@@ -82,7 +80,7 @@ def test_a_fill_that_failed_leaves_nothing_that_counts_twice(monkeypatch: pytest
         return asked[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(asked_again, "asked_rows", failing)
+        patch.setattr(reach, "asked_rows", failing)
         with refuses(lavakv.PolicyError, "policy 'reach'"):
             recording.fill(lava_cache(model, policy="reach"))
     assert len(asked) == 3

@@ -80,30 +80,25 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
     return (scores - scores.mean()) / scores.std().clamp(min=1e-6)
 
 
-def reach(view: View, keep: int, most: int = 160) -> Ranking:
-    """By what queries of the prompt would pay at its last position, and how far key and value are from the mean."""
+def reach(view: View, keep: int, most: int = 128) -> Ranking:
+    """By what a query of the prompt would pay at its last position, and how far key and value are from the mean."""
     stream, places = view.stream_norms.square().mean().sqrt(), unlike_others(view, most)
     ranked = []
     for head in view.heads:
-        paid, recent, squares = [], [], []
+        paid, squares = [], []
         for query in view.queries_of(head):
             rows = turned_to_the_last(view, view.unrotated(0, query)[places])
             sink = None if view.capture.sinks is None else view.capture.sinks[query].to(view.dtype)
             settings = (view.capture.scaling, view.capture.softcap, sink)
             each = [attention_rows(row[None], view.keys[head], *settings) for row in rows]  # the last row sees all
-            seen = torch.cat(each)[:, : view.num_evictable]
-            paid.append(seen.amax(dim=0))
-            recent.append(seen[-32:].mean(dim=0))
+            paid.append(torch.cat(each)[:, : view.num_evictable].amax(dim=0))
             apart = view.values[head] - view.all_values[head].to(view.values.dtype).mean(dim=0)
             squares.append((apart @ view.to_stream(query)).square().sum(dim=1))
-        largest, last = torch.stack(paid).amax(dim=0), torch.stack(recent).amax(dim=0)
-        near = torch.stack([last[max(place - 3, 0) : place + 4].max() for place in range(len(last))])
-        near = near * 8 * min(1, (keep + view.window) / len(view.keys[head]))
+        largest = torch.stack(paid).amax(dim=0)
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         apart = distances(view, head)[: view.num_evictable]
         unseen = largest.sum() / (keep + view.window) / 16 * in_steps(apart / apart.mean()) ** 1.5
-        most_of_all = torch.stack([largest, 4 * last, near, unseen]).amax(dim=0)
-        ranked.append((most_of_all * lengths / stream).tolist())
+        ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
     return Ranking(ranked)
 
 
@@ -119,17 +114,15 @@ def in_steps(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def unlike_others(view: View, most: int) -> list[int]:
-    """Those whose keys, in this layer and before it, are furthest from the others, some evenly spread, the last 32."""
+    """A quarter evenly spread, and those whose keys, in this layer and before it, are furthest from the others."""
     total = 0
     for layer in (*view.earlier, view):
         parts = [distances(layer, head) for head in layer.heads]
         total = total + torch.stack([in_steps(part / part.mean()) for part in parts]).mean(dim=0)
     length = len(total)
-    others = list(range(length))[:-32]
-    spread = [others[-1 - part * len(others) // min(32, len(others))] for part in range(min(32, len(others)))]
-    always = spread + list(range(length))[-32:]
-    best = sorted(set(others) - set(spread), key=lambda place: (-float(total[place]), place))
-    return best[: most - len(always)] + always
+    spread = [length - 1 - part * length // min(most // 4, length) for part in range(min(most // 4, length))]
+    best = sorted(set(range(length)) - set(spread), key=lambda place: (-float(total[place]), place))
+    return best[: most - len(spread)] + spread
 
 
 def turned_to_the_last(view: View, rows: torch.Tensor) -> torch.Tensor:

@@ -17,15 +17,11 @@ def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
     scale = math.sqrt(math.fsum(norm * norm for norm in norms) / len(norms))
     budget = window.tokens_per_head or len(window.keys[0]) / 8
     scores = []
-    share = min(budget / len(window.keys[0]), 1.0)
-    for head, (largest, last) in enumerate(attention_from_the_end_naive(window)):
+    for head, largest in enumerate(largest_attention_naive(window)):
         each = math.fsum(largest) / (16 * budget)
         lengths = [deviation_naive(window, head, place) for place in range(len(largest))]
-        beside = [8 * share * max(last[max(place - 3, 0) : place + 4]) for place in range(len(last))]
-        parts = zip(largest, last, beside, distinctness_naive(window, head), lengths, strict=True)
-        scores.append(
-            [max(most, 4 * mean, near, each * own**1.5) * length / scale for most, mean, near, own, length in parts]
-        )
+        parts = zip(largest, distinctness_naive(window, head), lengths, strict=True)
+        scores.append([max(one, each * own**1.5) * length / scale for one, own, length in parts])
     return scores
 
 
@@ -50,16 +46,14 @@ def _over_their_mean(distances: Sequence[float]) -> list[float]:
 
 
 def asked_rows_naive(window: NaiveWindow) -> list[int]:
-    """The prompt's rows to ask again: the most distinct, those evenly spread before the last, the last."""
+    """The prompt's rows to ask again: the most distinct of those that are not evenly spread, then the latter."""
     heads = [_over_their_mean(key_distances_naive(window, head)) for head in range(len(window.keys))]
     own = [math.fsum(numbers) / len(heads) for numbers in zip(*heads, strict=True)]
     totals = own if window.earlier is None else [x + y for x, y in zip(own, window.earlier, strict=True)]
     count = len(totals)
-    before = max(count - 32, 0)
-    even = [before - 1 - number * before // min(32, before) for number in range(min(32, before))]
-    fixed = even + list(range(before, count))
-    others = sorted(set(range(count)) - set(fixed), key=lambda row: (-totals[row], row))
-    return others[: 160 - len(fixed)] + fixed
+    even = [count - 1 - number * count // min(32, count) for number in range(min(32, count))]
+    others = sorted(set(range(count)) - set(even), key=lambda row: (-totals[row], row))
+    return others[: 128 - len(even)] + even
 
 
 def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
@@ -71,18 +65,13 @@ def deviation_naive(window: NaiveWindow, head: int, place: int) -> float:
     return math.sqrt(math.fsum(out * out for output in outputs for out in output) / len(outputs))
 
 
-def attention_from_the_end_naive(window: NaiveWindow) -> list[tuple[list[float], list[float]]]:
-    """Of each head, the most that any row pays to each evictable position, and the largest mean of the last rows."""
-    found = []
+def largest_attention_naive(window: NaiveWindow) -> list[list[float]]:
+    """The most that any row asked again, of any query head of the group, pays to each evictable position."""
+    largest = []
     for head in range(len(window.keys)):
-        queries = [attention_asked_again_naive(window, query) for query in window.group(head)]
-        num_last = min(32, len(window.keys[0]))
-        largest, last = [], []
-        for place in range(window.num_evictable):
-            largest.append(max(row[place] for rows in queries for row in rows))
-            last.append(max(math.fsum(row[place] for row in rows[-num_last:]) / num_last for rows in queries))
-        found.append((largest, last))
-    return found
+        rows = [row for query in window.group(head) for row in attention_asked_again_naive(window, query)]
+        largest.append([max(row[place] for row in rows) for place in range(window.num_evictable)])
+    return largest
 
 
 def attention_asked_again_naive(window: NaiveWindow, query_head: int) -> list[list[float]]:
