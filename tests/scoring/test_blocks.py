@@ -55,14 +55,6 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
     assert ("attention" in window._computed) == window.is_one_block
 
 
-def test_mean_attention_needs_memory_for_one_head_and_keeps_none_of_it() -> None:
-    window = _window(2000, torch.float32, heads=8)
-    with Allocations() as watch:
-        assert window.mean_attention.shape == (8, GROUP, 2000 - ROWS)
-    assert watch.largest <= GROUP * ROWS * 2000 * 4
-    assert "attention" not in window._computed
-
-
 @pytest.mark.parametrize(
     "name",
     [

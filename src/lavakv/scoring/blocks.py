@@ -36,31 +36,7 @@ class WindowRows(NamedTuple):
     def whole(self) -> Tensor:
         """Attention to all keys, which are one chunk, in one pass: float32 `[H, G, w, N]`."""
         (keys,) = self.keys
-        return _softmax(self.logits(keys, 0, self.sinks))[..., : keys.shape[1]]
-
-    def mean_by_head(self) -> Tensor:
-        """Mean over the rows of the attention to all keys, which are one chunk: float32 `[H, G, N]`.
-
-        One KV head at a time in the same memory, as new pages cost more than what is written to it.
-        """
-        (keys,) = self.keys
-        workspace = torch.empty(self.queries.shape[1:3].numel() * keys.shape[1], device=keys.device)
-        means = []
-        for head in map(self._of_head, range(keys.shape[0])):
-            logits = head.logits(head.keys[0], 0, head.sinks, workspace)
-            means.append(_softmax(logits)[..., : keys.shape[1]].mean(dim=2))
-        return torch.cat(means)
-
-    def _of_head(self, head: int) -> WindowRows:
-        own = slice(head, head + 1)
-        sinks, visible, caps = self.sinks, self.visible, self.caps
-        return self._replace(
-            queries=self.queries[own],
-            keys=[chunk[own] for chunk in self.keys],
-            sinks=None if sinks is None else sinks[own],
-            visible=visible if visible is None or visible.ndim == 2 else visible[own],
-            caps=None if caps is None else caps[own],
-        )
+        return torch.softmax(self.logits(keys, 0, self.sinks), dim=-1)[..., : keys.shape[1]]
 
     def blocks(self, denominators: Tensor, block_tokens: int) -> Iterator[Tensor]:
         """Attention to at most `block_tokens` keys at a time, float32 `[H, G, w, tokens]`.
@@ -92,19 +68,14 @@ class WindowRows(NamedTuple):
                 largest, start = higher, start + keys.shape[1]
         return torch.stack([largest, total])
 
-    def logits(self, keys: Tensor, start: int, sinks: Tensor | None = None, workspace: Tensor | None = None) -> Tensor:
+    def logits(self, keys: Tensor, start: int, sinks: Tensor | None = None) -> Tensor:
         """Logits of the keys that stand from place `start` on; see `masked_logits`."""
         first = sum(chunk.shape[1] for chunk in self.keys) - self.queries.shape[2]
         stop = start + keys.shape[1]
         visible = None if self.visible is None else self.visible[..., start:stop]
         empty = None if self.caps is None else empty_places(self.caps, start, stop, first)
         rows = QueryRows(self.queries, first - start, visible, empty)
-        return masked_logits(rows, keys, self.scaling, self.softcap, sinks, workspace)
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Over the last axis, in the memory of the logits unless gradients are wanted."""
-    return torch.softmax(logits, dim=-1, out=None if logits.requires_grad else logits)
+        return masked_logits(rows, keys, self.scaling, self.softcap, sinks)
 
 
 def empty_places(caps: Tensor, start: int, stop: int, num_places: int) -> Tensor:

@@ -263,19 +263,8 @@ class ScoringWindow:
         return WindowRows(self.queries, self.keys, self.scaling, self.softcap, self.sinks, self.visible, self.caps)
 
     def _mean_attention(self) -> Tensor:
-        rows = self._rows()
-        fused = fused_mean_attention(rows, self.num_evictable)
-        if fused is not None:
-            return fused
-        if self._may_reduce_by_head():
-            return rows.mean_by_head()[..., : self.num_evictable]
-        return self.reduce(lambda attention: attention.mean(dim=2))
-
-    def _may_reduce_by_head(self) -> bool:
-        """Whether the attention itself need not be kept, and so much memory not be touched."""
-        if self.queries.device.type != "cpu" or not self.is_one_block or "attention" in self._computed:
-            return False
-        return not torch.is_grad_enabled() or not any(part.requires_grad for part in (self.queries, *self.keys))
+        fused = fused_mean_attention(self._rows(), self.num_evictable)
+        return self.reduce(lambda rows: rows.mean(dim=2)) if fused is None else fused
 
     def _value_norms(self) -> Tensor:
         norms = joined(block.float().abs().sum(dim=-1) for block in self.value_blocks())
