@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -88,3 +89,10 @@ def test_very_long_sentences_get_no_rouge(num_words: int, is_scored: bool) -> No
     """The package goes back word by word, recursively; LongBench takes any of its errors for 0."""
     left, right = ("start " + " ".join(f"{side}{number}" for number in range(num_words)) for side in "ab")
     assert (rouge_l(left, right) > 0) == is_scored
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(4000)  # as torch.compile does
+    try:
+        assert (rouge_l(left, right) > 0) == is_scored
+        assert sys.getrecursionlimit() == 4000
+    finally:
+        sys.setrecursionlimit(limit)
