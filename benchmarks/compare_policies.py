@@ -9,6 +9,11 @@ whose hash is odd; --half choosing takes other seeds and the other contexts.
     python benchmarks/compare_policies.py --models smollm2 --parts ruler --limit 3 --policies lava,residual
 
 Two processes may run side by side with the same --out, on other models or other parts; --draw only draws.
+
+The page's own scores are tables in docs/results/policies-compared, which what is measured is added to: a policy that
+is new, or that changed, can be measured alone and is drawn beside the others.
+
+    make compare-policies ARGS="--policies mine --models smollm2 --parts ruler"
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ NIAH = ("single_1", "single_2", "single_3", "multikey_1", "multikey_2", "multike
 OTHERS = ("vt", "cwe", "fwe")
 LONGBENCH = ("qasper", "2wikimqa", "multi_news", "trec", "passage_retrieval_en", "lcc")  # one of each group
 PAGE = Path(__file__).parents[1] / "docs" / "policies-compared.md"
+SCORES = PAGE.parent / "results" / "policies-compared"
 BASELINE = "reach"
 COST_TASK = "ruler_niah_multikey_1"
 
@@ -72,10 +78,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="LongBench's files; it is left out without them or --hub")
     parser.add_argument("--hub", action="store_true", help="LongBench from the hub")
     parser.add_argument("--haystack", type=Path, help="essays for generated prompts; noise without them")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model; float32 is faster without AMX or a GPU")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--with", dest="also", type=Path, nargs="*", default=[], help="folders like --out to draw too")
     parser.add_argument("--out", type=Path, default=Path("build/compare-policies"))
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--scores", type=Path, default=SCORES, help="tables of scores that the page is drawn from, too")
     parser.add_argument("--draw", action="store_true", help="draw the page from what --out holds, and measure nothing")
     parser.add_argument("--no-page", action="store_true", help="measure, and draw nothing")
     options = parser.parse_args(given)
@@ -106,6 +114,7 @@ def evaluate(options: argparse.Namespace, model: str, part: str, policies: list[
         "--max-new-tokens": options.max_new_tokens,
         "--kl": options.kl,
         "--rows": options.rows,
+        "--dtype": options.dtype,
         "--out": options.out / model / part,
     }
     if prompts.needs_data:
@@ -140,10 +149,10 @@ def costs(options: argparse.Namespace, model: str, found: list[str]) -> None:
     missing = [name for name in names if name not in known]
     if missing:
         settings = EvalSettings(
-            source(options, model), (COST_TASK,), keep=(0.25,), limit=1, lengths=(options.length,),
+            source(options, model), (COST_TASK,), keep=(0.25,), limit=1, lengths=(options.length,), dtype=options.dtype,
             haystack=None if options.haystack is None else str(options.haystack),
         )  # fmt: skip
-        loaded, tasks = load(settings.model), {COST_TASK: get_task(COST_TASK)}
+        loaded, tasks = load(settings.model, dtype=settings.dtype), {COST_TASK: get_task(COST_TASK)}
         (prompt,) = workload(settings, tasks, loaded.tokenizer, loaded.model.config).prompts
         variants = [Variant(name, keep=0.25) for name in missing]
         for cost in measure_costs(loaded.model, prompt.context[None], variants):
@@ -176,12 +185,10 @@ def main() -> int:
     if any(codes) or options.no_page:
         return max(codes, default=0)
     folders = [file.parent for out in (options.out, *options.also) for file in sorted(out.glob("*/*/records.jsonl"))]
-    order = {model: index for index, model in enumerate(MODELS)}
-    folders.sort(key=lambda folder: order.get(folder.parent.name, len(order)))
     has_default = options.policies == "all" or BASELINE in options.policies.split(",")
     baseline = options.baseline or (BASELINE if has_default else None)
     named = [] if baseline is None else ["--baseline", baseline]
-    return run(["report", *map(str, folders), "--page", str(options.page), *named])
+    return run(["report", *map(str, folders), "--page", str(options.page), "--scores", str(options.scores), *named])
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def commands(script, monkeypatch, tmp_path) -> list[list[str]]:
 
 
 def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:
-    given = ["--policies", "lava,snapkv", "--out", str(tmp_path), "--page", str(tmp_path / "page.md")]
+    given = ["--policies", "lava,snapkv", "--out", str(tmp_path), "--page", str(tmp_path / "page.md"), "--scores", str(tmp_path / "scores")]
     monkeypatch.setattr(sys, "argv", ["compare_policies.py", *given, *arguments])
     code: int = script.main()
     return code
@@ -69,6 +69,7 @@ def test_each_model_and_part_is_one_evaluation_and_the_page_takes_all(
     for command in evaluations:
         assert option(command, "--policies") == "lava"
         assert (option(command, "--mode"), option(command, "--limit")) == ("both", "3")
+        assert option(command, "--dtype") == "bfloat16"
         if "longbench" in option(command, "--out"):
             assert option(command, "--half") == "reporting"
             assert "--seed" not in command
@@ -77,9 +78,16 @@ def test_each_model_and_part_is_one_evaluation_and_the_page_takes_all(
             assert "--half" not in command
     assert report[0] == "report"
     named = [Path(word).relative_to(tmp_path).parent.name for word in report[1 : 1 + len(outs)]]
-    assert named == ["smollm2"] * 3 + ["gemma3-270m"] * 3
+    assert named == ["gemma3-270m"] * 3 + ["smollm2"] * 3
     assert option(report, "--page") == str(tmp_path / "page.md")
+    assert option(report, "--scores") == str(tmp_path / "scores")
     assert "Left out for smollm2: snapkv: it cannot" in capsys.readouterr().err
+
+
+def test_the_page_can_be_drawn_from_tables_alone(script, commands, monkeypatch, tmp_path) -> None:
+    assert run(script, monkeypatch, tmp_path, "--draw") == 0
+    (report,) = commands
+    assert report[:2] == ["report", "--page"]
 
 
 def test_the_choosing_half_has_other_seeds(script, commands, monkeypatch, tmp_path) -> None:

@@ -15,7 +15,9 @@ from lavakv.files import require_writable
 
 
 def report(
-    run: Annotated[list[Path], typer.Argument(help="Results folder of lavakv eval; several with --page.")],
+    run: Annotated[
+        list[Path] | None, typer.Argument(help="Results folder of lavakv eval; several, or none but --scores, with --page.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; the run's own by default.")] = None,
     baseline: Annotated[
         str | None,
@@ -28,23 +30,32 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Compare the policies of all runs on one Markdown page instead."),
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With --page: tables of earlier runs' scores to draw as well; the runs' are added to them."
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a report of an evaluation as one self-contained page and as Markdown with figures. Needs no model."""
     from lavakv.report.page import require_jinja
     from lavakv.report.run import HTML, require_run
 
-    for folder in run:
+    runs = run or []
+    for folder in runs:
         require_run(folder)
     require_jinja("lavakv report")
     if page is not None:
-        _compare(run, page, baseline, as_json)
+        _compare(runs, page, scores, baseline, as_json)
         return
-    if len(run) > 1:
-        raise InputError("run", expected="one folder", got=str(len(run)), fix="Give one, or --page for all of them.")
-    target = run[0] if out is None else out
+    if scores is not None:
+        raise InputError("--scores", expected="--page beside it", got="none", fix="Add --page FILE, or leave it out.")
+    if len(runs) != 1:
+        raise InputError("run", expected="one folder", got=str(len(runs)), fix="Give one, or --page for all of them.")
+    target = runs[0] if out is None else out
     require_writable("--out", target / HTML, make_folder=True)
-    _report(run[0], target, baseline, failures, as_json)
+    _report(runs[0], target, baseline, failures, as_json)
 
 
 def _report(run: Path, out: Path, baseline: str | None, failures: int, as_json: bool) -> None:
@@ -68,19 +79,27 @@ def _report(run: Path, out: Path, baseline: str | None, failures: int, as_json: 
         results.print(str(file), style="bold", highlight=False, markup=False, soft_wrap=True)
 
 
-def _compare(runs: Sequence[Path], page: Path, baseline: str | None, as_json: bool) -> None:
-    """The page on policies, over all runs."""
+def _compare(runs: Sequence[Path], page: Path, scores: Path | None, baseline: str | None, as_json: bool) -> None:
+    """The page on policies, over all runs and the tables of earlier ones."""
     from lavakv.report.policies.page import require_page, write_page
 
     require_page("--page", page)
     require_writable("--page", page, make_folder=True)
+    if not runs and (scores is None or not any(scores.glob("*.json"))):
+        raise InputError(
+            "run", expected="a results folder, or tables in --scores", got="none", fix="Run `lavakv eval` first."
+        )
     with working("Reading the runs"):
         from lavakv.report.policies.contents import policies_page
         from lavakv.report.policies.runs import read_models
+        from lavakv.report.policies.score_tables import write_tables
 
-        found = policies_page(read_models(runs, baseline))
+        models = read_models(runs, baseline, scores)
+        found = policies_page(models)
     with working("Writing the page"):
         files = write_page(found, page)
+        if scores is not None and runs:
+            files += [file for model in models for file in write_tables(scores, *model.table)]
     if as_json:
         print_json({"files": [str(file) for file in files], "cautions": found.cautions})
         return

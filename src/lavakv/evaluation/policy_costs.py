@@ -57,10 +57,19 @@ def read_costs(folder: Path) -> list[PolicyCost]:
     file = folder / FILE
     if not file.is_file():
         return []
-    return [_checked(cost, f"{file}, line {number}") for number, cost in read_lines(file).objects]
+    return [checked_cost(cost, f"{file}, line {number}") for number, cost in read_lines(file).objects]
 
 
-def _checked(cost: dict[str, Any], place: str) -> PolicyCost:
+def checked_cost(cost: dict[str, Any], place: str) -> PolicyCost:
+    """A cost as parsed, checked.
+
+    Args:
+        cost: as parsed.
+        place: its file and line number, for the error.
+
+    Raises:
+        ResultsError: it is no cost.
+    """
     kinds = {"policy": str, "budget": str, "prompt_tokens": int, "reason": str}
     times = [cost.get(name) for name in _TIMES]
     is_whole = cost.keys() >= set(PolicyCost._fields) and all(isinstance(cost[n], kind) for n, kind in kinds.items())

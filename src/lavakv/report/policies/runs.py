@@ -1,4 +1,4 @@
-"""Several runs, merged by model: parts of one comparison that were evaluated into folders of their own."""
+"""Several runs, merged by model: parts of one comparison, evaluated into folders of their own or kept as tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lavakv.evaluation.policy_costs import PolicyCost, read_costs
 from lavakv.evaluation.record import Record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.report.analysis import Analysis
+from lavakv.report.policies.score_tables import read_tables
 from lavakv.report.run import Run, read_run
 from lavakv.report.sections.about import model_name
 
@@ -28,53 +29,71 @@ class ModelRuns(NamedTuple):
     analysis: Analysis
     costs: dict[str, PolicyCost]
 
+    @property
+    def table(self) -> tuple[str, Run, list[PolicyCost]]:
+        """What `write_tables` takes."""
+        return self.name, self.analysis.run, list(self.costs.values())
 
-def read_models(folders: Sequence[Path], baseline: str | None) -> list[ModelRuns]:
+
+class _Source(NamedTuple):
+    """One run, where it comes from, and the costs that belong to it."""
+
+    place: Path
+    run: Run
+    costs: list[PolicyCost]
+
+
+def read_models(folders: Sequence[Path], baseline: str | None, tables: Path | None = None) -> list[ModelRuns]:
     """Read runs and merge them by model, in the order of the folders. Of a repeated record the first counts.
 
-    Costs are read from the folder of each run and from the one around it.
+    Costs are read from the folder of each run and from the one around it. Tables come last: what the runs measured
+    again takes the place of what they hold. Models are then sorted by name, whichever were run again.
 
     Args:
         folders: results folders of `lavakv eval`.
         baseline: the policy that others are compared with; `lava`, or the first one, if None.
+        tables: folder of tables of earlier runs' scores, which need not be there; or None.
 
     Raises:
         LavaError: a folder that cannot be read, runs of one model that do not belong together, or no such policy.
     """
-    by_model: dict[str, list[tuple[Path, Run]]] = {}
+    by_model: dict[str, list[_Source]] = {}
     for folder in folders:
         run = read_run(folder)
-        by_model.setdefault(model_name(str(run.about.get("model") or "unknown model")), []).append((folder, run))
-    return [_model(name, runs, baseline) for name, runs in by_model.items()]
+        found = _Source(folder, run, [*_costs(folder)])
+        by_model.setdefault(model_name(str(run.about.get("model") or "unknown model")), []).append(found)
+    for table in () if tables is None else read_tables(tables):
+        by_model.setdefault(table.run.name, []).append(_Source(tables / table.run.name, table.run, table.costs))
+    names = list(by_model) if tables is None else sorted(by_model)
+    return [_model(name, by_model[name], baseline) for name in names]
 
 
-def _model(name: str, runs: Sequence[tuple[Path, Run]], baseline: str | None) -> ModelRuns:
+def _model(name: str, runs: Sequence[_Source], baseline: str | None) -> ModelRuns:
     found: dict[RecordKey, Record] = {}
     hashes: dict[tuple[PromptKey, str], str] = {}
     policies: dict[str, None] = {}
     repeated = 0
-    for folder, run in runs:
+    for place, run, _ in runs:
         for record in run.records:
             key = RecordKey.of(record)
             known = hashes.setdefault((key.prompt, key.mode), record["prompt_hash"])
             if known != record["prompt_hash"]:
                 raise InputError(
-                    "run", expected="runs of the same prompts", got=f"another prompt for {_named(key)} in {folder}",
+                    "run", expected="runs of the same prompts", got=f"another prompt for {_named(key)} in {place}",
                     fix="Give runs with the same data, seed and tokenizer.",
                 )  # fmt: skip
             repeated += key in found
             found.setdefault(key, record)
         policies.update(dict.fromkeys(_listed(run)))
     merged = Run(
-        name, list(found.values()), {"policies": list(policies)}, repeated, any(run.is_torn for _, run in runs)
+        name, list(found.values()), {"policies": list(policies)}, repeated, any(source.run.is_torn for source in runs)
     )
-    costs = {cost.policy: cost for cost in _costs([folder for folder, _ in runs])}
+    costs = {cost.policy: cost for source in reversed(runs) for cost in source.costs}
     return ModelRuns(name, Analysis(merged, baseline), costs)
 
 
-def _costs(folders: Sequence[Path]) -> Iterator[PolicyCost]:
-    places = [place for folder in folders for place in (folder.resolve().parent, folder.resolve())]
-    for place in dict.fromkeys(places):
+def _costs(folder: Path) -> Iterator[PolicyCost]:
+    for place in (folder.resolve().parent, folder.resolve()):
         yield from read_costs(place)
 
 
