@@ -48,7 +48,16 @@ def commands(script, monkeypatch, tmp_path) -> list[list[str]]:
 
 
 def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:
-    given = ["--policies", "lava,snapkv", "--out", str(tmp_path), "--page", str(tmp_path / "page.md"), "--scores", str(tmp_path / "scores")]
+    given = [
+        "--policies",
+        "lava,snapkv",
+        "--out",
+        str(tmp_path),
+        "--page",
+        str(tmp_path / "page.md"),
+        "--scores",
+        str(tmp_path / "scores"),
+    ]
     monkeypatch.setattr(sys, "argv", ["compare_policies.py", *given, *arguments])
     code: int = script.main()
     return code

@@ -23,8 +23,8 @@ from tests.report.made_up import records, write_run
 
 TEMPLATE = records(1)[0]
 POLICIES = ("lava", "snapkv", "residual", "h2o")
-SCORES = {"full cache": 0.8, "lava": 0.4, "snapkv": 0.2, "residual": 0.6, "h2o": 0.0}
-NATS = {"full cache": 0.0, "lava": 0.1, "snapkv": 0.2, "residual": 0.4, "h2o": 0.8}
+SCORES = {"full cache": 0.8, "mine": 0.1, "lava": 0.4, "snapkv": 0.2, "residual": 0.6, "h2o": 0.0}
+NATS = {"full cache": 0.0, "mine": 0.3, "lava": 0.1, "snapkv": 0.2, "residual": 0.4, "h2o": 0.8}
 TASKS = {"one": "QA", "two": "QA", "three": "Code"}
 
 
@@ -67,22 +67,27 @@ def test_shares_are_means_over_groups_over_the_full_cache_s(folder) -> None:
     page = page_of(folder)
     assert page.modes == ["query-aware", "query-agnostic"]
     assert [(budget.label, budget.name) for budget in page.budgets] == [("25%", "25\xa0%"), ("6.2%", "6.25\xa0%")]
-    found = page.standings["query-aware", "25%"]
+    found = page.benchmarks[0].standings["query-aware", "25%"]
     assert [one.policy for one in found] == ["residual", "lava", "snapkv", "h2o"]
     assert [one.share.mean for one in found] == pytest.approx([75, 50, 25, 0])
     assert found[0].groups == pytest.approx({"B: QA": 75, "B: Code": 75})
-    assert [one.share.mean for one in page.standings["query-agnostic", "6.2%"]] == pytest.approx([37.5, 25, 12.5, 0])
-    assert page.order["query-aware"] == ["residual", "lava", "snapkv", "h2o"]
+    assert [one.share.mean for one in page.benchmarks[0].standings["query-agnostic", "6.2%"]] == pytest.approx(
+        [37.5, 25, 12.5, 0]
+    )
+    assert page.benchmarks[0].order["query-aware"] == ["residual", "lava", "snapkv", "h2o"]
 
 
 def test_a_group_counts_as_one_however_many_tasks_it_has(tmp_path) -> None:
     found = [r | {"score": 0.0} if (r["task"], r["policy"]) == ("three", "lava") else r for r in all_records()]
-    share = {s.policy: s.share.mean for s in page_of(write_run(tmp_path, found)).standings["query-aware", "25%"]}
+    share = {
+        s.policy: s.share.mean
+        for s in page_of(write_run(tmp_path, found)).benchmarks[0].standings["query-aware", "25%"]
+    }
     assert share["lava"] == pytest.approx(100 * (0.4 + 0.0) / (0.8 + 0.4))
 
 
 def test_leads_are_the_policy_s_less_the_baseline_s_and_paired(folder) -> None:
-    found = {one.policy: one for one in page_of(folder, baseline="lava").standings["query-aware", "25%"]}
+    found = {one.policy: one for one in page_of(folder, baseline="lava").benchmarks[0].standings["query-aware", "25%"]}
     assert found["lava"].lead is None
     lead = found["residual"].lead
     assert lead is not None
@@ -93,7 +98,7 @@ def test_leads_are_the_policy_s_less_the_baseline_s_and_paired(folder) -> None:
 
 
 def test_divergences_are_geometric_means(folder) -> None:
-    found = {one.policy: one for one in page_of(folder).standings["query-aware", "25%"]}
+    found = {one.policy: one for one in page_of(folder).benchmarks[0].standings["query-aware", "25%"]}
     assert found["lava"].kl_nats == pytest.approx(0.1 * math.prod(range(1, 7)) ** (1 / 6))
 
 
@@ -103,10 +108,10 @@ def test_several_models_are_averaged_and_shown_alone(folder, tmp_path) -> None:
         for record in all_records()
     ]
     page = page_of(folder, write_run(tmp_path / "other" / "run", other))
-    shares = {one.policy: one.share.mean for one in page.standings["query-aware", "25%"]}
+    shares = {one.policy: one.share.mean for one in page.benchmarks[0].standings["query-aware", "25%"]}
     assert shares == pytest.approx({"residual": 75, "lava": 25, "snapkv": 25, "h2o": 0})
     assert [part.name for part in page.models][1] == "other"
-    alone = {one.policy: one.share.mean for one in page.models[1].standings["query-aware", "25%"]}
+    alone = {one.policy: one.share.mean for one in page.benchmarks[0].models["other"]["query-aware", "25%"]}
     assert alone["lava"] == 0
     assert page.costs["lava"] == {page.models[0].name: pytest.approx(0.01), "other": None}
     assert page.cost("lava") == pytest.approx(1.0)
@@ -118,7 +123,7 @@ def test_parts_of_one_model_are_merged_and_the_first_of_a_repeated_record_counts
     ]
     again = write_run(tmp_path / "c", [record | {"score": 1.0} for record in all_records(("three",))])
     merged = page_of(*parts, again)
-    assert merged.standings == page_of(folder).standings
+    assert merged.benchmarks[0].standings == page_of(folder).benchmarks[0].standings
     assert len(merged.models) == 1
 
 
@@ -128,8 +133,14 @@ def test_policies_that_a_part_lacks_are_left_out_and_named(tmp_path) -> None:
         write_run(tmp_path / "b", all_records(("three",), POLICIES[:2])),
     ]
     page = page_of(*parts)
-    assert [one.policy for one in page.standings["query-aware", "25%"]] == ["lava", "snapkv"]
+    assert [one.policy for one in page.benchmarks[0].standings["query-aware", "25%"]] == ["lava", "snapkv"]
     assert any("tables leave out policies that a task lacks" in line for line in page.cautions)
+
+
+def test_records_of_two_dtypes_are_named(folder, tmp_path) -> None:
+    other = [record | {"run": record["run"] | {"dtype": "bfloat16"}} for record in all_records(policies=("mine",))]
+    found = page_of(folder, write_run(tmp_path / "mine", other)).cautions
+    assert [line for line in found if "records in bfloat16 and float32" in line]
 
 
 def test_runs_of_other_prompts_do_not_mix(tmp_path) -> None:
@@ -145,7 +156,7 @@ def standing(policy: str, share: float, nats: float) -> Standing:
 
 
 def test_where_divergence_and_scores_disagree_it_says_so(folder) -> None:
-    found = page_of(folder).disagreements["query-aware", "25%"]
+    found = page_of(folder).benchmarks[0].disagreements["query-aware", "25%"]
     assert found is not None
     # by score residual, lava, snapkv, h2o; by divergence lava, snapkv, residual, h2o
     assert found.correlation == pytest.approx(1 - 6 * (4 + 1 + 1) / (4 * 15))
@@ -207,3 +218,38 @@ def test_labels_do_not_cover_each_other_where_there_is_space() -> None:
     assert plot is not None
     assert len({(dot.label_x, dot.label_y, dot.anchor) for dot in plot.dots}) == 5
     assert scatter([], Frame(560, 400)) is None
+
+
+def test_each_benchmark_has_tables_of_its_own(tmp_path, capsys) -> None:
+    """A policy that one benchmark lacks, and a model that another lacks, count where they were run."""
+    other = [
+        record | {"benchmark": "C", "prompt_hash": record["prompt_hash"] + "C", "task": record["task"] + "C"}
+        for record in all_records(("one",), ("lava", "residual"))
+    ]
+    second = [record | {"run": record["run"] | {"model": "second"}} for record in all_records()]
+    folders = [
+        write_run(tmp_path / "b", all_records()),
+        write_run(tmp_path / "c", other),
+        write_run(tmp_path / "s", second),
+    ]
+    page = page_of(*folders)
+    first, last = page.benchmarks
+    assert (first.name, last.name) == ("B", "C")
+    assert (list(first.models), list(last.models)) == (["made-up-135m", "second"], ["made-up-135m"])
+    assert {one.policy for one in first.standings["query-aware", "25%"]} == set(POLICIES)
+    assert [one.policy for one in last.standings["query-aware", "25%"]] == ["residual", "lava"]
+    assert [one.share.num for one in last.standings["query-aware", "25%"]] == [6, 6]
+    assert not page.cautions
+    assert run(["report", *map(str, folders), "--page", str(tmp_path / "page.md")]) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert text.count("## C: question in the prompt\n") == 1
+    assert "Only made-up-135m." in text
+    assert "## B: question later, groups of tasks" in text
+    assert "## C: question later, groups of tasks" not in text
+    assert "C, question later: share of the full cache's score" in text
+
+
+def test_a_baseline_that_a_benchmark_lacks_is_lava_there(tmp_path) -> None:
+    other = [record | {"benchmark": "C"} for record in all_records(("one",), ("lava", "residual"))]
+    folders = [write_run(tmp_path / "b", all_records(("two",))), write_run(tmp_path / "c", other)]
+    assert [part.baseline for part in page_of(*folders, baseline="h2o").benchmarks] == ["h2o", "lava"]

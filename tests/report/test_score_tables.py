@@ -10,6 +10,8 @@ import pytest
 from lavakv.cli.main import run
 from lavakv.errors import ResultsError
 from lavakv.evaluation.policy_costs import PolicyCost, write_costs
+from lavakv.evaluation.record import Record
+from lavakv.evaluation.record_keys import RecordKey
 from lavakv.report.policies.contents import policies_page
 from lavakv.report.policies.runs import read_models
 from lavakv.report.policies.score_tables import read_tables
@@ -33,6 +35,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
     return tmp_path / "tables"
+
+
+def place(record: Record) -> list[str]:
+    return [str(part) for part in RecordKey.of(record)]
 
 
 def draw(tables: Path, *folders: Path) -> str:
@@ -89,9 +95,8 @@ def test_numbers_survive(folder, tables) -> None:
     odd[5].pop("kl_nats")
     draw(tables, write_run(folder, with_run(odd, model="m")))
     (before,), (after,) = read_models([folder], None), read_models([], None, tables)
-    key = lambda record: (record["task"], record["example"], record["mode"], record["policy"], record["budget"])  # noqa: E731
-    for old, new in zip(sorted(before.analysis.run.records, key=key), sorted(after.analysis.run.records, key=key), strict=True):
-        assert key(old) == key(new)
+    for old, new in zip(*(sorted(each.analysis.run.records, key=place) for each in (before, after)), strict=True):
+        assert place(old) == place(new)
         assert new["score"] == (None if old["score"] is None else pytest.approx(old["score"], rel=1e-5))
         assert new.get("kl_nats") == (pytest.approx(old["kl_nats"], rel=1e-3) if "kl_nats" in old else None)
     assert after.costs == before.costs

@@ -16,7 +16,8 @@ from lavakv.files import require_writable
 
 def report(
     run: Annotated[
-        list[Path] | None, typer.Argument(help="Results folder of lavakv eval; several, or none but --scores, with --page.")
+        list[Path] | None,
+        typer.Argument(help="Results folder of lavakv eval; with --page several, or --scores alone."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; the run's own by default.")] = None,
     baseline: Annotated[
@@ -33,7 +34,8 @@ def report(
     scores: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="With --page: tables of earlier runs' scores to draw as well; the runs' are added to them."
+            metavar="DIR",
+            help="With --page: tables of earlier runs' scores, drawn as well; those of the runs are added.",
         ),
     ] = None,
     as_json: options.Json = False,

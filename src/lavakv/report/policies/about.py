@@ -33,15 +33,26 @@ def about_model(analysis: Analysis) -> list[str]:
     ]
 
 
-def cautions(model: ModelRuns) -> list[str]:
-    """Limits of one model's results, as lines of text."""
+def cautions(model: ModelRuns, benchmark: str) -> list[str]:
+    """Limits of one model's results on one benchmark, as lines of text.
+
+    Args:
+        model: with the runs of this benchmark alone.
+        benchmark: its name.
+    """
     analysis, run = model.analysis, model.analysis.run
     expected = len(analysis.configurations.all) * analysis.num_examples
     found = []
     if len(run.records) < expected:
         found.append(
-            f"{model.name}: unfinished, or policies differ between parts ({len(run.records):,} of {expected:,} "
-            "records); tables leave out policies that a task lacks."
+            f"{model.name}, {benchmark}: unfinished, or policies differ between parts ({len(run.records):,} of "
+            f"{expected:,} records); tables leave out policies that a task lacks."
+        )
+    dtypes = sorted({str(record["run"].get("dtype", "unknown")) for record in run.records})
+    if len(dtypes) > 1:
+        found.append(
+            f"{model.name}, {benchmark}: records in {' and '.join(dtypes)}; differences between policies may be the "
+            "dtypes'."
         )
     for full in analysis.configurations.full:
         for own in by_group(analysis.boards):

@@ -34,33 +34,49 @@ class Budget(NamedTuple):
 
 
 class ModelPart(NamedTuple):
-    """One model's own tables.
+    """One model's prompts.
 
     Attributes:
         name: the model's.
         about: prompts, tokens and how it ran, as lines of text.
         full: the full cache's score in each mode and group, in points.
-        standings: by mode and budget.
     """
 
     name: str
     about: list[str]
     full: dict[str, dict[str, float]]
+
+
+class BenchmarkPart(NamedTuple):
+    """One benchmark's tables.
+
+    Attributes:
+        name: the benchmark's.
+        models: that it was run with, by name, each with its own standings.
+        baseline: the policy that others are compared with, or None.
+        groups: of tasks, in order.
+        standings: over all these models, by mode and budget.
+        order: policies by their mean share over all budgets, best first, by mode.
+        disagreements: of divergence and score, by mode and budget.
+    """
+
+    name: str
+    models: dict[str, dict[Cell, list[Standing]]]
+    baseline: str | None
+    groups: list[str]
     standings: dict[Cell, list[Standing]]
+    order: dict[str, list[str]]
+    disagreements: dict[Cell, Disagreement | None]
 
 
 class PoliciesPage(NamedTuple):
     """Everything on the page.
 
     Attributes:
-        models: each with its own tables.
+        models: each with its prompts.
         modes: in the order of the page.
         budgets: from large to small.
-        baseline: the policy that others are compared with, or None.
-        groups: of tasks, in order.
-        standings: over all models, by mode and budget.
-        order: policies by their mean share over all budgets, best first, by mode.
-        disagreements: of divergence and score, by mode and budget.
+        benchmarks: each with its tables.
         costs: added seconds over the prefill's, by policy and model; None where unknown.
         left_out: policies that cannot serve a model, with the reason.
         cautions: limits of the results.
@@ -70,11 +86,7 @@ class PoliciesPage(NamedTuple):
     models: list[ModelPart]
     modes: list[str]
     budgets: list[Budget]
-    baseline: str | None
-    groups: list[str]
-    standings: dict[Cell, list[Standing]]
-    order: dict[str, list[str]]
-    disagreements: dict[Cell, Disagreement | None]
+    benchmarks: list[BenchmarkPart]
     costs: dict[str, dict[str, float | None]]
     left_out: list[tuple[str, str, str]]
     cautions: list[str]
@@ -96,21 +108,29 @@ def policies_page(models: Sequence[ModelRuns]) -> PoliciesPage:
     modes = [mode for mode in MODE_NAMES if any(mode in one.configurations.modes for one in analyses)]
     budgets = _budgets(analyses)
     cells = [(mode, budget.label) for mode in modes for budget in budgets]
-    together = {cell: standings(models, cell[1], cell[0]) for cell in cells}
+    names = dict.fromkeys(name for model in models for name in model.benchmarks)
     return PoliciesPage(
-        [_part(model, cells, modes) for model in models],
+        [_part(model) for model in models],
         modes,
         budgets,
-        analyses[0].baseline,
-        list(dict.fromkeys(group_name(own) for one in analyses for own in by_group(one.boards))),
-        together,
-        {mode: _order([together[mode, budget.label] for budget in budgets]) for mode in modes},
-        {cell: disagreement(found) for cell, found in together.items()},
+        [_benchmark(name, [model.only(name) for model in models if name in model.benchmarks], cells) for name in names],
         _costs(models),
         [(model.name, cost.policy, cost.reason) for model in models for cost in model.costs.values() if cost.reason],
-        [line for model in models for line in cautions(model)],
+        [line for model in models for name in model.benchmarks for line in cautions(model.only(name), name)],
         options_of(analyses),
     )
+
+
+def _benchmark(name: str, models: Sequence[ModelRuns], cells: Sequence[Cell]) -> BenchmarkPart:
+    """One benchmark's tables, from runs that hold nothing else."""
+    together = {(mode, budget): standings(models, budget, mode) for mode, budget in cells}
+    alone = {
+        model.name: {(mode, budget): standings([model], budget, mode) for mode, budget in cells} for model in models
+    }
+    order = {mode: _order([together[cell] for cell in cells if cell[0] == mode]) for mode, _ in cells}
+    groups = dict.fromkeys(group_name(own) for model in models for own in by_group(model.analysis.boards))
+    disagreements = {cell: disagreement(found) for cell, found in together.items()}
+    return BenchmarkPart(name, alone, models[0].analysis.baseline, list(groups), together, order, disagreements)
 
 
 def _budgets(analyses: Sequence[Analysis]) -> list[Budget]:
@@ -129,14 +149,13 @@ def _budgets(analyses: Sequence[Analysis]) -> list[Budget]:
     return sorted(found, key=lambda budget: -budget.bytes_share)
 
 
-def _part(model: ModelRuns, cells: Sequence[Cell], modes: Sequence[str]) -> ModelPart:
+def _part(model: ModelRuns) -> ModelPart:
     analysis = model.analysis
     full = {
         one.mode: {group_name(own): analysis.score(one, own).mean for own in by_group(analysis.boards)}
         for one in analysis.configurations.full
     }
-    found = {cell: standings([model], cell[1], cell[0]) for cell in cells if cell[0] in modes}
-    return ModelPart(model.name, about_model(analysis), full, found)
+    return ModelPart(model.name, about_model(analysis), full)
 
 
 def _order(found: Sequence[Sequence[Standing]]) -> list[str]:

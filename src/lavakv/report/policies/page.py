@@ -14,7 +14,7 @@ from lavakv.report.draw.files import sheet_svg
 from lavakv.report.draw.layout import Picture, sheet
 from lavakv.report.draw.scatter import Dot, Scatter, scatter
 from lavakv.report.page import as_bytes, render
-from lavakv.report.policies.contents import MODE_NAMES, PoliciesPage
+from lavakv.report.policies.contents import MODE_NAMES, BenchmarkPart, Cell, PoliciesPage
 
 START, END = "<!-- advice: written by hand, kept when the page is drawn again -->", "<!-- end of advice -->"
 _WIDTH, _HEIGHT = 560, 400
@@ -93,8 +93,8 @@ def markdown(page: PoliciesPage, advice: str, drawn: str | None) -> str:
 
 
 def picture(page: PoliciesPage) -> str | None:
-    """Share of the full cache's score against added time, a row of plots a mode; None without costs."""
-    rows = [list(_plots(page, mode)) for mode in page.modes]
+    """Share of the full cache's score against added time, a row of plots a benchmark and mode; None without costs."""
+    rows = [list(_plots(page, part, mode)) for part in page.benchmarks for mode in page.modes]
     rows = [row for row in rows if row]
     if not rows:
         return None
@@ -102,20 +102,21 @@ def picture(page: PoliciesPage) -> str | None:
     return sheet_svg("scatter", title, sheet(rows))
 
 
-def _plots(page: PoliciesPage, mode: str) -> Iterator[Picture]:
+def _plots(page: PoliciesPage, part: BenchmarkPart, mode: str) -> Iterator[Picture]:
+    lead = f"{part.name}, {MODE_NAMES[mode].lower()}" if len(page.benchmarks) > 1 else MODE_NAMES[mode]
     chosen = [budget for budget in page.budgets if budget.label in _DRAWN] or page.budgets[:2]
     for budget in chosen:
-        plot = _plot(page, mode, budget.label)
+        plot = _plot(page, part, (mode, budget.label))
         if plot is not None:
-            yield Picture(f"{MODE_NAMES[mode]}, {budget.name} kept", _WIDTH, _HEIGHT, plot)
+            yield Picture(f"{lead}, {budget.name} kept", _WIDTH, _HEIGHT, plot)
 
 
-def _plot(page: PoliciesPage, mode: str, label: str) -> Scatter | None:
+def _plot(page: PoliciesPage, part: BenchmarkPart, cell: Cell) -> Scatter | None:
     dots = []
-    for one in page.standings[mode, label]:
+    for one in part.standings[cell]:
         cost = page.cost(one.policy)
         if not math.isnan(cost):
             tip = f"{one.policy}: {one.share.mean:.0f} % of the full cache's score, {cost:.2g} % of the prefill"
-            colour = _BASELINE if one.policy == page.baseline else _OTHER
+            colour = _BASELINE if one.policy == part.baseline else _OTHER
             dots.append(Dot(one.policy, max(cost, _MIN_COST), max(one.share.mean, 0.0), tip, colour))
     return scatter(dots, Frame(_WIDTH, _HEIGHT, "added to the prefill, % of its time", "% of the full cache's score"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,19 @@ class ModelRuns(NamedTuple):
         """What `write_tables` takes."""
         return self.name, self.analysis.run, list(self.costs.values())
 
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks with prompts of their own, in order."""
+        return list(dict.fromkeys(board.benchmark for board in self.analysis.boards))
+
+    def only(self, benchmark: str) -> ModelRuns:
+        """The same with one benchmark's records; without any of the baseline's, `lava` or the first policy is it."""
+        run = self.analysis.run
+        own = [record for record in run.records if record["benchmark"] == benchmark]
+        baseline = self.analysis.baseline
+        known = baseline if any(record["policy"] == baseline for record in own) else None
+        return self._replace(analysis=Analysis(replace(run, records=own), known))
+
 
 class _Source(NamedTuple):
     """One run, where it comes from, and the costs that belong to it."""
@@ -62,10 +76,11 @@ def read_models(folders: Sequence[Path], baseline: str | None, tables: Path | No
         run = read_run(folder)
         found = _Source(folder, run, [*_costs(folder)])
         by_model.setdefault(model_name(str(run.about.get("model") or "unknown model")), []).append(found)
-    for table in () if tables is None else read_tables(tables):
+    if tables is None:
+        return [_model(name, runs, baseline) for name, runs in by_model.items()]
+    for table in read_tables(tables):
         by_model.setdefault(table.run.name, []).append(_Source(tables / table.run.name, table.run, table.costs))
-    names = list(by_model) if tables is None else sorted(by_model)
-    return [_model(name, by_model[name], baseline) for name in names]
+    return [_model(name, by_model[name], baseline) for name in sorted(by_model)]
 
 
 def _model(name: str, runs: Sequence[_Source], baseline: str | None) -> ModelRuns:

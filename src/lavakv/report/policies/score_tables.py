@@ -15,10 +15,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from lavakv.errors import ResultsError
-from lavakv.evaluation.jsonl import cannot_write
 from lavakv.evaluation.policy_costs import PolicyCost, checked_cost
 from lavakv.evaluation.record import Record
-from lavakv.files import write_file
+from lavakv.files import write_output
 from lavakv.report.run import Run
 from lavakv.report.sections.about import model_name
 
@@ -71,7 +70,8 @@ def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost])
         costs: what each policy costs alone.
 
     Raises:
-        ResultsError: it cannot be written.
+        InputError: it cannot be written.
+        DiskError: the disk is full or broken.
     """
     budgets = list(dict.fromkeys(record["budget"] for record in run.records))
     runs: list[dict[str, Any]] = []
@@ -92,12 +92,7 @@ def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost])
         table.writerow({**dict(zip(_ROW, key, strict=True)), **rows[key]})
     contents = {f"{name}.csv": text.getvalue(), f"{name}.json": json.dumps(shared, indent=1, ensure_ascii=False) + "\n"}
     for file, content in contents.items():
-        path = folder / file
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        write_file(path, [content.encode()], lambda error, path=path: cannot_write(path, error))
+        write_output("--scores", folder / file, content.encode(), make_folder=True)
     return [folder / file for file in contents]
 
 
