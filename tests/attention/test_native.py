@@ -34,14 +34,21 @@ def _fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     build.library.cache_clear()
 
 
-def long_case(seed: int, counts: list[list[int]], head_dim: int, group: int, masked: bool) -> Case:
+def long_case(
+    seed: int,
+    counts: list[list[int]],
+    head_dim: int,
+    group: int,
+    masked: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Case:
     """Segments of several pieces beside empty ones."""
     generator = torch.Generator().manual_seed(seed)
     batch, heads, window = len(counts), len(counts[0]), 130
     evictable = max(map(max, counts)) + 3
 
     def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).transpose(1, 2)
+        return torch.randn(*shape, generator=generator).to(dtype).transpose(1, 2)
 
     columns = evictable + window + 2
     mask = tail_mask(generator, batch, 1, window + 2) if masked else None
@@ -53,7 +60,7 @@ def long_case(seed: int, counts: list[list[int]], head_dim: int, group: int, mas
 
 @needs_compiler
 @settings(max_examples=100)
-@given(cases(torch.float32))
+@given(st.sampled_from([torch.float32, torch.bfloat16]).flatmap(cases))
 def test_the_kernel_is_exact(case: Case) -> None:
     store = case.fill(RaggedStore())
     with conditions(with_operator=True, with_kernel=True):
@@ -61,10 +68,18 @@ def test_the_kernel_is_exact(case: Case) -> None:
 
 
 @needs_compiler
-@settings(max_examples=10)
-@given(st.integers(0, 99), st.sampled_from([64, 80, 96, 128, 7]), st.sampled_from([1, 4, 7]), st.booleans())
-def test_the_kernel_is_exact_over_many_pieces(seed: int, head_dim: int, group: int, masked: bool) -> None:
-    case = long_case(seed, [[300, 0, 1], [128, 129, 512]], head_dim, group, masked)
+@settings(max_examples=20)
+@given(
+    st.integers(0, 99),
+    st.sampled_from([64, 80, 96, 128, 7]),
+    st.sampled_from([1, 4, 7]),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_the_kernel_is_exact_over_many_pieces(
+    seed: int, head_dim: int, group: int, masked: bool, dtype: torch.dtype
+) -> None:
+    case = long_case(seed, [[300, 0, 1], [128, 129, 512]], head_dim, group, masked, dtype)
     store = case.fill(RaggedStore())
     assert isinstance(store, RaggedStore)
     assert decode.native_fits(store, case.request)
@@ -145,12 +160,20 @@ def test_without_it_everything_works(way: str, tmp_path: Path, monkeypatch: pyte
 
 
 @needs_compiler
-def test_a_wrong_build_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("chunk.h", "scaling * weights[i]", "2 * scaling * weights[i]"),
+        ("common.h", "(uint32_t)x << 16", "(uint32_t)x << 15"),
+    ],
+)
+def test_a_wrong_build_is_not_used(
+    file: str, right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(build.SOURCES, tmp_path, dirs_exist_ok=True)
-    right = (tmp_path / "decode.c").read_text()
-    wrong = right.replace("scaling * weights[i]", "2 * scaling * weights[i]")
-    assert wrong != right
-    (tmp_path / "decode.c").write_text(wrong)
+    text = (tmp_path / file).read_text()
+    assert right in text
+    (tmp_path / file).write_text(text.replace(right, wrong))
     monkeypatch.setattr(build, "SOURCES", tmp_path)
     monkeypatch.setattr(decode, "folder", lambda: tmp_path)
     build.library.cache_clear()
