@@ -14,6 +14,7 @@ from lavakv.evaluation.bootstrap import Estimate
 from lavakv.evaluation.policy_costs import PolicyCost, write_costs
 from lavakv.report.draw.chart import Frame
 from lavakv.report.draw.scatter import Dot, front, scatter
+from lavakv.report.policies.agreement import agreement
 from lavakv.report.policies.contents import PoliciesPage, policies_page
 from lavakv.report.policies.disagreement import disagreement
 from lavakv.report.policies.page import END, START
@@ -253,3 +254,33 @@ def test_a_baseline_that_a_benchmark_lacks_is_lava_there(tmp_path) -> None:
     other = [record | {"benchmark": "C"} for record in all_records(("one",), ("lava", "residual"))]
     folders = [write_run(tmp_path / "b", all_records(("two",))), write_run(tmp_path / "c", other)]
     assert [part.baseline for part in page_of(*folders, baseline="h2o").benchmarks] == ["h2o", "lava"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "full", "expected"),
+    [
+        ("The Blue House.", "the blue house", 1.0),
+        ("", " \n", 1.0),
+        ("", "something", 0.0),
+        ("17 km", "17.312", 2 * 0.5 * 0.5),
+        ("red red", "red blue", 0.5),
+        ("北京市", "北京", 2 * (2 / 3) / (5 / 3)),
+    ],
+)
+def test_agreement_is_the_f1_of_words(answer, full, expected) -> None:
+    assert agreement(answer, full) == pytest.approx(expected)
+
+
+def test_agreement_is_with_the_full_cache_s_answer_to_the_same_prompt_and_mode(folder, tmp_path) -> None:
+    """The full cache answers each prompt and mode differently; lava repeats it, residual gives half of it."""
+    texts = {"full cache": "{} one two", "lava": "{} One two!", "residual": "{}", "snapkv": "none", "h2o": "one"}
+    told = [
+        record | {"prediction": texts[record["policy"]].format(f"{record['prompt_hash']}".replace("-", ""))}
+        for record in all_records()
+    ]
+    page = page_of(write_run(tmp_path / "told", told))
+    found = {one.policy: one.share.mean for one in page.benchmarks[0].agreements["query-agnostic", "25%"]}
+    assert found == pytest.approx({"lava": 100, "residual": 50, "snapkv": 0, "h2o": 50})
+    leads = {one.policy: one.lead for one in page.benchmarks[0].agreements["query-agnostic", "25%"]}
+    assert leads["h2o"] is not None
+    assert leads["h2o"].verdict == "behind"

@@ -98,6 +98,7 @@ def test_numbers_survive(folder, tables) -> None:
     for old, new in zip(*(sorted(each.analysis.run.records, key=place) for each in (before, after)), strict=True):
         assert place(old) == place(new)
         assert new["score"] == (None if old["score"] is None else pytest.approx(old["score"], rel=1e-5))
+        assert new["agreement"] == pytest.approx(old["agreement"], rel=1e-3)
         assert new.get("kl_nats") == (pytest.approx(old["kl_nats"], rel=1e-3) if "kl_nats" in old else None)
     assert after.costs == before.costs
     shares = [[budget.bytes_share for budget in policies_page([each]).budgets] for each in (before, after)]

@@ -57,6 +57,7 @@ class BenchmarkPart(NamedTuple):
         groups: of tasks, in order.
         standings: over all these models, by mode and budget.
         order: policies by their mean share over all budgets, best first, by mode.
+        agreements: as `standings`, of the answers' agreement with the full cache's in place of their scores.
         disagreements: of divergence and score, by mode and budget.
     """
 
@@ -66,6 +67,7 @@ class BenchmarkPart(NamedTuple):
     groups: list[str]
     standings: dict[Cell, list[Standing]]
     order: dict[str, list[str]]
+    agreements: dict[Cell, list[Standing]]
     disagreements: dict[Cell, Disagreement | None]
 
 
@@ -124,13 +126,17 @@ def policies_page(models: Sequence[ModelRuns]) -> PoliciesPage:
 def _benchmark(name: str, models: Sequence[ModelRuns], cells: Sequence[Cell]) -> BenchmarkPart:
     """One benchmark's tables, from runs that hold nothing else."""
     together = {(mode, budget): standings(models, budget, mode) for mode, budget in cells}
+    compared = [model.by_agreement() for model in models]
+    agreements = {(mode, budget): standings(compared, budget, mode) for mode, budget in cells}
     alone = {
         model.name: {(mode, budget): standings([model], budget, mode) for mode, budget in cells} for model in models
     }
     order = {mode: _order([together[cell] for cell in cells if cell[0] == mode]) for mode, _ in cells}
     groups = dict.fromkeys(group_name(own) for model in models for own in by_group(model.analysis.boards))
     disagreements = {cell: disagreement(found) for cell, found in together.items()}
-    return BenchmarkPart(name, alone, models[0].analysis.baseline, list(groups), together, order, disagreements)
+    return BenchmarkPart(
+        name, alone, models[0].analysis.baseline, list(groups), together, order, agreements, disagreements
+    )
 
 
 def _budgets(analyses: Sequence[Analysis]) -> list[Budget]:

@@ -12,6 +12,7 @@ from lavakv.evaluation.policy_costs import PolicyCost, read_costs
 from lavakv.evaluation.record import Record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.report.analysis import Analysis
+from lavakv.report.policies.agreement import with_agreement
 from lavakv.report.policies.score_tables import read_tables
 from lavakv.report.run import Run, read_run
 from lavakv.report.sections.about import model_name
@@ -48,6 +49,11 @@ class ModelRuns(NamedTuple):
         known = baseline if any(record["policy"] == baseline for record in own) else None
         return self._replace(analysis=Analysis(replace(run, records=own), known))
 
+    def by_agreement(self) -> ModelRuns:
+        """The same with each answer's agreement with the full cache's as its score; none where that is not known."""
+        records: list[Record] = [{**record, "score": record.get("agreement")} for record in self.analysis.run.records]
+        return self._replace(analysis=Analysis(replace(self.analysis.run, records=records), self.analysis.baseline))
+
 
 class _Source(NamedTuple):
     """One run, where it comes from, and the costs that belong to it."""
@@ -74,6 +80,7 @@ def read_models(folders: Sequence[Path], baseline: str | None, tables: Path | No
     by_model: dict[str, list[_Source]] = {}
     for folder in folders:
         run = read_run(folder)
+        run = replace(run, records=with_agreement(run.records))
         found = _Source(folder, run, [*_costs(folder)])
         by_model.setdefault(model_name(str(run.about.get("model") or "unknown model")), []).append(found)
     if tables is None:

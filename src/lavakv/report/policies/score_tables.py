@@ -1,7 +1,7 @@
 """Scores of earlier runs as a table for each model, so that a page can be drawn, and added to, without their records.
 
-A table is `<model>.csv`, a row for each prompt, mode and policy with a score and a divergence for each budget, and
-`<model>.json` beside it with what the rows have in common. Neither holds a text of a prompt or an answer.
+A table is `<model>.csv`, a row for each prompt, mode and policy with score, agreement and divergence for each budget,
+and `<model>.json` beside it with what the rows have in common. Neither holds a text of a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost])
             runs.append(about)
         key = (*(record[field] for field in _PROMPT), record["policy"], runs.index(about))  # type: ignore[literal-required]
         rows.setdefault(key, {}).update(_cells(record))
-    columns = [*_ROW, *(f"{kind} {budget}" for budget in budgets for kind in ("score", "kl"))]
+    columns = [*_ROW, *(f"{kind} {budget}" for budget in budgets for kind in ("score", "same", "kl"))]
     shared = _shared(name, run, runs, costs)
     order = {policy: index for index, policy in enumerate(shared["policies"])}
     text = io.StringIO()
@@ -99,7 +99,11 @@ def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost])
 def _cells(record: Record) -> dict[str, str]:
     score, budget = record["score"], record["budget"]
     found = {f"score {budget}": _NO_SCORE if score is None else f"{score:.6g}"}
-    return found | ({f"kl {budget}": f"{record['kl_nats']:.4g}"} if "kl_nats" in record else {})
+    if "kl_nats" in record:
+        found[f"kl {budget}"] = f"{record['kl_nats']:.4g}"
+    if "agreement" in record:
+        found[f"same {budget}"] = f"{record['agreement']:.4g}"
+    return found
 
 
 def _shared(name: str, run: Run, runs: list[dict[str, Any]], costs: Sequence[PolicyCost]) -> dict[str, Any]:
@@ -146,10 +150,10 @@ def _of_row(row: Mapping[str, str], prompt: Mapping[str, Any], shared: Mapping[s
         score = row[f"score {budget}"]
         if not score:
             continue
-        divergence = row.get(f"kl {budget}")
-        kl = {"kl_nats": float(divergence)} if divergence else {}
+        measured = {field: row.get(f"{kind} {budget}") for field, kind in (("agreement", "same"), ("kl_nats", "kl"))}
+        known = {field: float(value) for field, value in measured.items() if value}
         yield {
-            **common, **kl, "budget": budget, "score": None if score == _NO_SCORE else float(score),
+            **common, **known, "budget": budget, "score": None if score == _NO_SCORE else float(score),
             "kept_fraction": share, "kv_bytes": round(share * _FULL_BYTES), "full_kv_bytes": _FULL_BYTES,
         }  # fmt: skip
 
