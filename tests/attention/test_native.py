@@ -163,8 +163,8 @@ def test_without_it_everything_works(way: str, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [
-        ("chunk.h", "scaling * weights[i]", "2 * scaling * weights[i]"),
-        ("common.h", "(uint32_t)x << 16", "(uint32_t)x << 15"),
+        ("decode.c", "load_float32(weights + i) * scaling", "load_float32(weights + i) * 2 * scaling"),
+        ("vectors.h", "words) << 16", "words) << 15"),
     ],
 )
 def test_a_wrong_build_is_not_used(

@@ -22,9 +22,3 @@ static inline float exp_negative(float x) {
     union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
     return x < -87.0f ? 0.0f : p * scale.f;
 }
-
-/* A bfloat16 is the upper half of a float32. */
-static inline float widen_bfloat16(uint16_t x) {
-    union { uint32_t i; float f; } wide = {(uint32_t)x << 16};
-    return wide.f;
-}

@@ -6,13 +6,10 @@
    threads (PyTorch's own ones). Each chunk leaves a weighted sum, its largest logit and the sum of its weights: a
    log-sum-exp would be rounded. The last loop merges them. */
 
-#include <string.h>
+#include "vectors.h"
 
-#include "common.h"
-
-#define CHUNK_ENTRIES 128
-#define TOGETHER 16
-_Static_assert(LANES == 16, "dot_products halves four times");
+#define CHUNK_ENTRIES 128 /* a multiple of WIDTH and BLOCK */
+#define BLOCK 16
 
 typedef struct {
     const void *keys, *values;
@@ -20,16 +17,43 @@ typedef struct {
     int64_t count, segment;
 } chunk;
 
+/* Logits become weights, not divided by their sum; totals are the largest logit and that sum. */
+static inline void softmax(float *weights, const uint8_t *visible, int64_t count, float scaling, float *totals) {
+    vector largest = (vector){0} - INFINITY, sum = {0};
+    int64_t padded = (count + WIDTH - 1) / WIDTH * WIDTH;
+    for (int64_t i = count; i < padded; i++) weights[i] = -INFINITY;
+    for (int64_t i = 0; i < padded; i += WIDTH) {
+        vector own = load_float32(weights + i) * scaling;
+        if (visible)
+            for (int lane = 0; lane < WIDTH; lane++)
+                if (i + lane < count && !visible[i + lane]) own[lane] = -INFINITY;
+        store_float32(weights + i, own);
+        /* a NaN must not be lost here, or the answer would look valid */
+        largest = by_mask((own > largest) | (own != own), own, largest);
+    }
+    float top = -INFINITY;
+    for (int lane = 0; lane < WIDTH; lane++)
+        if (largest[lane] > top || largest[lane] != largest[lane]) top = largest[lane];
+    if (top == -INFINITY) memset(weights, 0, padded * sizeof(float));
+    for (int64_t i = 0; i < padded && top != -INFINITY; i += WIDTH) {
+        for (int lane = 0; lane < WIDTH; lane++) weights[i + lane] = exp_negative(weights[i + lane] - top);
+        sum += load_float32(weights + i);
+    }
+    totals[0] = top;
+    totals[1] = 0;
+    for (int lane = 0; lane < WIDTH; lane++) totals[1] += sum[lane];
+}
+
 #define NAME(function) function##_float32
 #define ENTRY float
-#define WIDEN(entry) (entry)
+#define LOAD load_float32
 #include "chunk.h"
 #undef NAME
 #undef ENTRY
-#undef WIDEN
+#undef LOAD
 #define NAME(function) function##_bfloat16
 #define ENTRY uint16_t
-#define WIDEN(entry) widen_bfloat16(entry)
+#define LOAD load_bfloat16
 #include "chunk.h"
 
 static int64_t cut(chunk *chunks, int64_t made, const char *keys, const char *values, const uint8_t *visible,
