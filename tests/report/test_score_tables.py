@@ -88,6 +88,12 @@ def test_a_new_policy_is_drawn_beside_the_old_ones(folder, tables, tmp_path) -> 
     assert "unfinished" not in text
 
 
+def test_a_hub_id_is_a_file_name_without_a_slash(tables, tmp_path) -> None:
+    draw(tables, write_run(tmp_path / "hub", with_run(all_records(), model="org/small")))
+    assert {file.name for file in tables.iterdir()} == {"org--small.csv", "org--small.json"}
+    assert "## org/small" in draw(tables)
+
+
 def test_numbers_survive(folder, tables) -> None:
     odd = all_records()
     odd[3] |= {"score": None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +29,7 @@ _TASK = ("task_version", "benchmark", "task_group", "metric")
 _LOCAL = ("model", "data_dir", "haystack")  # arguments that may name a folder of this machine
 _FULL_BYTES = 10**9
 _NO_SCORE = "none"
+_Key = tuple[Any, ...]  # values of _ROW
 
 
 class ScoreTable(NamedTuple):
@@ -57,7 +59,7 @@ def read_tables(folder: Path) -> Iterator[ScoreTable]:
             costs = [checked_cost(cost, str(about)) for cost in shared["costs"]]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise _broken(str(about), f"{type(error).__name__}: {error}") from error
-        yield ScoreTable(Run(about.stem, records, {"policies": shared["policies"]}, 0, False), costs)
+        yield ScoreTable(Run(shared["model"], records, {"policies": shared["policies"]}, 0, False), costs)
 
 
 def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost]) -> list[Path]:
@@ -73,27 +75,42 @@ def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost])
         InputError: it cannot be written.
         DiskError: the disk is full or broken.
     """
-    budgets = list(dict.fromkeys(record["budget"] for record in run.records))
+    runs, rows = _rows(run.records)
+    shared = _shared(name, run, runs, costs)
+    stem = re.sub(r"[^\w.-]+", "--", name)  # hub ids have a slash
+    contents = {
+        f"{stem}.csv": _csv(rows, list(shared["bytes"]), shared["policies"]),
+        f"{stem}.json": json.dumps(shared, indent=1, ensure_ascii=False) + "\n",
+    }
+    for file, content in contents.items():
+        write_output("--scores", folder / file, content.encode(), make_folder=True)
+    return [folder / file for file in contents]
+
+
+def _rows(records: Sequence[Record]) -> tuple[list[dict[str, Any]], dict[_Key, dict[str, str]]]:
+    """The runs that records come from, and cells by what names a row."""
     runs: list[dict[str, Any]] = []
-    rows: dict[tuple[Any, ...], dict[str, str]] = {}
-    for record in run.records:
+    rows: dict[_Key, dict[str, str]] = {}
+    for record in records:
         about = _shareable(record["run"])
         if about not in runs:
             runs.append(about)
-        key = (*(record[field] for field in _PROMPT), record["policy"], runs.index(about))  # type: ignore[literal-required]
+        fields: Any = record
+        key = (*(fields[field] for field in _PROMPT), record["policy"], runs.index(about))
         rows.setdefault(key, {}).update(_cells(record))
+    return runs, rows
+
+
+def _csv(rows: Mapping[_Key, dict[str, str]], budgets: Sequence[str], policies: Sequence[str]) -> str:
+    """The table's text: by prompt, the full cache first, then policies in their order."""
+    order = {policy: index for index, policy in enumerate(policies)}
     columns = [*_ROW, *(f"{kind} {budget}" for budget in budgets for kind in ("score", "same", "kl"))]
-    shared = _shared(name, run, runs, costs)
-    order = {policy: index for index, policy in enumerate(shared["policies"])}
     text = io.StringIO()
     table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     table.writeheader()
     for key in sorted(rows, key=lambda key: (*map(str, key[:-2]), order.get(key[-2], -1), key[-1])):
         table.writerow({**dict(zip(_ROW, key, strict=True)), **rows[key]})
-    contents = {f"{name}.csv": text.getvalue(), f"{name}.json": json.dumps(shared, indent=1, ensure_ascii=False) + "\n"}
-    for file, content in contents.items():
-        write_output("--scores", folder / file, content.encode(), make_folder=True)
-    return [folder / file for file in contents]
+    return text.getvalue()
 
 
 def _cells(record: Record) -> dict[str, str]:
@@ -110,8 +127,8 @@ def _shared(name: str, run: Run, runs: list[dict[str, Any]], costs: Sequence[Pol
     shares: dict[str, list[float]] = {}
     prompts: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in run.records:
-        if record["full_kv_bytes"]:
-            shares.setdefault(record["budget"], []).append(record["kv_bytes"] / record["full_kv_bytes"])
+        share = record["kv_bytes"] / record["full_kv_bytes"] if record["full_kv_bytes"] else record["kept_fraction"]
+        shares.setdefault(record["budget"], []).append(share)
         fields: Any = record
         prompt = {field: fields[field] for field in (*_PROMPT, "prompt_hash", "prompt_tokens", "truncated")}
         prompts.setdefault(tuple(fields[field] for field in _PROMPT), prompt)
