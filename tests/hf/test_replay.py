@@ -227,6 +227,19 @@ def test_more_rows_than_positions_are_refused() -> None:
     _refused(InputError, model, asking("kvzip"), prompt(114))
 
 
+@pytest.mark.parametrize(("tokens", "chunk"), [(76, 66), (141, 1)])
+def test_the_chunk_that_is_proposed_fits(tokens: int, chunk: int) -> None:
+    model = tiny("llama", max_position_embeddings=150)
+    found = _refused(InputError, model, "kvzip", prompt(tokens))
+    assert f"at most {chunk} `chunk_tokens`" in found.fix
+    compressed(model, prompt(tokens), replace(get_policy("kvzip"), replay=Replay(chunk_tokens=chunk)))
+
+
+def test_no_chunk_is_proposed_where_none_fits() -> None:
+    model = tiny("llama", max_position_embeddings=150)
+    assert _refused(InputError, model, "kvzip", prompt(145)).fix == "Shorten the prompt, or use another policy."
+
+
 def test_ids_that_the_model_does_not_know_are_refused() -> None:
     model = tiny("llama")
     assert _refused(InputError, model, asking("kvzip", Replay((96,))), prompt(75)).expected == "token ids below 96"

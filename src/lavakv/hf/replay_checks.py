@@ -87,9 +87,11 @@ def check_fits(policy: Policy, num_tokens: int, config: Any, max_positions: int 
         raise InputError(name, expected=f"token ids below {vocabulary}", got=str(largest), fix=fix)
     rows = replay.max_rows(num_tokens)
     if max_positions is not None and num_tokens + rows > max_positions:
+        chunk = replay.largest_chunk(num_tokens, max_positions)
+        smaller = f"give the policy a `replay` of at most {chunk} `chunk_tokens`, " if chunk > 0 else ""
         raise InputError(
             name,
             expected=f"at most {max_positions} tokens, the model's positions",
             got=f"{num_tokens} of the prompt and {rows} that repeat a chunk of it",
-            fix="Shorten the prompt, give the policy a `replay` of smaller chunks, or use another policy.",
+            fix=f"Shorten the prompt, {smaller}or use another policy.",
         )

@@ -87,6 +87,11 @@ class Replay:
         later = len(self.later_request) + overlap + min(self.chunk_tokens, num_tokens - self.chunk_tokens)
         return max(first, later) + len(self.answer_start)
 
+    def largest_chunk(self, num_tokens: int, max_positions: int) -> int:
+        """Tokens of a chunk that fits behind a prompt within a model's positions; 0 or less where none does."""
+        request = max(len(self.first_request), len(self.later_request) + self.overlap_tokens)
+        return max_positions - num_tokens - request - len(self.answer_start)
+
     def chunks(self, prompt: Tensor) -> Iterator[ReplayChunk]:
         """What to feed, one chunk after the other, of a prompt's int64 `[N]`."""
         for start in range(0, len(prompt), self.chunk_tokens):
