@@ -146,16 +146,47 @@ def test_in_bfloat16_only_rounding_differs(model_folder, tmp_path) -> None:
         assert wrong <= 2 * between
 
 
+@pytest.fixture(scope="module")
+def eager_model(model_folder) -> LlamaForCausalLM:
+    model = LlamaForCausalLM.from_pretrained(model_folder, attn_implementation="eager").eval()
+    lavakv.enable(model)
+    return model
+
+
 @pytest.mark.parametrize("name", ALLOWED)
-def test_every_policy_that_needs_no_more_than_the_window(name, engine, hf_model) -> None:
+def test_every_policy_that_needs_no_replay(name, engine, hf_model, eager_model) -> None:
+    """Near ties, or twice what two attentions of PyTorch differ by: `residual-far` subtracts what is nearly equal."""
     tokens = prompt(600, 1)
     with engine.policy(name):
         (got,) = engine.generate([tokens], count=6)
-    expected = reference(hf_model, tokens, got.tokens, policy=name, keep=KEEP, window=WINDOW)
-    require_same(got, expected)
+    chosen = {"policy": name, "keep": KEEP, "window": WINDOW}
+    expected, other = (reference(model, tokens, got.tokens, **chosen) for model in (hf_model, eager_model))
+    assert expected.kept is not None
+    assert other.kept is not None
+    between, total = differing(expected.kept, other.kept)
+    assert got.kept is not None
+    if between == 0:
+        require_same(got, expected)
+    else:  # then texts may differ as well
+        assert differing(got.kept, expected.kept)[0] <= max(0.001 * total, 2 * between)
 
 
 def test_enough_policies_are_allowed() -> None:
     assert {"lava", "snapkv", "pyramidkv", "ada-snapkv", "cake", "vatp", "tova", "caote", "dropkv"} <= set(ALLOWED)
     assert {"residual", "residual-max", "criticalkv", "layer-defensivekv", "laprox"} <= set(ALLOWED)
-    assert not {"residual-far", "h2o", "kvzip", "reach", "expected-attention"} & set(ALLOWED)
+    assert {"residual-far", "h2o", "reach", "expected-attention", "compactor"} <= set(ALLOWED)
+    assert not {"kvzip", "kvzip+"} & set(ALLOWED)
+
+
+@pytest.mark.parametrize("name", ["reach", "h2o", "compactor"])
+@pytest.mark.parametrize("tokens", [250, 96])
+def test_policies_that_need_all_queries_gather_them_over_chunks(name, tokens, engine) -> None:
+    """Several prompts at once, whose last chunk may hold a part of the window."""
+    prompts = [prompt(length, seed) for seed, length in enumerate(LENGTHS)]
+    with engine.policy(name):
+        expected = [engine.generate([each])[0] for each in prompts]
+        with engine.chunks(tokens):
+            found = engine.generate(prompts)
+    for got, alone in zip(found, expected, strict=True):
+        require_same(got, alone)
+    assert engine.is_empty

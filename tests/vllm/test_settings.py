@@ -71,6 +71,16 @@ def test_requests_that_are_refused_by_name(extra) -> None:
     assert isinstance(refused.value, ValueError)
 
 
+@pytest.mark.parametrize(("given", "window"), [({}, 8), ({"window": 32}, 32)])
+def test_a_policy_s_own_window_is_the_default(given, window) -> None:
+    settings = Settings(keep=0.25, policy="reach", **given)
+    assert settings.window == window
+    assert Settings.of({"lavakv": settings.as_dict()}) == settings
+    arguments = engine_arguments(keep=0.25, policy="reach", **given)
+    assert arguments["logits_processors"] == ["lavakv.vllm:Arguments" + ("8" if window == 8 else "")]
+    assert Settings.of(arguments["additional_config"]) == settings
+
+
 def test_blocks_are_those_of_the_core() -> None:
     found = Settings(budget=96).block_counts(777, num_layers=30, num_heads=3, page_tokens=32)
     assert found == block_counts(777, 96, [3] * 30, 32, 32)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lavakv.budgets.spec import DEFAULT_WINDOW
+from lavakv.policy.names import window_for
 from lavakv.vllm.settings import DEFAULT_POLICY, KEY, Settings
 
 WORKER = "lavakv.vllm.Worker"
@@ -24,7 +25,7 @@ def engine_arguments(
     budget: int | None = None,
     keep: float | None = None,
     policy: str = DEFAULT_POLICY,
-    window: int = DEFAULT_WINDOW,
+    window: int | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments for `vllm.LLM` or `vllm.EngineArgs`: `LLM(model, **engine_arguments(keep=0.25))`.
 
@@ -32,16 +33,16 @@ def engine_arguments(
         budget: mean entries a KV head keeps of each prompt, window included; 256 without `keep`.
         keep: kept fraction of each prompt instead, in (0, 1].
         policy: name of the policy.
-        window: the last tokens of a prompt: always kept, and the queries that score.
+        window: the last tokens of a prompt: always kept, and the queries that score; the policy's own by default.
 
     Raises:
         BudgetError, PolicyError: what cannot be met.
     """
-    settings = Settings(budget=budget, keep=keep, window=window, policy=policy)
+    settings = Settings(budget=budget, keep=keep, window=window_for(policy, window), policy=policy)
     return {
         "worker_cls": WORKER,
         "scheduler_cls": SCHEDULER,
-        "logits_processors": [f"lavakv.vllm:{check_name(window)}"],
+        "logits_processors": [f"lavakv.vllm:{check_name(settings.window)}"],
         "enable_prefix_caching": False,
         "block_size": BLOCK_TOKENS,
         "additional_config": {KEY: settings.as_dict()},

@@ -29,7 +29,7 @@ class EvictionStep:
     Attributes:
         state: of the worker.
         layers: index of each layer by vLLM's name.
-        windows: rows that hold part of a prompt's window.
+        windows: rows of which something is gathered for their prompt's scores.
         cut: evicted requests, or None.
         whole: the backend's metadata of the other rows where some are cut, or None if there are none.
         whole_tokens: int64, their tokens.
@@ -164,10 +164,11 @@ class EvictingAttention(ABC):
             output.view(rows)[step.cut.tokens] = found
 
     def _note_window(self, step: EvictionStep, rows: WindowRows, index: int, query: Tensor, output: Tensor) -> None:
-        """Take the window's queries and outputs of a prompt, and score the layer if they are complete."""
+        """Take a prompt's queries and its window's outputs, and score the layer if they are complete."""
         queries = query.view(len(query), self.num_heads, self.head_size)[rows.start : rows.stop]
         rows.prompt.add_queries(index, queries)
-        step.state.note_outputs(rows, index, output[rows.start : rows.stop].reshape(len(queries), -1))
+        if rows.window_start < rows.stop:
+            step.state.note_outputs(rows, index, output[rows.window_start : rows.stop].flatten(1))
         if rows.is_last:
             step.state.score(rows, index, self.scale, self.num_heads)
 

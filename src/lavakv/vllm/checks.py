@@ -14,7 +14,7 @@ from lavakv.vllm.versions import require_vllm
 
 _ABOUT = "lavakv in vLLM"
 _PAGE_TOKENS = 16  # the kernels take multiples
-_AVAILABLE = ("tokens_per_head", "output_weight", "residual_norms")
+_AVAILABLE = ("tokens_per_head", "output_weight", "residual_norms", "prompt", "rotation")
 
 
 class _Limit(NamedTuple):
@@ -60,7 +60,7 @@ def check_policy(policy: Policy, *, is_eager: bool) -> None:
     fix = "Pass --enforce-eager, or use policy lava."
     _refuse_if(_Limit(compiled, f"policy {policy.name!r}", "a model that is not compiled", "a compiled one", fix))
     missing = [need for need in policy.needs if need not in _AVAILABLE]
-    expected = "one that needs no more of the prompt than the window's queries"
+    expected = "one that needs no replay of the prompt and not what its attention was given"
     fix = "Use lava, or another policy without those needs (`lavakv policies` lists them)."
     _refuse_if(_Limit(bool(missing), f"policy {policy.name!r}", expected, f"one that needs {', '.join(missing)}", fix))
 

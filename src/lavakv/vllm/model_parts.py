@@ -1,4 +1,4 @@
-"""What some policies need of the model itself: the output projection of attention, and norms of the residual stream."""
+"""What some policies need of the model itself: the output projection, norms of the residual stream, the rotation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lavakv.errors import UnsupportedError
 from lavakv.policy.rules import Policy
 from lavakv.scoring.output_norm import norm_behind, norm_gain, root_mean_squares
 from lavakv.scoring.output_scale import OutputScale
+from lavakv.scoring.rotation import Rotation
+from lavakv.vllm.rotation import LayerRotation
 
 _PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 
@@ -30,14 +32,19 @@ class ModelParts:
     def __init__(self, model: nn.Module, layer_names: Sequence[str]) -> None:
         modules = dict(model.named_modules())
         self._above = [_ancestors(modules, name) for name in layer_names]
+        self._attention = [modules[name] for name in layer_names]
+        self._rotations: dict[int, LayerRotation] = {}
 
     def check(self, policy: Policy) -> None:
         """Check that a policy finds in every layer what it needs.
 
         Raises:
-            UnsupportedError: no output projection, or layers that do not take `hidden_states`.
+            UnsupportedError: no output projection, layers that do not take `hidden_states`, or a rotation that cannot
+                be undone.
         """
         for layer in range(len(self._above)):
+            if "rotation" in policy.needs:
+                self._rotation(layer)
             if "output_weight" in policy.needs:
                 self._projection(layer)
             if "residual_norms" in policy.needs:
@@ -76,6 +83,18 @@ class ModelParts:
         assert norm is not None
         return OutputScale(norm_gain(norm, hidden, _place(self._projection(layer))[0], rms.device), rms)
 
+    def rotation(self, layer: int, keys: Tensor) -> Rotation:
+        """How a layer rotates the rows of a prompt.
+
+        Args:
+            layer: index.
+            keys: of the prompt, `[KV heads, num_tokens, head_dim]`.
+
+        Raises:
+            UnsupportedError: a rotation that cannot be undone.
+        """
+        return self._rotation(layer).of_rows(keys.shape[1], keys.device)
+
     def watch_stream(self, note: Callable[[int, Callable[[], Tensor]], None]) -> None:
         """Before each decoder layer, give `note` its index and a function that returns the residual stream."""
         for layer in range(len(self._above)):
@@ -88,6 +107,15 @@ class ModelParts:
                 if isinstance(projection := getattr(module, name, None), nn.Module):
                     return projection
         raise _unsupported("output projection", f"one of {', '.join(_PROJECTIONS)}", "none")
+
+    def _rotation(self, layer: int) -> LayerRotation:
+        if layer not in self._rotations:
+            found = LayerRotation(self._above[layer], int(self._attention[layer].head_size))
+            if found.refusal:
+                expected = "queries and keys that are rotated by halves, all channels, as the last step"
+                raise _unsupported(f"rotary embedding of layer {layer}", expected, found.refusal)
+            self._rotations[layer] = found
+        return self._rotations[layer]
 
     def _norm(self, layer: int) -> nn.Module | None:
         decoder, modules = self._decoder(layer), self._above[layer]

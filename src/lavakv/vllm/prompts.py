@@ -11,6 +11,8 @@ from lavakv.budgets.pages import BlockCounts
 from lavakv.policy.apply import LayerWeight, score_layer
 from lavakv.policy.rules import Policy
 from lavakv.scoring.output_scale import OutputScale
+from lavakv.scoring.prompt import PromptRows, RowTotals
+from lavakv.scoring.rotation import Rotation
 from lavakv.scoring.tiers import TieredScores
 from lavakv.scoring.window import ScoringWindow
 from lavakv.selection.kept import Selection
@@ -37,14 +39,20 @@ class PromptPlan:
     policy: Policy
     blocks: BlockCounts
 
+    @property
+    def first_row(self) -> int:
+        """The first token whose queries are gathered: that of the window, or of the prompt if the policy needs all."""
+        return 0 if "prompt" in self.policy.needs else self.num_tokens - self.window
+
 
 @dataclass
 class WindowRows:
-    """Rows of one step that belong to the window of one prompt.
+    """Rows of one step that are gathered of one prompt: those of its window, or all of them.
 
     Attributes:
         prompt: whose.
         start, stop: rows of the step's queries.
+        window_start: the first of them that belongs to the window; `stop` if none does.
         is_last: whether the prompt ends with them.
         blocks: the prompt's blocks so far, int32.
     """
@@ -52,6 +60,7 @@ class WindowRows:
     prompt: ReadPrompt
     start: int
     stop: int
+    window_start: int
     is_last: bool
     blocks: Tensor
 
@@ -72,6 +81,7 @@ class ReadPrompt:
     _norms: list[list[Tensor]] = field(init=False)
     _rms: list[list[Tensor]] = field(init=False)
     scores: list[Tensor | TieredScores] = field(default_factory=list)
+    _totals: RowTotals = field(default_factory=RowTotals)
     _weights: list[LayerWeight] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -80,11 +90,11 @@ class ReadPrompt:
         self._rms = [[] for _ in range(self.num_layers)]
 
     def add_queries(self, layer: int, queries: Tensor) -> None:
-        """Take queries of the window, `[rows, query heads, head_dim]`, in order of the rows."""
+        """Take queries of the rows from `PromptPlan.first_row` on, `[rows, query heads, head_dim]`, in their order."""
         self._queries[layer].append(queries.clone())
 
     def add_norms(self, layer: int, norms: Tensor) -> None:
-        """Take norms of the residual stream that the same queries were made from, float32 `[rows]`."""
+        """Take norms of the residual stream that the window's queries were made from, float32 `[rows]`."""
         self._norms[layer].append(norms)
 
     def add_rms(self, layer: int, rms: Tensor) -> None:
@@ -97,9 +107,9 @@ class ReadPrompt:
 
     def score(
         self, layer: int, keys: Tensor, values: Tensor, scaling: float, output_weight: Tensor | None = None,
-        output_scale: OutputScale | None = None,
+        output_scale: OutputScale | None = None, rotation: Rotation | None = None,
     ) -> None:  # fmt: skip
-        """Score a layer whose window is complete.
+        """Score a layer whose rows are complete.
 
         Args:
             layer: index, in order.
@@ -108,11 +118,15 @@ class ReadPrompt:
             scaling: factor on query-key products.
             output_weight: `[KV heads, G, head_dim, hidden]`, for policies that project values.
             output_scale: of the norm behind the projection, for policies that weigh by it.
+            rotation: of all rows, for policies that undo it.
         """
-        queries = torch.cat(self._queries[layer]).transpose(0, 1)
+        flat = torch.cat(self._queries[layer]).transpose(0, 1)
         norms, self._queries[layer] = self._norms[layer], []
+        queries = flat.reshape(len(keys), -1, *flat.shape[1:])
+        needs_all = "prompt" in self.plan.policy.needs
         window = ScoringWindow(
-            queries.reshape(len(keys), -1, *queries.shape[1:]), [keys], [values], scaling, layer=layer,
+            queries[:, :, -self.plan.window :], [keys], [values], scaling, layer=layer,
+            prompt=PromptRows(queries, None, self._totals) if needs_all else None, rotation=rotation,
             tokens_per_head=self.plan.tokens_per_head if self.plan.policy.scores_by_budget else None,
             output_weight=output_weight,
             residual_norms=torch.cat(norms) if norms else None, output_scale=output_scale,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from lavakv.budgets.spec import DEFAULT_BUDGET, DEFAULT_WINDOW, BudgetSpec
+from lavakv.budgets.spec import DEFAULT_BUDGET, BudgetSpec
 from lavakv.errors import BudgetError, InputError
-from lavakv.policy.names import require_policy_name
+from lavakv.policy.names import require_policy_name, window_for
 
 if TYPE_CHECKING:
     from lavakv.budgets.pages import BlockCounts
@@ -27,7 +27,7 @@ class Settings:
     Attributes:
         budget: mean entries a KV head keeps of a prompt, window included; more than the window.
         keep: kept fraction of each prompt, in (0, 1].
-        window: the last tokens of a prompt: always kept, and the queries that score.
+        window: the last tokens of a prompt: always kept, and the queries that score; the policy's own by default.
         policy: name of the policy.
 
     Raises:
@@ -37,11 +37,12 @@ class Settings:
 
     budget: int | None = None
     keep: float | None = None
-    window: int = DEFAULT_WINDOW
+    window: int = None  # type: ignore[assignment]
     policy: str = DEFAULT_POLICY
 
     def __post_init__(self) -> None:
         require_policy_name(self.policy)
+        object.__setattr__(self, "window", window_for(self.policy, self.window))
         self.spec  # noqa: B018, checks both
         if self.budget is None and self.keep is None:
             object.__setattr__(self, "budget", max(DEFAULT_BUDGET, self.window + 1))
@@ -120,7 +121,8 @@ class Settings:
 
     def as_dict(self) -> dict[str, object]:
         """What differs from the defaults, for `additional_config`."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+        defaults = {field.name: field.default for field in fields(self)} | {"window": window_for(self.policy, None)}
+        return {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
 
 
 def _hashable(value: object) -> float | str:

@@ -151,7 +151,8 @@ class WorkerState:
             weight = self.parts.output_weight(layer, len(keys), num_query_heads, keys.shape[2])
             if (rms := prompt.rms(layer)) is not None:
                 scale = self.parts.output_scale(layer, rms, weight.shape[-1])
-        prompt.score(layer, keys, values, scaling, weight, scale)
+        rotation = self.parts.rotation(layer, keys) if "rotation" in prompt.plan.policy.needs else None
+        prompt.score(layer, keys, values, scaling, weight, scale, rotation)
 
     def _watch_stream(self) -> None:
         """From now on, note the norms of the residual stream of each prompt's window."""
@@ -162,8 +163,8 @@ class WorkerState:
     def _note_stream(self, layer: int, stream: Callable[[], Tensor]) -> None:
         """Take the norms of what enters a layer, where the step holds a window whose policy needs them."""
         for rows in self.step_windows:
-            if "residual_norms" in rows.prompt.plan.policy.needs:
-                rows.prompt.add_norms(layer, stream()[rows.start : rows.stop].float().norm(dim=-1))
+            if "residual_norms" in rows.prompt.plan.policy.needs and rows.window_start < rows.stop:
+                rows.prompt.add_norms(layer, stream()[rows.window_start : rows.stop].float().norm(dim=-1))
 
     def _evict(self, prompt: ReadPrompt, selection: Selection, blocks: Tensor) -> None:
         """Move what a prompt keeps, in all layers, to pages of the last of its blocks."""

@@ -25,7 +25,7 @@ class SplitStep:
         lengths: tokens of each row, those of the step included.
         whole: rows that stock attention serves: prompts, and requests that were not evicted.
         cut: rows of evicted requests, with what is known of them.
-        windows: rows that hold part of a prompt's window.
+        windows: rows of which something is gathered for their prompt's scores.
     """
 
     starts: list[int]
@@ -73,14 +73,15 @@ def _add_prompt(state: WorkerState, step: SplitStep, row: int, done: int) -> Non
             got=str(stop),
             fix="Pass --scheduler-cls lavakv.vllm.Scheduler.",
         )
-    first = plan.num_tokens - plan.window
+    first, window = plan.first_row, plan.num_tokens - plan.window
     if done <= first:
-        state.restart(request_id)  # nothing of its window has been seen; what is known is of a life before preemption
+        state.restart(request_id)  # nothing of it has been gathered; what is known is of a life before preemption
     if stop > first:
-        start = step.starts[row] + max(first - done, 0)
+        start, window_start = (step.starts[row] + max(where - done, 0) for where in (first, window))
         blocks = state.block_rows[row, : blocks_for(stop, state.pages.page_tokens)].clone()
         is_last = stop == plan.num_tokens
-        step.windows.append(WindowRows(state.reading(plan), start, step.starts[row + 1], is_last, blocks))
+        end = step.starts[row + 1]
+        step.windows.append(WindowRows(state.reading(plan), start, end, min(window_start, end), is_last, blocks))
 
 
 @dataclass

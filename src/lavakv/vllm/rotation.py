@@ -1,0 +1,133 @@
+"""How a layer of a vLLM model rotates queries and keys: the tables of its rotary embedding, checked by running it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lavakv.scoring.rotation import Rotation
+
+_ROTARY, _ATTENTION, _TABLE = "rotary_emb", "attn", "cos_sin_cache"
+_TRIED = (0, 1, 5)  # positions
+
+
+class LayerRotation:
+    """The rotation of one layer.
+
+    Args:
+        modules: that its attention is in, the innermost first.
+        head_dim: size of a key.
+
+    Attributes:
+        refusal: what keeps the rotation from being undone, or empty.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], head_dim: int) -> None:
+        owner = next((each for each in modules if isinstance(getattr(each, _ROTARY, None), nn.Module)), None)
+        self._table: Tensor | None = None
+        if owner is None:
+            self.refusal = f"none named {_ROTARY}"
+            return
+        rotary = getattr(owner, _ROTARY)
+        self.refusal = _unsuited(rotary, head_dim) or _not_last(owner)
+        if not self.refusal:
+            self._table = getattr(rotary, _TABLE)
+            self._turns = any(_rotates(statement) for statement in _statements(owner))
+            self._frequencies = _frequencies(rotary)
+
+    def of_rows(self, num_tokens: int, device: torch.device) -> Rotation:
+        """The rotation of the first rows of a prompt; one that turns nothing where the layer does not rotate."""
+        assert self._table is not None
+        rotation = _of_table(self._table[:num_tokens].to(device), self._frequencies.to(device))
+        if self._turns:
+            return rotation
+        cos, sin, frequencies = rotation
+        return Rotation(torch.ones_like(cos), torch.zeros_like(sin), torch.zeros_like(frequencies))
+
+
+def _of_table(table: Tensor, frequencies: Tensor) -> Rotation:
+    """From cosines and sines side by side, `[N, head_dim]`."""
+    cos, sin = (torch.cat([part, part], dim=-1) for part in table.chunk(2, dim=-1))
+    return Rotation(cos, sin, frequencies)
+
+
+def _frequencies(rotary: nn.Module) -> Tensor:
+    """Radians per position, float32 `[head_dim / 2]`: the angle at position 1, as the table may be rounded."""
+    compute: Callable[[], Tensor] = rotary._compute_cos_sin_cache  # type: ignore[assignment]
+    cos, sin = compute()[1].float().chunk(2, dim=-1)
+    return torch.atan2(sin, cos)
+
+
+def _unsuited(rotary: nn.Module, head_dim: int) -> str:
+    """What about a rotary embedding keeps it from being undone with its table, or nothing; it is run to find out."""
+    name, table = type(rotary).__name__, getattr(rotary, _TABLE, None)
+    if not isinstance(table, Tensor) or table.ndim != 2 or table.shape[1] != head_dim:
+        return f"{name} without a table of all channels"
+    if not callable(getattr(rotary, "_compute_cos_sin_cache", None)):
+        return f"{name} whose table cannot be computed again"
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(len(_TRIED), head_dim, generator=generator).to(table) for _ in range(2))
+    positions = torch.tensor(_TRIED, device=table.device)
+    expected = _of_table(table[positions], table.new_zeros(head_dim // 2))
+    try:
+        with torch.no_grad():
+            found = rotary(positions, queries.clone(), keys.clone())
+        precision = 8 * torch.finfo(table.dtype).eps
+        is_same = [
+            torch.allclose(one, expected.turn(given), rtol=precision, atol=precision)
+            for one, given in zip(found, (queries, keys), strict=True)
+        ]
+    except Exception as error:  # third-party code may raise anything
+        return f"{name}, which raised {type(error).__name__}"
+    return "" if all(is_same) else f"{name}, which does not rotate by halves"
+
+
+def _not_last(owner: nn.Module) -> str:
+    """Why a forward is not one that rotates both and then only attends to them, or nothing."""
+    name = type(owner).__name__
+    try:
+        statements = list(_statements(owner))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return f"{name} without source code"
+    rotated: set[str] = set()
+    for statement in statements:
+        if _rotates(statement):
+            if rotated or not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
+                return f"{name}, which rotates in some cases, or queries apart from keys"
+            rotated = {target.id for target in statement.targets[0].elts if isinstance(target, ast.Name)}
+        elif rotated & _names(statement) and not _calls(statement, _ATTENTION):
+            return f"{name}, which changes queries or keys after their rotation"
+    return ""
+
+
+def _statements(owner: nn.Module) -> Iterator[ast.stmt]:
+    """The top level of a module's forward, with the branch that is taken where an attribute of it decides."""
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(type(owner).forward))).body
+    assert isinstance(function, ast.FunctionDef)
+    waiting = list(function.body)
+    while waiting:
+        statement = waiting.pop(0)
+        test = statement.test if isinstance(statement, ast.If) else None
+        if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
+            assert isinstance(statement, ast.If)
+            waiting[:0] = statement.body if getattr(owner, test.attr, None) else statement.orelse
+        else:
+            yield statement
+
+
+def _rotates(statement: ast.stmt) -> bool:
+    return _calls(statement, _ROTARY)
+
+
+def _calls(statement: ast.stmt, attribute: str) -> bool:
+    calls = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
+    return any(isinstance(function, ast.Attribute) and function.attr == attribute for function in calls)
+
+
+def _names(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
