@@ -9,15 +9,25 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lavakv.errors import UnsupportedError
+from lavakv.policy.registry import get_policy
 from tests.vllm.model import NUM_HEADS, NUM_LAYERS, VOCABULARY, prompt, save_tokenizer
 
-POLICIES = ["residual", "residual-max"]
+POLICIES = ["residual", "residual-max", "reach"]
 PROMPT = (700, 3)
-# All have a norm behind the output projection. OLMo 2 runs in layers of transformers inside vLLM, and the layers of
-# EXAONE 4 take the residual stream in one piece.
+# All but Qwen 2 have a norm behind the output projection. OLMo 2 runs in layers of transformers inside vLLM, without a
+# rotary embedding of their own, and the layers of EXAONE 4 take the residual stream in one piece.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"layer_types": ["full_attention"] * NUM_LAYERS, "query_pre_attn_scalar": 32, "head_dim": 32},
     "olmo2": {},
+    "qwen2": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 2.0,
+            "rope_theta": 10_000.0,
+            "original_max_position_embeddings": 2048,
+        },
+    },
     "exaone4": {"layer_types": ["full_attention"] * NUM_LAYERS, "sliding_window": None, "head_dim": 32},
 }
 _SHARPER = 3.0  # random queries and keys agree about everything
@@ -47,8 +57,14 @@ def main(folder: str, out: str) -> None:
     from tests.vllm.engine import Engine
 
     engine = Engine(Path(folder))
-    found = {}
+    engine.generate([prompt(20, 0)], count=1)  # the state learns of the layers in the first step
+    found: dict[str, Any] = {}
     for name in POLICIES:
+        try:
+            engine.state.parts.check(get_policy(name))
+        except UnsupportedError as error:
+            found[name] = str(error)
+            continue
         with engine.policy(name):
             (whole,) = engine.generate([prompt(*PROMPT)], count=6)
             with engine.chunks(230):

@@ -26,8 +26,16 @@ def test_residual_policies_keep_what_a_lavacache_keeps(kind, tmp_path) -> None:
     script = Path(__file__).with_name("architectures.py")
     subprocess.run([sys.executable, str(script), str(folder), str(out)], env=environment, check=True)
     model = lavakv.enable(AutoModelForCausalLM.from_pretrained(folder).eval())
+    answers = torch.load(out)
+    refused = {name: text for name, text in answers.items() if isinstance(text, str)}
+    assert refused.keys() == ({"reach"} if kind == "olmo2" else set()), refused
+    assert all("rotary embedding of layer 0" in text for text in refused.values())
+    if kind == "exaone4":  # transformers decides in the forward whether a layer rotates, vLLM when it is made
+        with pytest.raises(lavakv.UnsupportedError, match="rotates in some cases"):
+            reference(model, prompt(*PROMPT), [], policy="reach", keep=KEEP, window=WINDOW)
     for name in POLICIES:
-        for found in torch.load(out)[name]:
+        is_known = name not in refused and (kind, name) != ("exaone4", "reach")
+        for found in answers[name] if is_known else ():
             got = Answer(*found)
             expected = reference(model, prompt(*PROMPT), got.tokens, policy=name, keep=KEEP, window=WINDOW)
             require_same(got, expected)

@@ -74,7 +74,7 @@ class Owner(nn.Module):
 class Switched(Owner):
     def forward(self, positions, hidden):
         q, k, v = hidden.chunk(3, dim=-1)
-        if self.use_rope:
+        if self.use_rope and not self.nope:
             q, k = self.rotary_emb(positions, q, k)
         if self.scales:
             q = q * 2
@@ -84,7 +84,7 @@ class Switched(Owner):
 class Sometimes(Owner):
     def forward(self, positions, hidden):
         q, k, v = hidden.chunk(3, dim=-1)
-        if self.use_rope or self.scales:
+        if len(positions) > 9 or self.use_rope:
             q, k = self.rotary_emb(positions, q, k)
         return self.attn(q, k, v)
 
@@ -106,9 +106,9 @@ def test_undone_queries_are_those_before(rotary) -> None:
 
 
 def test_the_branch_that_is_taken_counts() -> None:
-    rows = rotation(Switched(use_rope=True, scales=False)).of_rows(5, torch.device("cpu"))
+    rows = rotation(Switched(use_rope=True, nope=False, scales=False)).of_rows(5, torch.device("cpu"))
     assert math.isclose(float(rows.sin[1, 0]), math.sin(1), rel_tol=1e-6)
-    rows = rotation(Switched(use_rope=False, scales=False)).of_rows(5, torch.device("cpu"))
+    rows = rotation(Switched(use_rope=True, nope=True, scales=False)).of_rows(5, torch.device("cpu"))
     assert not rows.sin.any()
     assert rows.cos.eq(1).all()
 
@@ -120,8 +120,11 @@ def test_the_branch_that_is_taken_counts() -> None:
         (Owner(Interleaved()), "Interleaved, which does not rotate by halves"),
         (Owner(Half()), "Half without a table of all channels"),
         (Owner(nn.Linear(2, 2)), "Linear without a table of all channels"),
-        (Switched(use_rope=True, scales=True), "Switched, which changes queries or keys after their rotation"),
-        (Sometimes(use_rope=True, scales=True), "Sometimes, which rotates in some cases, or queries apart from keys"),
+        (
+            Switched(use_rope=True, nope=False, scales=True),
+            "Switched, which changes queries or keys after their rotation",
+        ),
+        (Sometimes(use_rope=True), "Sometimes, which rotates in some cases, or queries apart from keys"),
     ],
 )
 def test_other_rotations_are_refused(owner, refusal) -> None:

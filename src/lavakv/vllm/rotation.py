@@ -112,12 +112,26 @@ def _statements(owner: nn.Module) -> Iterator[ast.stmt]:
     waiting = list(function.body)
     while waiting:
         statement = waiting.pop(0)
-        test = statement.test if isinstance(statement, ast.If) else None
-        if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
-            assert isinstance(statement, ast.If)
-            waiting[:0] = statement.body if getattr(owner, test.attr, None) else statement.orelse
-        else:
+        taken = _is_true(statement.test, owner) if isinstance(statement, ast.If) else None
+        if taken is None:
             yield statement
+        else:
+            assert isinstance(statement, ast.If)
+            waiting[:0] = statement.body if taken else statement.orelse
+
+
+def _is_true(test: ast.expr, owner: nn.Module) -> bool | None:
+    """Whether a condition on a module's attributes is met; None where it asks for anything else."""
+    if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
+        return bool(getattr(owner, test.attr)) if hasattr(owner, test.attr) else None
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        negated = _is_true(test.operand, owner)
+        return None if negated is None else not negated
+    if isinstance(test, ast.BoolOp):
+        parts = [_is_true(each, owner) for each in test.values]
+        if None not in parts:
+            return all(parts) if isinstance(test.op, ast.And) else any(parts)
+    return None
 
 
 def _rotates(statement: ast.stmt) -> bool:
