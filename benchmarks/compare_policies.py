@@ -11,7 +11,8 @@ whose hash is odd; --half choosing takes other seeds and the other contexts.
 Two processes may run side by side with the same --out, on other models or other parts; --draw only draws.
 
 The page's own scores are tables in docs/results/policies-compared, which what is measured is added to: a policy that
-is new, or that changed, can be measured alone and is drawn beside the others.
+is new, or that changed, can be measured alone and is drawn beside the others. Prompts that most policies were not
+asked, as with another --length, are not drawn.
 
     make compare-policies ARGS="--policies mine --models smollm2 --parts ruler"
 """
@@ -19,6 +20,7 @@ is new, or that changed, can be measured alone and is drawn beside the others.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from functools import partial
@@ -83,7 +85,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--with", dest="also", type=Path, nargs="*", default=[], help="folders like --out to draw too")
     parser.add_argument("--out", type=Path, default=Path("build/compare-policies"))
     parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--scores", type=Path, default=SCORES, help="tables of scores that the page is drawn from, too")
+    parser.add_argument("--scores", type=Path, default=SCORES, help="tables of scores that the page is drawn from")
     parser.add_argument("--draw", action="store_true", help="draw the page from what --out holds, and measure nothing")
     parser.add_argument("--no-page", action="store_true", help="measure, and draw nothing")
     options = parser.parse_args(given)
@@ -185,8 +187,10 @@ def main() -> int:
     if any(codes) or options.no_page:
         return max(codes, default=0)
     folders = [file.parent for out in (options.out, *options.also) for file in sorted(out.glob("*/*/records.jsonl"))]
-    has_default = options.policies == "all" or BASELINE in options.policies.split(",")
-    baseline = options.baseline or (BASELINE if has_default else None)
+    drawn = {"all"} if options.policies == "all" else set(options.policies.split(","))
+    for table in options.scores.glob("*.json"):
+        drawn |= set(json.loads(table.read_text(encoding="utf-8")).get("policies", []))
+    baseline = options.baseline or (BASELINE if drawn & {"all", BASELINE} else None)
     named = [] if baseline is None else ["--baseline", baseline]
     return run(["report", *map(str, folders), "--page", str(options.page), "--scores", str(options.scores), *named])
 

@@ -97,6 +97,16 @@ def test_the_page_can_be_drawn_from_tables_alone(script, commands, monkeypatch, 
     assert run(script, monkeypatch, tmp_path, "--draw") == 0
     (report,) = commands
     assert report[:2] == ["report", "--page"]
+    assert "--baseline" not in report
+
+
+def test_the_baseline_is_the_recommended_policy_where_the_tables_have_it(
+    script, commands, monkeypatch, tmp_path
+) -> None:
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "m.json").write_text('{"policies": ["reach", "lava"]}')
+    assert run(script, monkeypatch, tmp_path, "--draw") == 0
+    assert option(commands[0], "--baseline") == "reach"
 
 
 def test_the_choosing_half_has_other_seeds(script, commands, monkeypatch, tmp_path) -> None:

@@ -227,17 +227,19 @@ def test_more_rows_than_positions_are_refused() -> None:
     _refused(InputError, model, asking("kvzip"), prompt(114))
 
 
-@pytest.mark.parametrize(("tokens", "chunk"), [(76, 66), (141, 1)])
+@pytest.mark.parametrize(("tokens", "chunk"), [(76, 38), (130, 12), (141, 4), (145, 2)])
 def test_the_chunk_that_is_proposed_fits(tokens: int, chunk: int) -> None:
     model = tiny("llama", max_position_embeddings=150)
     found = _refused(InputError, model, "kvzip", prompt(tokens))
     assert f"at most {chunk} `chunk_tokens`" in found.fix
     compressed(model, prompt(tokens), replace(get_policy("kvzip"), replay=Replay(chunk_tokens=chunk)))
+    if chunk < tokens // 2:
+        _refused(InputError, model, replace(get_policy("kvzip"), replay=Replay(chunk_tokens=chunk + 1)), prompt(tokens))
 
 
 def test_no_chunk_is_proposed_where_none_fits() -> None:
     model = tiny("llama", max_position_embeddings=150)
-    assert _refused(InputError, model, "kvzip", prompt(145)).fix == "Shorten the prompt, or use another policy."
+    assert _refused(InputError, model, "kvzip", prompt(149)).fix == "Shorten the prompt, or use another policy."
 
 
 def test_ids_that_the_model_does_not_know_are_refused() -> None:

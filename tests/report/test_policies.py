@@ -135,7 +135,70 @@ def test_policies_that_a_part_lacks_are_left_out_and_named(tmp_path) -> None:
     ]
     page = page_of(*parts)
     assert [one.policy for one in page.benchmarks[0].standings["query-aware", "25%"]] == ["lava", "snapkv"]
-    assert any("tables leave out policies that a task lacks" in line for line in page.cautions)
+    assert any("lack some of the prompts: h2o, residual" in line for line in page.cautions)
+
+
+def test_a_policy_that_one_model_lacks_is_in_the_other_s_tables(folder, tmp_path, capsys) -> None:
+    second = [record | {"run": record["run"] | {"model": "second"}} for record in all_records()]
+    mine = [record | {"policy": "mine"} for record in second if record["policy"] == "lava"]
+    folders = [folder, write_run(tmp_path / "second", second), write_run(tmp_path / "mine", mine)]
+    (part,) = page_of(*folders).benchmarks
+    assert "mine" not in {one.policy for one in part.standings["query-aware", "25%"]}
+    assert "mine" in part.model_order["second"]["query-aware"]
+    assert "mine" not in part.model_order["made-up-135m"]["query-aware"]
+    assert any("not run on every model" in line and "mine" in line for line in page_of(*folders).cautions)
+    assert run(["report", *map(str, folders), "--page", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text().count("| mine | 50 (") == 2  # modes
+
+
+def test_a_policy_on_some_of_the_prompts_is_left_out_and_named(folder, tmp_path) -> None:
+    """On other prompts than the rest its mean would say nothing."""
+    some = [
+        record | {"policy": "mine"}
+        for record in all_records()
+        if record["policy"] == "lava" and record["example"] in ("e0", "e1")
+    ]
+    page = page_of(folder, write_run(tmp_path / "mine", some))
+    assert {one.policy for one in page.benchmarks[0].standings["query-aware", "25%"]} == set(POLICIES)
+    assert any("lack some of the prompts: mine" in line for line in page.cautions)
+
+
+def test_prompts_that_few_policies_answered_are_left_out_and_counted(folder, tmp_path) -> None:
+    more = [
+        record | {"example": "e9", "prompt_hash": f"more{record['mode']}", "score": 0.0}
+        for record in all_records(("one",), ("lava",))
+        if record["example"] == "e0"
+    ]
+    page = page_of(folder, write_run(tmp_path / "more", more))
+    assert page.benchmarks[0].standings == page_of(folder).benchmarks[0].standings
+    assert any("left out are 2 prompts" in line for line in page.cautions)
+
+
+def test_one_baseline_serves_all_models_of_a_benchmark(tmp_path) -> None:
+    first = [record | {"benchmark": "C"} for record in all_records(("one",), ("lava", "residual"))]
+    first += all_records(("two",))
+    other = all_records(("one",))
+    second = [record | {"run": record["run"] | {"model": "second"}, "benchmark": "C"} for record in other]
+    folders = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
+    part = next(part for part in page_of(*folders, baseline="h2o").benchmarks if part.name == "C")
+    assert part.baseline == "lava"
+    lead = next(one for one in part.standings["query-aware", "25%"] if one.policy == "residual").lead
+    assert lead is not None
+    assert lead.mean == pytest.approx(25)
+
+
+def test_all_versions_behind_a_model_are_named(folder, tmp_path) -> None:
+    other = [
+        record | {"run": record["run"] | {"versions": {"lavakv": "9.9"}}} for record in all_records(policies=("mine",))
+    ]
+    (model,) = page_of(folder, write_run(tmp_path / "mine", other)).models
+    assert "lavakv 0.1.0" in model.about[1]
+    assert "lavakv 9.9" in model.about[1]
+
+
+def test_without_the_full_cache_there_is_a_page_without_shares(tmp_path) -> None:
+    bare = [record for record in all_records() if record["policy"] != "full cache"]
+    assert run(["report", str(write_run(tmp_path / "r", bare)), "--page", str(tmp_path / "page.md")]) == 0
 
 
 def test_records_of_two_dtypes_are_named(folder, tmp_path) -> None:
@@ -148,7 +211,9 @@ def test_runs_of_other_prompts_do_not_mix(tmp_path) -> None:
     parts = [write_run(tmp_path / "a", all_records()), write_run(tmp_path / "b", all_records(("one",)))]
     changed = [record | {"prompt_hash": "other"} for record in all_records(("one",))]
     write_run(tmp_path / "b", changed)
-    with pytest.raises(InputError, match="run: expected runs of the same prompts, got another prompt for one, e0"):
+    with pytest.raises(
+        InputError, match="run: expected runs of the same prompts and tasks, got another prompt for one, e0"
+    ):
         page_of(*parts)
 
 

@@ -89,6 +89,45 @@ class Sometimes(Owner):
         return self.attn(q, k, v)
 
 
+class Direct(Owner):
+    def forward(self, positions, hidden):
+        q, k, v = hidden.chunk(3, dim=-1)
+        q, k = self.rotary_emb.forward_native(positions, q, k)
+        return self.attn(q, k, v)
+
+
+class Helped(Owner):
+    def turned(self, positions, q, k):
+        return self.rotary_emb(positions, q, k)
+
+    def forward(self, positions, hidden):
+        q, k, v = hidden.chunk(3, dim=-1)
+        q, k = self.turned(positions, q, k)
+        return self.attn(q, k, v)
+
+
+class Passed(Owner):
+    def forward(self, positions, hidden):
+        q, k, v = hidden.chunk(3, dim=-1)
+        q, k = rotated(self.rotary_emb, positions, q, k)
+        return self.attn(q, k, v)
+
+
+class Scales(Owner):
+    def forward(self, positions, hidden):
+        q, k, v = hidden.chunk(3, dim=-1)
+        q, k = self.rotary_emb(positions, q, k)
+        return self.attn(q * 2, k, v)
+
+
+class Short(Owner):
+    forward = lambda self, positions, hidden: hidden  # noqa: ARG005, E731
+
+
+def rotated(rotary, positions, q, k):
+    return rotary(positions, q, k)
+
+
 def rotation(owner: nn.Module) -> LayerRotation:
     return LayerRotation([owner, nn.Module()], HEAD_DIM)
 
@@ -124,6 +163,11 @@ def test_the_branch_that_is_taken_counts() -> None:
             Switched(use_rope=True, nope=False, scales=True),
             "Switched, which changes queries or keys after their rotation",
         ),
+        (Direct(), "Direct, which rotates in a way of its own"),
+        (Helped(), "Helped, which rotates in a way of its own"),
+        (Passed(), "Passed, which rotates in a way of its own"),
+        (Scales(), "Scales, which changes queries or keys after their rotation"),
+        (Short(), "Short without source code"),
         (Sometimes(use_rope=True), "Sometimes, which rotates in some cases, or queries apart from keys"),
     ],
 )

@@ -21,12 +21,11 @@ typedef struct {
 static inline void softmax(float *weights, const uint8_t *visible, int64_t count, float scaling, float *totals) {
     vector largest = (vector){0} - INFINITY, sum = {0};
     int64_t padded = (count + WIDTH - 1) / WIDTH * WIDTH;
-    for (int64_t i = count; i < padded; i++) weights[i] = -INFINITY;
     for (int64_t i = 0; i < padded; i += WIDTH) {
         vector own = load_float32(weights + i) * scaling;
-        if (visible)
+        if (visible || i + WIDTH > count)
             for (int lane = 0; lane < WIDTH; lane++)
-                if (i + lane < count && !visible[i + lane]) own[lane] = -INFINITY;
+                if (i + lane >= count || (visible && !visible[i + lane])) own[lane] = -INFINITY;
         store_float32(weights + i, own);
         /* a NaN must not be lost here, or the answer would look valid */
         largest = by_mask((own > largest) | (own != own), own, largest);

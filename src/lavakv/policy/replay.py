@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -88,9 +89,12 @@ class Replay:
         return max(first, later) + len(self.answer_start)
 
     def largest_chunk(self, num_tokens: int, max_positions: int) -> int:
-        """Tokens of a chunk that fits behind a prompt within a model's positions; 0 or less where none does."""
-        request = max(len(self.first_request), len(self.later_request) + self.overlap_tokens)
-        return max_positions - num_tokens - request - len(self.answer_start)
+        """Tokens of the largest chunk, of up to half a prompt, that fits behind it within a model's positions, or 0."""
+
+        def rows(chunk_tokens: int) -> int:
+            return replace(self, chunk_tokens=chunk_tokens).max_rows(num_tokens)
+
+        return bisect_right(range(1, num_tokens // 2 + 1), max_positions - num_tokens, key=rows)
 
     def chunks(self, prompt: Tensor) -> Iterator[ReplayChunk]:
         """What to feed, one chunk after the other, of a prompt's int64 `[N]`."""

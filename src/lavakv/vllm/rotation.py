@@ -37,7 +37,7 @@ class LayerRotation:
         self.refusal = _unsuited(rotary, head_dim) or _not_last(owner)
         if not self.refusal:
             self._table = getattr(rotary, _TABLE)
-            self._turns = any(_rotates(statement) for statement in _statements(owner))
+            self._turns = any(_mentions(statement) for statement in _statements(owner))
             self._frequencies = _frequencies(rotary)
 
     def of_rows(self, num_tokens: int, device: torch.device) -> Rotation:
@@ -88,28 +88,45 @@ def _unsuited(rotary: nn.Module, head_dim: int) -> str:
 
 
 def _not_last(owner: nn.Module) -> str:
-    """Why a forward is not one that rotates both and then only attends to them, or nothing."""
+    """Why a forward is not one that rotates both and then only attends to them, or nothing.
+
+    One that rotates in a branch which this layer does not take is one that does not rotate. Everything else that names
+    the rotary embedding is refused, as is a forward that does not name it.
+    """
     name = type(owner).__name__
     try:
-        statements = list(_statements(owner))
+        whole, statements = _forward(owner), list(_statements(owner))
     except (OSError, TypeError, SyntaxError, ValueError):
         return f"{name} without source code"
+    if not _mentions(whole) or sum(map(_rotates, ast.walk(whole))) != _mentions(whole):
+        return f"{name}, which rotates in a way of its own"
     rotated: set[str] = set()
     for statement in statements:
-        if _rotates(statement):
-            if rotated or not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
+        if _mentions(statement):
+            targets = statement.targets[0] if isinstance(statement, ast.Assign) and _rotates(statement.value) else None
+            if rotated or not isinstance(targets, ast.Tuple):
                 return f"{name}, which rotates in some cases, or queries apart from keys"
-            rotated = {target.id for target in statement.targets[0].elts if isinstance(target, ast.Name)}
-        elif rotated & _names(statement) and not _calls(statement, _ATTENTION):
+            rotated = {target.id for target in targets.elts if isinstance(target, ast.Name)}
+        elif rotated & _names(statement) - _attended(statement):
             return f"{name}, which changes queries or keys after their rotation"
     return ""
 
 
+def _forward(owner: nn.Module) -> ast.FunctionDef:
+    """The source of a module's forward.
+
+    Raises:
+        OSError, TypeError, SyntaxError, ValueError: there is none, or it is no plain function.
+    """
+    parsed = ast.parse(textwrap.dedent(inspect.getsource(type(owner).forward))).body
+    if len(parsed) != 1 or not isinstance(parsed[0], ast.FunctionDef):
+        raise ValueError("no plain function")
+    return parsed[0]
+
+
 def _statements(owner: nn.Module) -> Iterator[ast.stmt]:
     """The top level of a module's forward, with the branch that is taken where an attribute of it decides."""
-    (function,) = ast.parse(textwrap.dedent(inspect.getsource(type(owner).forward))).body
-    assert isinstance(function, ast.FunctionDef)
-    waiting = list(function.body)
+    waiting = list(_forward(owner).body)
     while waiting:
         statement = waiting.pop(0)
         taken = _is_true(statement.test, owner) if isinstance(statement, ast.If) else None
@@ -134,13 +151,29 @@ def _is_true(test: ast.expr, owner: nn.Module) -> bool | None:
     return None
 
 
-def _rotates(statement: ast.stmt) -> bool:
-    return _calls(statement, _ROTARY)
+def _rotates(node: ast.AST) -> bool:
+    """Whether this is `self.rotary_emb(...)` itself."""
+    function = node.func if isinstance(node, ast.Call) else None
+    return _is_own(function, _ROTARY)
 
 
-def _calls(statement: ast.stmt, attribute: str) -> bool:
-    calls = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
-    return any(isinstance(function, ast.Attribute) and function.attr == attribute for function in calls)
+def _is_own(node: ast.AST | None, attribute: str) -> bool:
+    is_own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    return is_own and isinstance(node, ast.Attribute) and node.attr == attribute
+
+
+def _mentions(node: ast.AST) -> int:
+    """How often the rotary embedding is named."""
+    return sum(isinstance(each, ast.Attribute) and each.attr == _ROTARY for each in ast.walk(node))
+
+
+def _attended(statement: ast.stmt) -> set[str]:
+    """Names that are plain arguments of `self.attn(...)` in a statement, and nowhere else in it."""
+    calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call) and _is_own(node.func, _ATTENTION)]
+    given = [each.id for call in calls for each in call.args if isinstance(each, ast.Name)]
+    given += [each.value.id for call in calls for each in call.keywords if isinstance(each.value, ast.Name)]
+    named = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
+    return {name for name in given if named.count(name) == given.count(name)}
 
 
 def _names(statement: ast.stmt) -> set[str]:

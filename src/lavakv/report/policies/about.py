@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lavakv.report.analysis import Analysis
-from lavakv.report.policies.runs import ModelRuns
+from lavakv.report.policies.runs import BenchmarkRuns
 from lavakv.report.policies.standing import group_name
 from lavakv.report.sections.tables import by_group
 
@@ -20,47 +21,50 @@ _OPTIONS = {
 
 def about_model(analysis: Analysis) -> list[str]:
     """A model's prompts, and how it ran, as lines of text."""
-    about, prompts = analysis.run.about, []
+    prompts = []
     for own in by_group(analysis.boards):
         tasks = ", ".join(f"{board.short} {len(board.examples)}" for board in own)
         prompts.append(f"{group_name(own)}: {tasks}")
     tokens = [record["prompt_tokens"] for record in analysis.run.records]
-    versions = about.get("versions") or {}
-    how = ", ".join(f"{name} {versions[name]}" for name in ("lavakv", "torch", "transformers") if versions.get(name))
     return [
         f"{analysis.num_examples} prompts of {min(tokens):,} to {max(tokens):,} tokens ({'; '.join(prompts)})",
-        f"{about.get('dtype', 'unknown dtype')} on {about.get('device', 'an unknown device')}, {how}",
+        "; ".join(dict.fromkeys(_how(record["run"]) for record in analysis.run.records)),
     ]
 
 
-def cautions(model: ModelRuns, benchmark: str) -> list[str]:
-    """Limits of one model's results on one benchmark, as lines of text.
+def _how(about: Mapping[str, Any]) -> str:
+    """Dtype, device and versions."""
+    versions = about.get("versions") or {}
+    named = [f"{name} {versions[name]}" for name in ("lavakv", "torch", "transformers") if versions.get(name)]
+    return ", ".join([f"{about.get('dtype', 'unknown dtype')} on {about.get('device', 'an unknown device')}", *named])
 
-    Args:
-        model: with the runs of this benchmark alone.
-        benchmark: its name.
-    """
-    analysis, run = model.analysis, model.analysis.run
-    expected = len(analysis.configurations.all) * analysis.num_examples
-    found = []
-    if len(run.records) < expected:
-        found.append(
-            f"{model.name}, {benchmark}: unfinished, or policies differ between parts ({len(run.records):,} of "
-            f"{expected:,} records); tables leave out policies that a task lacks."
-        )
-    dtypes = sorted({str(record["run"].get("dtype", "unknown")) for record in run.records})
-    if len(dtypes) > 1:
-        found.append(
-            f"{model.name}, {benchmark}: records in {' and '.join(dtypes)}; differences between policies may be the "
-            "dtypes'."
-        )
-    for full in analysis.configurations.full:
-        for own in by_group(analysis.boards):
-            if analysis.score(full, own).mean < _MIN_SCORE:
-                found.append(
-                    f"{model.name}, {full.mode}: the full cache scores {analysis.score(full, own).mean:.1f} on "
-                    f"{group_name(own)}, so shares there mean little."
-                )
+
+def cautions(runs: BenchmarkRuns) -> list[str]:
+    """Limits of the results on one benchmark, as lines of text."""
+    found = list(runs.notes)
+    policies = [model.analysis.configurations.policies for model in runs.models]
+    some = [
+        name
+        for name in dict.fromkeys(name for own in policies for name in own)
+        if not all(name in own for own in policies)
+    ]
+    if some:
+        found.append(f"{runs.name}: not run on every model, and only in the models' own tables: {', '.join(some)}.")
+    for model in runs.models:
+        analysis = model.analysis
+        dtypes = sorted({str(record["run"].get("dtype", "unknown")) for record in analysis.run.records})
+        if len(dtypes) > 1:
+            found.append(
+                f"{model.name}, {runs.name}: records in {' and '.join(dtypes)}; differences between policies may be "
+                "the dtypes'."
+            )
+        for full in analysis.configurations.full:
+            for own in by_group(analysis.boards):
+                if analysis.score(full, own).mean < _MIN_SCORE:
+                    found.append(
+                        f"{model.name}, {full.mode}: the full cache scores {analysis.score(full, own).mean:.1f} on "
+                        f"{group_name(own)}, so shares there mean little."
+                    )
     return found
 
 

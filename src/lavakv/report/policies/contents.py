@@ -11,7 +11,7 @@ from lavakv.report.analysis import Analysis
 from lavakv.report.numbers import TIED
 from lavakv.report.policies.about import about_model, cautions, options_of
 from lavakv.report.policies.disagreement import Disagreement, disagreement
-from lavakv.report.policies.runs import ModelRuns
+from lavakv.report.policies.runs import BenchmarkRuns, ModelRuns, by_benchmark
 from lavakv.report.policies.standing import Standing, group_name, standings
 from lavakv.report.sections.tables import by_group
 
@@ -53,6 +53,7 @@ class BenchmarkPart(NamedTuple):
     Attributes:
         name: the benchmark's.
         models: that it was run with, by name, each with its own standings.
+        model_order: their policies in order, by model and mode.
         baseline: the policy that others are compared with, or None.
         groups: of tasks, in order.
         standings: over all these models, by mode and budget.
@@ -63,6 +64,7 @@ class BenchmarkPart(NamedTuple):
 
     name: str
     models: dict[str, dict[Cell, list[Standing]]]
+    model_order: dict[str, dict[str, list[str]]]
     baseline: str | None
     groups: list[str]
     standings: dict[Cell, list[Standing]]
@@ -110,33 +112,45 @@ def policies_page(models: Sequence[ModelRuns]) -> PoliciesPage:
     modes = [mode for mode in MODE_NAMES if any(mode in one.configurations.modes for one in analyses)]
     budgets = _budgets(analyses)
     cells = [(mode, budget.label) for mode in modes for budget in budgets]
-    names = dict.fromkeys(name for model in models for name in model.benchmarks)
+    benchmarks = by_benchmark(models)
     return PoliciesPage(
         [_part(model) for model in models],
         modes,
         budgets,
-        [_benchmark(name, [model.only(name) for model in models if name in model.benchmarks], cells) for name in names],
+        [_benchmark(benchmark, cells) for benchmark in benchmarks],
         _costs(models),
         [(model.name, cost.policy, cost.reason) for model in models for cost in model.costs.values() if cost.reason],
-        [line for model in models for name in model.benchmarks for line in cautions(model.only(name), name)],
+        [line for benchmark in benchmarks for line in cautions(benchmark)],
         options_of(analyses),
     )
 
 
-def _benchmark(name: str, models: Sequence[ModelRuns], cells: Sequence[Cell]) -> BenchmarkPart:
-    """One benchmark's tables, from runs that hold nothing else."""
-    together = {(mode, budget): standings(models, budget, mode) for mode, budget in cells}
-    compared = [model.by_agreement() for model in models]
-    agreements = {(mode, budget): standings(compared, budget, mode) for mode, budget in cells}
-    alone = {
-        model.name: {(mode, budget): standings([model], budget, mode) for mode, budget in cells} for model in models
-    }
-    order = {mode: _order([together[cell] for cell in cells if cell[0] == mode]) for mode, _ in cells}
-    groups = dict.fromkeys(group_name(own) for model in models for own in by_group(model.analysis.boards))
-    disagreements = {cell: disagreement(found) for cell, found in together.items()}
+def _benchmark(runs: BenchmarkRuns, cells: Sequence[Cell]) -> BenchmarkPart:
+    """One benchmark's tables."""
+    together = _standings(runs.models, cells)
+    alone = {model.name: _standings([model], cells) for model in runs.models}
+    groups = dict.fromkeys(group_name(own) for model in runs.models for own in by_group(model.analysis.boards))
     return BenchmarkPart(
-        name, alone, models[0].analysis.baseline, list(groups), together, order, agreements, disagreements
+        runs.name,
+        alone,
+        {name: _orders(found) for name, found in alone.items()},
+        runs.baseline,
+        list(groups),
+        together,
+        _orders(together),
+        _standings([model.by_agreement() for model in runs.models], cells),
+        {cell: disagreement(found) for cell, found in together.items()},
     )
+
+
+def _standings(models: Sequence[ModelRuns], cells: Sequence[Cell]) -> dict[Cell, list[Standing]]:
+    return {(mode, budget): standings(models, budget, mode) for mode, budget in cells}
+
+
+def _orders(found: dict[Cell, list[Standing]]) -> dict[str, list[str]]:
+    """Policies by mode, see `_order`."""
+    modes = dict.fromkeys(mode for mode, _ in found)
+    return {mode: _order([own for cell, own in found.items() if cell[0] == mode]) for mode in modes}
 
 
 def _budgets(analyses: Sequence[Analysis]) -> list[Budget]:

@@ -13,9 +13,12 @@ from lavakv.evaluation.record import Record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.report.analysis import Analysis
 from lavakv.report.policies.agreement import with_agreement
+from lavakv.report.policies.comparable import Comparable, comparable
 from lavakv.report.policies.score_tables import read_tables
 from lavakv.report.run import Run, read_run
 from lavakv.report.sections.about import model_name
+
+FALLBACK = "lava"  # the baseline where the one that was asked for did not run
 
 
 class ModelRuns(NamedTuple):
@@ -36,23 +39,67 @@ class ModelRuns(NamedTuple):
         """What `write_tables` takes."""
         return self.name, self.analysis.run, list(self.costs.values())
 
-    @property
-    def benchmarks(self) -> list[str]:
-        """Benchmarks with prompts of their own, in order."""
-        return list(dict.fromkeys(board.benchmark for board in self.analysis.boards))
-
-    def only(self, benchmark: str) -> ModelRuns:
-        """The same with one benchmark's records; without any of the baseline's, `lava` or the first policy is it."""
-        run = self.analysis.run
-        own = [record for record in run.records if record["benchmark"] == benchmark]
-        baseline = self.analysis.baseline
-        known = baseline if any(record["policy"] == baseline for record in own) else None
-        return self._replace(analysis=Analysis(replace(run, records=own), known))
-
     def by_agreement(self) -> ModelRuns:
         """The same with each answer's agreement with the full cache's as its score; none where that is not known."""
         records: list[Record] = [{**record, "score": record.get("agreement")} for record in self.analysis.run.records]
         return self._replace(analysis=Analysis(replace(self.analysis.run, records=records), self.analysis.baseline))
+
+
+class BenchmarkRuns(NamedTuple):
+    """One benchmark's records alone.
+
+    Attributes:
+        name: the benchmark's.
+        models: that were run on it, each with the prompts and policies that compare.
+        baseline: the policy that others are compared with; None if no policy ran on all models.
+        notes: what was left out, as lines of text.
+    """
+
+    name: str
+    models: list[ModelRuns]
+    baseline: str | None
+    notes: list[str]
+
+
+def by_benchmark(models: Sequence[ModelRuns]) -> list[BenchmarkRuns]:
+    """Each benchmark's records, benchmarks in the order of the models."""
+    names = dict.fromkeys(board.benchmark for model in models for board in model.analysis.boards)
+    return [_benchmark(name, models) for name in names]
+
+
+def _benchmark(name: str, models: Sequence[ModelRuns]) -> BenchmarkRuns:
+    found: list[tuple[ModelRuns, list[Record]]] = []
+    notes: list[str] = []
+    for model in models:
+        own = [record for record in model.analysis.run.records if record["benchmark"] == name]
+        if own:
+            kept = comparable(own)
+            found.append((model, kept.records))
+            notes += _notes(f"{model.name}, {name}", kept)
+    shared = [
+        policy
+        for policy in models[0].analysis.configurations.policies
+        if all(any(record["policy"] == policy for record in records) for _, records in found)
+    ]
+    asked = models[0].analysis.baseline
+    baseline = next((policy for policy in (asked, FALLBACK, *shared) if policy in shared), None)
+    alone = [
+        model._replace(analysis=Analysis(replace(model.analysis.run, records=records), baseline))
+        for model, records in found
+    ]
+    return BenchmarkRuns(name, alone, baseline, notes)
+
+
+def _notes(place: str, kept: Comparable) -> list[str]:
+    found = []
+    if kept.num_dropped:
+        found.append(
+            f"{place}: left out are {kept.num_dropped} prompts, each mode counted, that less than half of the policies "
+            "and budgets have answered, as in an unfinished run."
+        )
+    if kept.dropped:
+        found.append(f"{place}: left out, as they lack some of the prompts: {', '.join(kept.dropped)}.")
+    return found
 
 
 class _Source(NamedTuple):
@@ -82,7 +129,7 @@ def read_models(folders: Sequence[Path], baseline: str | None, tables: Path | No
         run = read_run(folder)
         run = replace(run, records=with_agreement(run.records))
         found = _Source(folder, run, [*_costs(folder)])
-        by_model.setdefault(model_name(str(run.about.get("model") or "unknown model")), []).append(found)
+        by_model.setdefault(_name(run), []).append(found)
     if tables is None:
         return [_model(name, runs, baseline) for name, runs in by_model.items()]
     for table in read_tables(tables):
@@ -90,19 +137,29 @@ def read_models(folders: Sequence[Path], baseline: str | None, tables: Path | No
     return [_model(name, by_model[name], baseline) for name in sorted(by_model)]
 
 
+def read_names(folders: Sequence[Path]) -> set[str]:
+    """Names of the models that runs are of."""
+    return {_name(read_run(folder)) for folder in folders}
+
+
+def _name(run: Run) -> str:
+    return model_name(str(run.about.get("model") or "unknown model"))
+
+
 def _model(name: str, runs: Sequence[_Source], baseline: str | None) -> ModelRuns:
     found: dict[RecordKey, Record] = {}
-    hashes: dict[tuple[PromptKey, str], str] = {}
+    prompts: dict[tuple[PromptKey, str], tuple[str, str]] = {}
     policies: dict[str, None] = {}
     repeated = 0
     for place, run, _ in runs:
         for record in run.records:
             key = RecordKey.of(record)
-            known = hashes.setdefault((key.prompt, key.mode), record["prompt_hash"])
-            if known != record["prompt_hash"]:
+            own = record["prompt_hash"], record["task_version"]
+            if prompts.setdefault((key.prompt, key.mode), own) != own:
                 raise InputError(
-                    "run", expected="runs of the same prompts", got=f"another prompt for {_named(key)} in {place}",
-                    fix="Give runs with the same data, seed and tokenizer.",
+                    "run", expected="runs of the same prompts and tasks",
+                    got=f"another prompt for {_named(key)} in {place}, or another version of the task",
+                    fix="Give runs with the same data, seed and tokenizer, by one version of lavakv.",
                 )  # fmt: skip
             repeated += key in found
             found.setdefault(key, record)

@@ -7,6 +7,7 @@ and `<model>.json` beside it with what the rows have in common. Neither holds a 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -55,9 +56,12 @@ def read_tables(folder: Path) -> Iterator[ScoreTable]:
             shared = json.loads(about.read_text(encoding="utf-8"))
             if shared["schema"] != SCHEMA:
                 raise _broken(str(about), f"schema {shared['schema']!r}")
-            records = list(_records(shared, about.with_suffix(".csv")))
+            text = about.with_suffix(".csv").read_text(encoding="utf-8")
+            if hashlib.sha256(text.encode()).hexdigest() != shared["sha256"]:
+                raise _broken(str(about), "one whose .csv was written or changed by other hands")
+            records = list(_records(shared, text, str(about.with_suffix(".csv"))))
             costs = [checked_cost(cost, str(about)) for cost in shared["costs"]]
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error) as error:
             raise _broken(str(about), f"{type(error).__name__}: {error}") from error
         yield ScoreTable(Run(shared["model"], records, {"policies": shared["policies"]}, 0, False), costs)
 
@@ -78,8 +82,10 @@ def write_tables(folder: Path, name: str, run: Run, costs: Sequence[PolicyCost])
     runs, rows = _rows(run.records)
     shared = _shared(name, run, runs, costs)
     stem = re.sub(r"[^\w.-]+", "--", name)  # hub ids have a slash
+    text = _csv(rows, list(shared["bytes"]), shared["policies"])
+    shared["sha256"] = hashlib.sha256(text.encode()).hexdigest()  # neither file may be another writing's
     contents = {
-        f"{stem}.csv": _csv(rows, list(shared["bytes"]), shared["policies"]),
+        f"{stem}.csv": text,
         f"{stem}.json": json.dumps(shared, indent=1, ensure_ascii=False) + "\n",
     }
     for file, content in contents.items():
@@ -117,9 +123,9 @@ def _cells(record: Record) -> dict[str, str]:
     score, budget = record["score"], record["budget"]
     found = {f"score {budget}": _NO_SCORE if score is None else f"{score:.6g}"}
     if "kl_nats" in record:
-        found[f"kl {budget}"] = f"{record['kl_nats']:.4g}"
+        found[f"kl {budget}"] = f"{record['kl_nats']:.6g}"
     if "agreement" in record:
-        found[f"same {budget}"] = f"{record['agreement']:.4g}"
+        found[f"same {budget}"] = f"{record['agreement']:.6g}"
     return found
 
 
@@ -151,14 +157,13 @@ def _shareable(about: Mapping[str, Any]) -> dict[str, Any]:
     return {**about, "model": model_name(str(about.get("model"))), "arguments": arguments, "passed": passed}
 
 
-def _records(shared: Mapping[str, Any], file: Path) -> Iterator[Record]:
+def _records(shared: Mapping[str, Any], text: str, file: str) -> Iterator[Record]:
     prompts = {tuple(map(_written, (prompt[field] for field in _PROMPT))): prompt for prompt in shared["prompts"]}
-    with file.open(encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines), start=2):
-            try:
-                yield from _of_row(row, prompts[tuple(row[field] for field in _PROMPT)], shared)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise _broken(f"{file}, line {number}", f"{type(error).__name__}: {error}") from error
+    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2):
+        try:
+            yield from _of_row(row, prompts[tuple(row[field] for field in _PROMPT)], shared)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise _broken(f"{file}, line {number}", f"{type(error).__name__}: {error}") from error
 
 
 def _of_row(row: Mapping[str, str], prompt: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[Any]:
