@@ -39,7 +39,6 @@ class _Details(TypedDict, total=False):
 
     `shares_prefill`: the prompt is the beginning of the other mode's, and was not read again. `kl_nats`,
     `top1_agreement`: distance from the full cache's next-token distributions over its own greedy continuation.
-    `agreement`: of the answer with the full cache's, 0 to 1; worked out when a page is drawn.
     """
 
     tokens_per_head: float | None
@@ -51,7 +50,6 @@ class _Details(TypedDict, total=False):
     shares_prefill: bool
     kl_nats: float
     top1_agreement: float
-    agreement: float
 
 
 class OutcomePart(_Details):

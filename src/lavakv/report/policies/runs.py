@@ -12,7 +12,7 @@ from lavakv.evaluation.policy_costs import PolicyCost, read_costs
 from lavakv.evaluation.record import Record
 from lavakv.evaluation.record_keys import PromptKey, RecordKey
 from lavakv.report.analysis import Analysis
-from lavakv.report.policies.agreement import with_agreement
+from lavakv.report.policies.agreement import agreement_of, with_agreement
 from lavakv.report.policies.comparable import Comparable, comparable
 from lavakv.report.policies.score_tables import read_tables
 from lavakv.report.run import Run, read_run
@@ -41,7 +41,7 @@ class ModelRuns(NamedTuple):
 
     def by_agreement(self) -> ModelRuns:
         """The same with each answer's agreement with the full cache's as its score; none where that is not known."""
-        records: list[Record] = [{**record, "score": record.get("agreement")} for record in self.analysis.run.records]
+        records: list[Record] = [{**record, "score": agreement_of(record)} for record in self.analysis.run.records]
         return self._replace(analysis=Analysis(replace(self.analysis.run, records=records), self.analysis.baseline))
 
 

@@ -20,6 +20,7 @@ from lavakv.errors import ResultsError
 from lavakv.evaluation.policy_costs import PolicyCost, checked_cost
 from lavakv.evaluation.record import Record
 from lavakv.files import write_output
+from lavakv.report.policies.agreement import agreement_of
 from lavakv.report.run import Run
 from lavakv.report.sections.about import model_name
 
@@ -124,8 +125,8 @@ def _cells(record: Record) -> dict[str, str]:
     found = {f"score {budget}": _NO_SCORE if score is None else f"{score:.6g}"}
     if "kl_nats" in record:
         found[f"kl {budget}"] = f"{record['kl_nats']:.6g}"
-    if "agreement" in record:
-        found[f"same {budget}"] = f"{record['agreement']:.6g}"
+    if (agreed := agreement_of(record)) is not None:
+        found[f"same {budget}"] = f"{agreed:.6g}"
     return found
 
 
