@@ -11,10 +11,13 @@ whose hash is odd; --half choosing takes other seeds and the other contexts.
 Two processes may run side by side with the same --out, on other models or other parts; --draw only draws.
 
 The page's own scores are tables in docs/results/policies-compared, which what is measured is added to: a policy that
-is new, or that changed, can be measured alone and is drawn beside the others. Prompts that most policies were not
-asked, as with another --length, are not drawn.
+is new, or that changed, can be measured alone and is drawn beside the others, if it is asked the tables' prompts, with
+the same essays. Others, as with another --length, are not drawn, and another prompt under the same name is an error.
 
-    make compare-policies ARGS="--policies mine --models smollm2 --parts ruler"
+    make compare-policies ARGS="--policies mine --models smollm2 --parts ruler --length 2048 --limit 5 \
+        --haystack ESSAYS --tasks ruler_niah_single_2,ruler_niah_multikey_1,ruler_niah_multivalue,ruler_niah_multiquery"
+    make compare-policies ARGS="--policies mine --models qwen-coder-0.5b --parts ruler --limit 5 \
+        --haystack ESSAYS --tasks ruler_niah_multikey_1,ruler_niah_multivalue"
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -189,7 +193,8 @@ def main() -> int:
     folders = [file.parent for out in (options.out, *options.also) for file in sorted(out.glob("*/*/records.jsonl"))]
     drawn = {"all"} if options.policies == "all" else set(options.policies.split(","))
     for table in options.scores.glob("*.json"):
-        drawn |= set(json.loads(table.read_text(encoding="utf-8")).get("policies", []))
+        with suppress(ValueError):  # the report names it
+            drawn |= set(json.loads(table.read_text(encoding="utf-8")).get("policies", []))
     baseline = options.baseline or (BASELINE if drawn & {"all", BASELINE} else None)
     named = [] if baseline is None else ["--baseline", baseline]
     return run(["report", *map(str, folders), "--page", str(options.page), "--scores", str(options.scores), *named])

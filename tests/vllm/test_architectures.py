@@ -1,4 +1,4 @@
-"""Models of other architectures: what the residual policies weigh by is what it is under transformers."""
+"""Models of other architectures: what the policies weigh by, and undo, is what it is under transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.vllm.test_equality import require_same
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_residual_policies_keep_what_a_lavacache_keeps(kind, tmp_path) -> None:
+def test_policies_keep_what_a_lavacache_keeps(kind, tmp_path) -> None:
     """In one piece, and in chunks of which one cuts the window."""
     folder, out = make(kind, tmp_path / kind), tmp_path / "found.pt"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -93,14 +93,14 @@ def _compare(runs: Sequence[Path], page: Path, scores: Path | None, baseline: st
         )
     with working("Reading the runs"):
         from lavakv.report.policies.contents import policies_page
-        from lavakv.report.policies.runs import read_models, read_names
+        from lavakv.report.policies.runs import read_models
         from lavakv.report.policies.score_tables import write_tables
 
         models = read_models(runs, baseline, scores)
         tables = []
         if scores is not None and runs:  # the page is then drawn from them, so that it can be drawn again
-            named = read_names(runs)
-            tables = [file for model in models if model.name in named for file in write_tables(scores, *model.table)]
+            changed = [model for model in models if not model.is_from_tables]
+            tables = [file for model in changed for file in write_tables(scores, *model.table)]
             models = read_models([], baseline, scores)
         found = policies_page(models)
     with working("Writing the page"):

@@ -28,11 +28,13 @@ class ModelRuns(NamedTuple):
         name: the model's.
         analysis: their records together, resampled.
         costs: what each policy costs alone, by name; empty where it was not measured.
+        is_from_tables: whether no folder was given of it.
     """
 
     name: str
     analysis: Analysis
     costs: dict[str, PolicyCost]
+    is_from_tables: bool = False
 
     @property
     def table(self) -> tuple[str, Run, list[PolicyCost]]:
@@ -132,14 +134,11 @@ def read_models(folders: Sequence[Path], baseline: str | None, tables: Path | No
         by_model.setdefault(_name(run), []).append(found)
     if tables is None:
         return [_model(name, runs, baseline) for name, runs in by_model.items()]
+    was_run = set(by_model)
     for table in read_tables(tables):
         by_model.setdefault(table.run.name, []).append(_Source(tables / table.run.name, table.run, table.costs))
-    return [_model(name, by_model[name], baseline) for name in sorted(by_model)]
-
-
-def read_names(folders: Sequence[Path]) -> set[str]:
-    """Names of the models that runs are of."""
-    return {_name(read_run(folder)) for folder in folders}
+    models = [_model(name, by_model[name], baseline) for name in sorted(by_model)]
+    return [model._replace(is_from_tables=model.name not in was_run) for model in models]
 
 
 def _name(run: Run) -> str:
