@@ -83,7 +83,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
 def reach(view: View, keep: int, most: int = 128) -> Ranking:
     """By what a query of the prompt would pay at its last position, and how far key and value are from the mean."""
     stream, places = view.stream_norms.square().mean().sqrt(), unlike_others(view, most)
-    ranked = []
+    ranked, copied = [], []
     for head in view.heads:
         paid, squares = [], []
         for query in view.queries_of(head):
@@ -98,8 +98,26 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         apart = distances(view, head)[: view.num_evictable]
         unseen = largest.sum() / (keep + view.window) / 16 * in_steps(apart / apart.mean()) ** 1.5
-        ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
-    return Ranking(ranked)
+        ranked.append(torch.maximum(largest, unseen) * lengths / stream)
+        copied.append(looked_at(view, head) * lengths / stream)
+    return Ranking(both(torch.stack(ranked), torch.stack(copied), keep).tolist())
+
+
+def looked_at(view: View, head: int, behind: int = 8, part: float = 0.3) -> torch.Tensor:
+    """What the window pays in the mean, at most over the group; to a token behind such a one, three tenths of it."""
+    paid = torch.stack([view.seen[query].mean(dim=0) for query in view.queries_of(head)]).amax(dim=0)
+    shifted = [torch.cat([paid.new_zeros(step), paid])[: len(paid)] for step in range(1, behind + 1)]
+    return torch.stack([paid, *(part * one for one in shifted)]).amax(dim=0)
+
+
+def both(first: torch.Tensor, second: torch.Tensor, keep: int) -> torch.Tensor:
+    """The larger, the second so scaled that up to a quarter of the layer's entries are among the kept by it alone."""
+    kept = keep * len(first)
+    from_second = kept * min(keep, 192) // (4 * 192)
+    if from_second == 0 or kept >= first.numel():
+        return first
+    ordered = [part.flatten().sort(descending=True).values for part in (first, second)]
+    return torch.maximum(first, second * (ordered[0][kept - 1] / ordered[1][from_second - 1]))
 
 
 def distances(view: View, head: int) -> torch.Tensor:

@@ -128,14 +128,14 @@ FAMILY = with_facts(
         ),
         Policy(
             "reach",
-            "lavakv's own: what any query of the prompt, asked again at its end, could get from an entry",
+            "lavakv's own: what any query of the prompt, asked again at its end, could get from an entry, and what follows",
             reach_score,
             "pooled",
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms", "prompt", "rotation"),
             reads_budget=True,
-            across_heads="the rows of the prompt that the keys of all heads of the layer choose",
+            across_heads="rows that the keys of all heads of the layer choose, and the least score that all of them keep",
         ),
         Policy(
             "kvzip",
