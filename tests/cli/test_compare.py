@@ -198,7 +198,7 @@ def test_all_leaves_out_what_cannot_serve_the_model_and_names_it(command, model_
     command = [*command[:3], str(unsuited), *command[4:], "--budgets", "50", "--no-text", "--json", "--policies"]
     assert run([*command, "all"]) == 0
     told = capsys.readouterr()
-    left_out = ["reach", "expected-attention", "compactor"]
+    left_out = ["reach", "reach-question", "expected-attention", "compactor"]
     found = [each["policy"] for each in json.loads(told.out)["runs"][1:]]
     assert found == [name for name in lavakv.policies() if name not in left_out]
     assert [line.split("'")[1] for line in told.err.splitlines()] == left_out

@@ -133,7 +133,7 @@ def test_a_norm_that_is_replaced_is_found_again() -> None:
     assert norm_behind(model, attention) is layer.post_attention_layernorm
 
 
-@pytest.mark.parametrize("policy", ["residual", "residual-far", "residual-max", "reach"])
+@pytest.mark.parametrize("policy", ["residual", "residual-far", "residual-max", "reach", "reach-question"])
 @pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
 def test_scores_do_not_change_with_the_size_of_the_output_projection(kind: str, policy: str) -> None:
     """The norm takes it out again: the model answers the same, and must keep the same."""

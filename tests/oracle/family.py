@@ -59,6 +59,7 @@ POLICIES = {
     "residual-far": Rules(family_residual_far.residual_far, "one pool", "one pool"),
     "residual-max": Rules(family_residual_max.residual_max, "one pool", "one pool"),
     "reach": Rules(family_rotation.reach, "one pool", "one pool"),
+    "reach-question": Rules(family_rotation.reach_question, "one pool", "one pool"),
     "kvzip": Rules(family_replay.kvzip, "one pool", "one pool, nothing sure"),
     "kvzip+": Rules(family_replay.kvzip_plus, "one pool", "one pool, nothing sure"),
     "h2o": Rules(scores.h2o, "equal", "equal"),

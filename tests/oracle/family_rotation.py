@@ -83,7 +83,7 @@ def _standard(scores: torch.Tensor) -> torch.Tensor:
 def reach(view: View, keep: int, most: int = 128) -> Ranking:
     """By what a query of the prompt would pay at its last position, and how far key and value are from the mean."""
     stream, places = view.stream_norms.square().mean().sqrt(), unlike_others(view, most)
-    ranked, copied = [], []
+    ranked = []
     for head in view.heads:
         paid, squares = [], []
         for query in view.queries_of(head):
@@ -98,9 +98,19 @@ def reach(view: View, keep: int, most: int = 128) -> Ranking:
         lengths = torch.stack(squares).mean(dim=0).sqrt()
         apart = distances(view, head)[: view.num_evictable]
         unseen = largest.sum() / (keep + view.window) / 16 * in_steps(apart / apart.mean()) ** 1.5
-        ranked.append(torch.maximum(largest, unseen) * lengths / stream)
-        copied.append(looked_at(view, head) * lengths / stream)
-    return Ranking(both(torch.stack(ranked), torch.stack(copied), keep).tolist())
+        ranked.append((torch.maximum(largest, unseen) * lengths / stream).tolist())
+    return Ranking(ranked)
+
+
+def reach_question(view: View, keep: int) -> Ranking:
+    """`reach`, beside what the window looks at and what stands behind that."""
+    stream, copied = view.stream_norms.square().mean().sqrt(), []
+    for head in view.heads:
+        apart = view.values[head] - view.all_values[head].to(view.values.dtype).mean(dim=0)
+        squares = [(apart @ view.to_stream(query)).square().sum(dim=1) for query in view.queries_of(head)]
+        copied.append(looked_at(view, head) * torch.stack(squares).mean(dim=0).sqrt() / stream)
+    first = torch.tensor(reach(view, keep).scores, dtype=view.dtype)
+    return Ranking(both(first, torch.stack(copied), keep).tolist())
 
 
 def looked_at(view: View, head: int, behind: int = 8, part: float = 0.3) -> torch.Tensor:

@@ -48,6 +48,7 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
     )
     plus = [("kvzip+", need) for need in ("replay", "output_weight", "residual_norms")]
     replays = [("kvzip", "replay"), *plus]
+    reach = ("output_weight", "residual_norms", "prompt", "rotation")
     before = [("expected-attention", need) for need in ("prompt", "rotation")]
     before += [("compactor", need) for need in ("tokens_per_head", "prompt", "rotation")]
     assert [
@@ -57,7 +58,7 @@ def test_some_of_the_family_need_more_than_a_window() -> None:
         *far,
         ("residual-far", "prompt"),
         *maximum,
-        *[("reach", need) for need in ("output_weight", "residual_norms", "prompt", "rotation")],
+        *[(name, need) for name in ("reach", "reach-question") for need in reach],
         *replays,
         ("h2o", "prompt"),
         *before,
@@ -73,7 +74,7 @@ def test_what_a_policy_needs_and_lacks_is_named(name: str, need: str) -> None:
     assert_all_parts(caught.value, got="none")
 
 
-@pytest.mark.parametrize("name", ["residual", "residual-far", "residual-max", "reach"])
+@pytest.mark.parametrize("name", ["residual", "residual-far", "residual-max", "reach", "reach-question"])
 def test_a_window_whose_hidden_states_are_all_zero_is_named(name: str) -> None:
     """With a zero row beside others all is finite; see `tests/scoring/test_residual.py`."""
     policy = get_policy(name)

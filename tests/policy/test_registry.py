@@ -38,6 +38,7 @@ SOURCES = {
     "residual-far": "distant queries",
     "residual-max": "worst case over the window",
     "reach": "asked again at its end",
+    "reach-question": "what follows it",
     "kvzip": "2505.23416",
     "kvzip+": "2601.07891",
     "h2o": "2306.14048",

@@ -68,6 +68,7 @@ def test_only_attention_of_one_block_is_remembered(numbers: int) -> None:
         "residual-far",
         "residual-max",
         "reach",
+        "reach-question",
         "laprox",
         "expected-attention",
         "compactor",

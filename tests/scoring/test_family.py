@@ -31,6 +31,7 @@ BY_POSITION = (
     "laprox",
     "residual-max",
     "reach",
+    "reach-question",
     "dropkv",
     "lagkv",
     "curdkv",

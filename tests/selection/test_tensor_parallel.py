@@ -75,6 +75,7 @@ def test_only_these_policies_look_across_heads() -> None:
         "chunkkv",
         "laprox",
         "reach",
+        "reach-question",
         "tova",
         "compactor",
         "random",

@@ -174,11 +174,11 @@ def test_every_policy_that_needs_no_replay(name, engine, hf_model, eager_model) 
 def test_enough_policies_are_allowed() -> None:
     assert {"lava", "snapkv", "pyramidkv", "ada-snapkv", "cake", "vatp", "tova", "caote", "dropkv"} <= set(ALLOWED)
     assert {"residual", "residual-max", "criticalkv", "layer-defensivekv", "laprox"} <= set(ALLOWED)
-    assert {"residual-far", "h2o", "reach", "expected-attention", "compactor"} <= set(ALLOWED)
+    assert {"residual-far", "h2o", "reach", "reach-question", "expected-attention", "compactor"} <= set(ALLOWED)
     assert not {"kvzip", "kvzip+"} & set(ALLOWED)
 
 
-@pytest.mark.parametrize("name", ["reach", "h2o", "compactor"])
+@pytest.mark.parametrize("name", ["reach", "reach-question", "h2o", "compactor"])
 @pytest.mark.parametrize("tokens", [250, 96])
 def test_policies_that_need_all_queries_gather_them_over_chunks(name, tokens, engine) -> None:
     """Several prompts at once, whose last chunk may hold a part of the window."""

@@ -24,6 +24,7 @@ from lavakv.scoring.laprox import laprox_score
 from lavakv.scoring.lava import lava_score
 from lavakv.scoring.random import random_score
 from lavakv.scoring.reach import reach_score
+from lavakv.scoring.reach_question import reach_question_score
 from lavakv.scoring.residual import residual_score
 from lavakv.scoring.residual_far import residual_far_score
 from lavakv.scoring.residual_max import residual_max_score
@@ -128,14 +129,25 @@ FAMILY = with_facts(
         ),
         Policy(
             "reach",
-            "lavakv's own: what any query of the prompt, asked again at its end, could get from an entry, and what follows",
+            "lavakv's own: what any query of the prompt, asked again at its end, could get from an entry",
             reach_score,
             "pooled",
             "pool",
             floor_share=0.1,
             needs=("output_weight", "residual_norms", "prompt", "rotation"),
             reads_budget=True,
-            across_heads="rows that the keys of all heads of the layer choose, and the least score that all of them keep",
+            across_heads="the rows of the prompt that the keys of all heads of the layer choose",
+        ),
+        Policy(
+            "reach-question",
+            "lavakv's own: `reach`, with a share for what the prompt's last tokens look at and what follows it",
+            reach_question_score,
+            "pooled",
+            "pool",
+            floor_share=0.1,
+            needs=("output_weight", "residual_norms", "prompt", "rotation"),
+            reads_budget=True,
+            across_heads="rows that the keys of all heads of the layer choose, and the least score that these keep",
         ),
         Policy(
             "kvzip",

@@ -12,10 +12,10 @@ ENTRY_POINTS = "lavakv.policies"
 BUILT_IN = (
     "lava", "lava-uniform-layers", "lava-uniform-heads", "snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv",
     "chunkkv", "cake", "vatp", "criticalkv", "defensivekv", "layer-defensivekv", "caote", "dropkv", "laprox",
-    "residual", "residual-far", "residual-max", "reach", "kvzip", "kvzip+", "h2o", "tova", "streaming-llm", "knorm",
-    "keydiff", "lagkv", "r-kv", "curdkv", "expected-attention", "compactor", "random",
+    "residual", "residual-far", "residual-max", "reach", "reach-question", "kvzip", "kvzip+", "h2o", "tova",
+    "streaming-llm", "knorm", "keydiff", "lagkv", "r-kv", "curdkv", "expected-attention", "compactor", "random",
 )  # fmt: skip
-OWN_WINDOWS = {"reach": 8}  # its queries come from the whole prompt; see docs/log.md
+OWN_WINDOWS = {"reach": 8, "reach-question": 8}  # their queries come from the whole prompt; see docs/log.md
 
 
 def window_for(policy: str | None, window: int | None) -> int:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lavakv.scoring.blocks import QueryRows, WindowRows, joined, masked_logits
 from lavakv.scoring.distinctness import distinctness, row_distinctness
-from lavakv.scoring.followed import followed_attention, with_share
 from lavakv.scoring.leave_one_out import mean_deviations, stream_norm
 from lavakv.scoring.window import ScoringWindow
 
@@ -42,14 +41,13 @@ def reach_score(window: ScoringWindow) -> Tensor:
     last two, the window's rows stand for the prompt's.
     """
     largest, own = largest_attention(window), distinctness(window)
-    budget = KEPT * window.num_tokens if window.tokens_per_head is None else window.tokens_per_head
-    unseen = UNSEEN / budget * largest.sum(dim=1, keepdim=True) * own * own.sqrt()
-    lengths = mean_deviations(window) / stream_norm(window)
-    scores = torch.maximum(largest, unseen) * lengths
-    if window.prompt is None or window.rotation is None:
-        return window.without_empty(scores)
-    entries = int(budget) - window.queries.shape[2]
-    return with_share(scores, followed_attention(window) * lengths, entries)
+    unseen = UNSEEN / budget_of(window) * largest.sum(dim=1, keepdim=True) * own * own.sqrt()
+    return window.without_empty(torch.maximum(largest, unseen) * mean_deviations(window) / stream_norm(window))
+
+
+def budget_of(window: ScoringWindow) -> float:
+    """The budget in tokens per head, an eighth of the tokens where it is not known."""
+    return KEPT * window.num_tokens if window.tokens_per_head is None else window.tokens_per_head
 
 
 def largest_attention(window: ScoringWindow) -> Tensor:

@@ -7,46 +7,27 @@ from collections.abc import Sequence
 
 from lavakv.scoring.naive.residual import MIN_NORM, projected_naive
 from lavakv.scoring.naive.rotation import unrotated_naive
-from lavakv.scoring.naive.window import NaiveWindow, Rows, attention_row_naive, mean_attention_naive
+from lavakv.scoring.naive.window import NaiveWindow, attention_row_naive
 
 
 def reach_score_naive(window: NaiveWindow) -> list[list[float]]:
     """Reference implementation of `reach_score`."""
-    assert window.residual_norms is not None
-    norms = [norm for norm in window.residual_norms if norm >= MIN_NORM]
-    scale = math.sqrt(math.fsum(norm * norm for norm in norms) / len(norms))
+    scale = norm_naive(window)
     budget = window.tokens_per_head or len(window.keys[0]) / 8
-    scores, followed = [], []
+    scores = []
     for head, largest in enumerate(largest_attention_naive(window)):
         each = math.fsum(largest) / (16 * budget)
-        lengths = [deviation_naive(window, head, place) / scale for place in range(len(largest))]
+        lengths = [deviation_naive(window, head, place) for place in range(len(largest))]
         parts = zip(largest, distinctness_naive(window, head), lengths, strict=True)
-        scores.append([max(one, each * own**1.5) * length for one, own, length in parts])
-        paid = zip(followed_attention_naive(window, head), lengths, strict=True)
-        followed.append([one * length for one, length in paid])
-    return with_share_naive(scores, followed, int(budget) - len(window.queries[0]))
+        scores.append([max(one, each * own**1.5) * length / scale for one, own, length in parts])
+    return scores
 
 
-def followed_attention_naive(window: NaiveWindow, head: int) -> list[float]:
-    """Largest mean attention of a group's query heads to each evictable position, or 0.3 of that to one just before."""
-    means = mean_attention_naive(window)
-    paid = [max(means[query][place] for query in window.group(head)) for place in range(window.num_evictable)]
-    return [max([paid[i], *(0.3 * x for x in paid[max(i - 8, 0) : i])]) for i in range(len(paid))]
-
-
-def with_share_naive(scores: Rows, others: Rows, entries: int) -> list[list[float]]:
-    """Both scores in one, the second scaled so that a quarter, or less, of what is kept comes from it."""
-    kept = entries * len(scores)
-    chosen = kept * min(entries, 192) // 768
-    if not 0 < chosen <= kept < sum(map(len, scores)):
-        return [list(row) for row in scores]
-    least_kept, least_chosen = (
-        sorted((x for row in rows for x in row), reverse=True)[count - 1]
-        for rows, count in ((scores, kept), (others, chosen))
-    )
-    factor = least_kept / least_chosen if least_chosen > 1e-30 else 0.0
-    pairs = zip(scores, others, strict=True)
-    return [[max(x, factor * y) for x, y in zip(*rows, strict=True)] for rows in pairs]
+def norm_naive(window: NaiveWindow) -> float:
+    """Root mean square of the norms of the residual stream that are not zero."""
+    assert window.residual_norms is not None
+    norms = [norm for norm in window.residual_norms if norm >= MIN_NORM]
+    return math.sqrt(math.fsum(norm * norm for norm in norms) / len(norms))
 
 
 def distinctness_naive(window: NaiveWindow, head: int) -> list[float]:

@@ -1,6 +1,7 @@
-"""A share of the budget for what a prompt's last tokens look at, and for the tokens right behind that.
+"""`reach` for prompts that end in their question: a share of the budget is for what the last tokens look at.
 
-An answer that is copied from the text goes on where the last tokens look: each of its tokens leads to the next one.
+An answer that is copied from the text goes on where they look, each of its tokens leading to the next. So the tokens
+right behind what they look at count as well. Derivation and measurements: `docs/method.md`, "A share for the question".
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lavakv.scoring.leave_one_out import mean_deviations, stream_norm
+from lavakv.scoring.reach import budget_of, reach_score
 from lavakv.scoring.window import ScoringWindow
 
 SPAN = 9
@@ -16,6 +19,19 @@ BEHIND = 0.3  # these four constants are chosen on three models, see docs/log.md
 NUM_PARTS = 4
 FULL_AT = 192  # entries per head from which on the share is a whole part
 MIN_DIVISOR = 1e-30  # a quotient by less might overflow
+
+
+def reach_question_score(window: ScoringWindow) -> Tensor:
+    """`max(s[i], t f[i] * sqrt(mean_q ||(V[i] - mean(V)) W_O,q||^2) / rms(r))`, float32 `[H, n]`, in a prompt.
+
+    `s` is `reach_score`, `f` is `followed_attention`, `t` is chosen for the layer by `with_share`. In a later round,
+    where the window's rows stand for the prompt's, it is `reach_score`. Needs what that needs.
+    """
+    scores = reach_score(window)
+    if window.prompt is None or window.rotation is None:
+        return scores
+    followed = followed_attention(window) * mean_deviations(window) / stream_norm(window)
+    return with_share(scores, followed, int(budget_of(window)) - window.queries.shape[2])
 
 
 def followed_attention(window: ScoringWindow) -> Tensor:
@@ -33,9 +49,9 @@ def followed_attention(window: ScoringWindow) -> Tensor:
 def with_share(scores: Tensor, others: Tensor, entries: int) -> Tensor:
     """`max(scores, t others)`, float32 `[H, n]`: `t` lifts a share of the entries to the least score that is kept.
 
-    With `K = entries * H`, what a layer keeps if all keep alike, `t` makes the `share K`-th largest of `others` equal to
-    the `K`-th largest of `scores`. The share is a quarter from 192 entries on and less in proportion below: the fewer
-    there are, the more of them the largest scores need.
+    With `K = entries * H`, what a layer keeps if all keep alike, `t` makes the `share K`-th largest of `others` equal
+    to the `K`-th largest of `scores`. The share is a quarter from 192 entries on and less in proportion below: the
+    fewer there are, the more of them the largest scores need.
 
     Args:
         scores: float32 `[H, n]`.
