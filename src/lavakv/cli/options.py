@@ -30,7 +30,8 @@ Window = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Observation window: last prompt tokens, always kept and used for scoring. 32 by default, 8 with reach and reach-question.",
+        help="Observation window: last prompt tokens, always kept and used for scoring. "
+        "32 by default, 8 with reach and reach-question.",
     ),
 ]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Use the model's chat template, if it has one.")]

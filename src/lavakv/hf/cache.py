@@ -56,7 +56,8 @@ class LavaCache(EvictingCache):
         config: the model's config.
         budget: mean entries per KV head per layer, window included; 256 if no other way is used.
         policy: a name from `lavakv.policies()` or a `Policy`.
-        window: last tokens of the prompt, always kept, whose queries score; 32 if None, 8 with `reach` and `reach-question`.
+        window: last tokens of the prompt, always kept, whose queries score; 32 if None, 8 with `reach` and
+            `reach-question`.
         store: `ragged` holds only survivors; `masked` holds everything under a mask, the oracle.
         keep: instead of `budget`: kept fraction of each sequence; at least `window` + 1 entries per head stay.
         max_bytes: instead of `budget`: bytes for all sequences and layers, or text such as "512MiB".
