@@ -24,16 +24,17 @@ def _model() -> torch.nn.Module:
     return lavakv.enable(zoo.with_large_weights(zoo.tiny("llama", torch.float64, num_hidden_layers=4)))
 
 
+@pytest.mark.parametrize("policy", ["reach", "reach-question"])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_padded_batch_keeps_what_each_row_keeps_alone(seed: int) -> None:
+def test_a_padded_batch_keeps_what_each_row_keeps_alone(seed: int, policy: str) -> None:
     """The same token stands at many positions, and padding changes what each of their rotations rounds to."""
     model, batch = _model(), zoo.prompt(PROMPT, batch=2, seed=seed)
     mask = torch.ones_like(batch)
     mask[1, : PROMPT - SHORTER] = 0
-    both = lava_cache(model, policy="reach")
+    both = lava_cache(model, policy=policy)
     feed(model, both, [batch], attention_mask=mask)
     for row, length in enumerate((PROMPT, SHORTER)):
-        alone = lava_cache(model, policy="reach")
+        alone = lava_cache(model, policy=policy)
         feed(model, alone, [batch[row : row + 1, PROMPT - length :]])
         for layer in both.layer_indices:
             for head in range(both.lengths().shape[2]):
@@ -55,15 +56,16 @@ def test_layers_before_a_layer_choose_its_rows_with_it() -> None:
         assert set(asked_rows(window).tolist()) == {*others[:96], *spread}, layer
 
 
+@pytest.mark.parametrize("policy", ["reach", "reach-question"])
 @pytest.mark.parametrize("settings", [{"budget": 24}, {"budget": 60}, {"keep": 0.3}, {"max_loss": 0.2}])
-def test_a_recorded_prompt_gives_what_a_forward_gives(settings: dict[str, float]) -> None:
+def test_a_recorded_prompt_gives_what_a_forward_gives(settings: dict[str, float], policy: str) -> None:
     model, ids = _model(), zoo.prompt(PROMPT)
     recording = record(model, ids)
-    recording.fill(lava_cache(model, policy="reach", budget=40))
+    recording.fill(lava_cache(model, policy=policy, budget=40))
     for reading, part in ((recording, ids), (recording.prefix(SHORTER), ids[:, :SHORTER])):
-        direct = lava_cache(model, policy="reach", **settings)
+        direct = lava_cache(model, policy=policy, **settings)
         feed(model, direct, [part])
-        assert kept(reading.fill(lava_cache(model, policy="reach", **settings))) == kept(direct)
+        assert kept(reading.fill(lava_cache(model, policy=policy, **settings))) == kept(direct)
 
 
 def test_a_fill_that_failed_leaves_nothing_that_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
