@@ -121,10 +121,10 @@ def looked_at(view: View, head: int, behind: int = 8, part: float = 0.3) -> torc
 
 
 def both(first: torch.Tensor, second: torch.Tensor, keep: int) -> torch.Tensor:
-    """The larger, the second so scaled that up to a quarter of the layer's entries are among the kept by it alone."""
+    """The larger, the second so scaled that up to half of the layer's entries are among the kept by it alone."""
     kept = keep * len(first)
-    from_second = kept * min(keep, 192) // (4 * 192)
-    if from_second == 0 or kept >= first.numel():
+    from_second = int(kept * min((keep - 32) / 128, 1) / 2)
+    if from_second <= 0 or kept >= first.numel():
         return first
     ordered = [part.flatten().sort(descending=True).values for part in (first, second)]
     return torch.maximum(first, second * (ordered[0][kept - 1] / ordered[1][from_second - 1]))

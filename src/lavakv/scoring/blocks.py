@@ -36,7 +36,8 @@ class WindowRows(NamedTuple):
     def whole(self) -> Tensor:
         """Attention to all keys, which are one chunk, in one pass: float32 `[H, G, w, N]`."""
         (keys,) = self.keys
-        return torch.softmax(self.logits(keys, 0, self.sinks), dim=-1)[..., : keys.shape[1]]
+        logits = self.logits(keys, 0, self.sinks)
+        return torch.softmax(logits, dim=-1, out=logits)[..., : keys.shape[1]]  # new pages would cost more than it
 
     def blocks(self, denominators: Tensor, block_tokens: int) -> Iterator[Tensor]:
         """Attention to at most `block_tokens` keys at a time, float32 `[H, G, w, tokens]`.

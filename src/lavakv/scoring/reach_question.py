@@ -15,9 +15,9 @@ from lavakv.scoring.reach import budget_of, reach_score
 from lavakv.scoring.window import ScoringWindow
 
 SPAN = 9
-BEHIND = 0.3  # these four constants are chosen on three models, see docs/log.md
-NUM_PARTS = 4
-FULL_AT = 192  # entries per head from which on the share is a whole part
+BEHIND = 0.3  # these constants are chosen on three models, see docs/log.md
+NUM_PARTS = 2
+NONE_UP_TO, FULL_AT = 32, 160  # entries per head between which the share grows from nothing to a whole part
 MIN_DIVISOR = 1e-30  # a quotient by less might overflow
 
 
@@ -50,8 +50,8 @@ def with_share(scores: Tensor, others: Tensor, entries: int) -> Tensor:
     """`max(scores, t others)`, float32 `[H, n]`: `t` lifts a share of the entries to the least score that is kept.
 
     With `K = entries * H`, what a layer keeps if all keep alike, `t` makes the `share K`-th largest of `others` equal
-    to the `K`-th largest of `scores`. The share is a quarter from 192 entries on and less in proportion below: the
-    fewer there are, the more of them the largest scores need.
+    to the `K`-th largest of `scores`. The share is a half from 160 entries on, nothing up to 32, and grows evenly
+    between: the fewer there are, the more of them the largest scores need.
 
     Args:
         scores: float32 `[H, n]`.
@@ -59,7 +59,7 @@ def with_share(scores: Tensor, others: Tensor, entries: int) -> Tensor:
         entries: mean entries a head keeps, the window excluded.
     """
     kept = entries * len(scores)
-    chosen = kept * min(entries, FULL_AT) // (NUM_PARTS * FULL_AT)
+    chosen = kept * (min(entries, FULL_AT) - NONE_UP_TO) // (NUM_PARTS * (FULL_AT - NONE_UP_TO))
     if not 0 < chosen <= kept < scores.numel():
         return scores
     least_kept = scores.flatten().topk(kept).values[-1]

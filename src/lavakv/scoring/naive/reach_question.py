@@ -24,9 +24,9 @@ def followed_attention_naive(window: NaiveWindow, head: int) -> list[float]:
 
 
 def with_share_naive(scores: Rows, others: Rows, entries: int) -> list[list[float]]:
-    """Both scores in one, the second scaled so that a quarter, or less, of what is kept comes from it."""
+    """Both scores in one, the second scaled so that a half, or less, of what is kept comes from it."""
     kept = entries * len(scores)
-    chosen = kept * min(entries, 192) // 768
+    chosen = kept * min(max(entries - 32, 0), 128) // 256
     if not 0 < chosen <= kept < sum(map(len, scores)):
         return [list(row) for row in scores]
     least_kept, least_chosen = (
