@@ -18,6 +18,8 @@ the same essays. Others, as with another --length, are not drawn, and another pr
         --haystack ESSAYS --tasks ruler_niah_single_2,ruler_niah_multikey_1,ruler_niah_multivalue,ruler_niah_multiquery"
     make compare-policies ARGS="--policies mine --models qwen-coder-0.5b --parts ruler --limit 5 \
         --haystack ESSAYS --tasks ruler_niah_multikey_1,ruler_niah_multivalue"
+    make compare-policies ARGS="--policies mine --models gemma3-270m --parts ruler --limit 5 \
+        --haystack ESSAYS --tasks ruler_niah_single_2,ruler_niah_multikey_1,ruler_niah_multivalue"
 """
 
 from __future__ import annotations
