@@ -37,7 +37,7 @@ class WindowRows(NamedTuple):
         """Attention to all keys, which are one chunk, in one pass: float32 `[H, G, w, N]`."""
         (keys,) = self.keys
         logits = self.logits(keys, 0, self.sinks)
-        return torch.softmax(logits, dim=-1, out=logits)[..., : keys.shape[1]]  # new pages would cost more than it
+        return torch.softmax(logits, dim=-1, out=logits)[..., : keys.shape[1]]  # new memory costs more than a softmax
 
     def blocks(self, denominators: Tensor, block_tokens: int) -> Iterator[Tensor]:
         """Attention to at most `block_tokens` keys at a time, float32 `[H, G, w, tokens]`.

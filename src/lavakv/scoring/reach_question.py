@@ -16,8 +16,7 @@ from lavakv.scoring.window import ScoringWindow
 
 SPAN = 9
 BEHIND = 0.3  # these constants are chosen on three models, see docs/log.md
-NUM_PARTS = 2
-NONE_UP_TO, FULL_AT = 32, 160  # entries per head between which the share grows from nothing to a whole part
+NONE_UP_TO, HALF_FROM = 32, 160  # entries per head between which the share grows from nothing to a half
 MIN_DIVISOR = 1e-30  # a quotient by less might overflow
 
 
@@ -59,7 +58,7 @@ def with_share(scores: Tensor, others: Tensor, entries: int) -> Tensor:
         entries: mean entries a head keeps, the window excluded.
     """
     kept = entries * len(scores)
-    chosen = kept * (min(entries, FULL_AT) - NONE_UP_TO) // (NUM_PARTS * (FULL_AT - NONE_UP_TO))
+    chosen = kept * (min(entries, HALF_FROM) - NONE_UP_TO) // (2 * (HALF_FROM - NONE_UP_TO))
     if not 0 < chosen <= kept < scores.numel():
         return scores
     least_kept = scores.flatten().topk(kept).values[-1]
